@@ -1,0 +1,78 @@
+# `make` lists the targets. Needs Rust, make and a C compiler; the rest is fetched or named.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# More jobs build faster and want about 1.5 GB of memory each while linking.
+export CARGO_BUILD_JOBS ?= 2
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+VENV := $(TARGET)/venv
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  make run ORIGIN=http://127.0.0.1:8000 ARGS='--default-ttl 10s' runs it in front of an app."
+
+.PHONY: run
+run: build ## Run in front of ORIGIN (one URL or several); without it, in front of a demo site
+	@exec $(TARGET)/release/tidegate $(if $(ORIGIN),run $(foreach url,$(ORIGIN),--origin '$(url)'),demo) $(ARGS)
+
+.PHONY: build
+build: tools ## Build the release binary
+	cargo build --locked --release
+
+.PHONY: test
+test: tools venv ## Run all tests, after installing what they need
+	@mkdir -p $(TARGET)
+	@failed=0; \
+	cargo test --locked --no-fail-fast 2>&1 | tee $(TARGET)/test.log || failed=1; \
+	echo; \
+	grep -E '^ +Running |^ +Doc-tests |^test result:|^error|wire scripts$$' $(TARGET)/test.log || true; \
+	exit $$failed
+
+.PHONY: lint
+lint: tools ## Check format, clippy, licences and bans
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	@if command -v cargo-deny >/dev/null; then \
+		cargo deny --locked check bans licenses sources; \
+	else \
+		echo "cargo-deny is not installed: bans, licences and sources skipped"; \
+	fi
+
+.PHONY: coverage
+coverage: tools ## Print what is promised against the tests that carry it
+	cargo test --locked --quiet --test main -- --coverage
+
+.PHONY: bench bench-peers bench-crowd bench-outage soak
+bench: tools ## Measure the rules and the lookup
+	cargo bench --locked --bench rules
+
+bench-peers: build ## Measure a hit beside nginx, Varnish and HAProxy
+	cargo bench --locked --bench peers -- $(ARGS)
+
+bench-crowd: build ## Send a thousand clients to one cold page
+	cargo bench --locked --bench crowd -- $(ARGS)
+
+bench-outage: build ## Break the origin in every way, after warming
+	cargo bench --locked --bench outage -- $(ARGS)
+
+soak: build ## Watch resident memory under a million pages and slow readers
+	cargo bench --locked --bench memory -- $(ARGS)
+
+.PHONY: venv
+venv: $(VENV)/.ready ## Prepare the Python app that the end-to-end tests run
+
+$(VENV)/.ready: examples/fastapi-blog/requirements.txt
+	@.ci/need python3 venv=python3-venv
+	rm -rf $(VENV)
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+# cmake is for zlib-ng, which pingora builds.
+.PHONY: tools
+tools:
+	@.ci/need cargo=rust cc=gcc cmake

@@ -1,0 +1,352 @@
+//! A stored page: its head as it goes on the wire, its body, and what the rules said of it.
+//!
+//! The head is rendered once, when it is stored. A hit adds the few lines that differ from answer to answer (Age,
+//! Cache-Status, the request's id) and writes head, lines and body in one go.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use super::memory::{Charge, Memory, weight};
+use super::table::Variant;
+use crate::rules::conditional::Validators;
+use crate::rules::refresh;
+use crate::rules::storing::Terms;
+use crate::rules::time::Moment;
+
+/// What an entry costs beside its bytes: itself, its slot, and the index's nodes.
+pub const ENTRY_OVERHEAD: usize = 640;
+
+/// A status line and field lines, ready for the wire, without framing fields and without the empty line.
+#[derive(Debug, Clone)]
+pub struct Head {
+    pub status: u16,
+    bytes: Bytes,
+    /// Where the status line ends.
+    fields_at: usize,
+    etag: Option<(usize, usize)>,
+    last_modified: Option<(usize, usize)>,
+    date: Option<(usize, usize)>,
+}
+
+impl Head {
+    /// Renders `fields` but for Content-Length, Age and what `hidden` names.
+    pub fn render(status: u16, fields: &HeaderMap, hidden: &[HeaderName]) -> Head {
+        let mut out = BytesMut::with_capacity(512);
+        write_status_line(status, &mut out);
+        let fields_at = out.len();
+        let (mut etag, mut last_modified, mut date) = (None, None, None);
+        for (name, value) in fields {
+            if *name == header::CONTENT_LENGTH || *name == header::AGE || hidden.contains(name) {
+                continue;
+            }
+            out.extend_from_slice(title(name).as_bytes());
+            out.extend_from_slice(b": ");
+            let start = out.len();
+            out.extend_from_slice(value.as_bytes());
+            let span = (start, out.len());
+            match *name {
+                header::ETAG => etag = etag.or(Some(span)),
+                header::LAST_MODIFIED => last_modified = last_modified.or(Some(span)),
+                header::DATE => date = date.or(Some(span)),
+                _ => {}
+            }
+            out.extend_from_slice(b"\r\n");
+        }
+        Head {
+            status,
+            bytes: out.freeze(),
+            fields_at,
+            etag,
+            last_modified,
+            date,
+        }
+    }
+
+    /// Status line and fields.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The fields alone, for an answer with a status of its own (206, 304).
+    pub fn fields(&self) -> &[u8] {
+        &self.bytes[self.fields_at..]
+    }
+
+    /// What it is known by.
+    pub fn validators(&self) -> Validators<'_> {
+        let at = |span: Option<(usize, usize)>| span.map(|(from, to)| &self.bytes[from..to]);
+        Validators {
+            etag: at(self.etag),
+            last_modified: at(self.last_modified),
+            date: at(self.date),
+        }
+    }
+
+    /// The fields as a map again: for merging a 304 and for validators, which are rare.
+    pub fn to_map(&self) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for line in self.fields().split(|byte| *byte == b'\n') {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+                continue;
+            };
+            let name = HeaderName::from_bytes(&line[..colon]);
+            let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii());
+            if let (Ok(name), Ok(value)) = (name, value) {
+                map.append(name, value);
+            }
+        }
+        map
+    }
+}
+
+/// Writes `HTTP/1.1 200 OK` and its line end.
+pub fn write_status_line(status: u16, out: &mut BytesMut) {
+    let reason = StatusCode::from_u16(status)
+        .ok()
+        .and_then(|code| code.canonical_reason())
+        .unwrap_or("");
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(&[
+        b'0' + (status / 100) as u8,
+        b'0' + (status / 10 % 10) as u8,
+        b'0' + (status % 10) as u8,
+    ]);
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(reason.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// `content-type` as people write it: `Content-Type`. Names are caseless; this is for eyes and for old clients.
+fn title(name: &HeaderName) -> String {
+    match name.as_str() {
+        "etag" => return "ETag".into(),
+        "www-authenticate" => return "WWW-Authenticate".into(),
+        _ => {}
+    }
+    let mut out = String::with_capacity(name.as_str().len());
+    let mut start = true;
+    for ch in name.as_str().chars() {
+        out.push(if start { ch.to_ascii_uppercase() } else { ch });
+        start = ch == '-';
+    }
+    out
+}
+
+/// A whole body: its pieces in order. Cloning shares them.
+#[derive(Debug, Clone, Default)]
+pub struct Body {
+    pieces: std::sync::Arc<[Bytes]>,
+    len: u64,
+}
+
+/// Up to this size a body is kept as one piece, so that a hit is one write.
+const ONE_PIECE: u64 = 256 * 1024;
+/// Pieces of larger bodies are at least this long.
+const PIECE: usize = 64 * 1024;
+
+impl Body {
+    /// The body that `pieces` make, put together into fewer ones where memory allows.
+    pub fn gather(pieces: &[Bytes], memory: &std::sync::Arc<Memory>) -> Body {
+        let len: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let target = if len <= ONE_PIECE {
+            len as usize
+        } else {
+            PIECE
+        };
+        let mut gathered: Vec<Bytes> = Vec::new();
+        let mut run: Vec<&Bytes> = Vec::new();
+        let mut run_len = 0;
+        for piece in pieces {
+            run.push(piece);
+            run_len += piece.len();
+            if run_len >= target {
+                join(&mut run, run_len, memory, &mut gathered);
+                run_len = 0;
+            }
+        }
+        join(&mut run, run_len, memory, &mut gathered);
+        Body {
+            pieces: gathered.into(),
+            len,
+        }
+    }
+
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn pieces(&self) -> &[Bytes] {
+        &self.pieces
+    }
+
+    /// The pieces of the bytes `from..to`, sharing what they hold.
+    pub fn slice(&self, from: u64, to: u64) -> Vec<Bytes> {
+        let mut out = Vec::new();
+        let mut at = 0u64;
+        for piece in self.pieces.iter() {
+            let end = at + piece.len() as u64;
+            if end > from && at < to {
+                let low = from.saturating_sub(at) as usize;
+                let high = (to.min(end) - at) as usize;
+                out.push(piece.slice(low..high));
+            }
+            at = end;
+        }
+        out
+    }
+}
+
+fn join(run: &mut Vec<&Bytes>, len: usize, memory: &std::sync::Arc<Memory>, out: &mut Vec<Bytes>) {
+    if run.len() > 1 {
+        let mut whole = Vec::with_capacity(len);
+        run.iter().for_each(|piece| whole.extend_from_slice(piece));
+        match memory.hold(Bytes::from(whole)) {
+            Some(piece) => out.push(piece),
+            None => out.extend(run.iter().map(|piece| (*piece).clone())),
+        }
+    } else {
+        out.extend(run.iter().map(|piece| (*piece).clone()));
+    }
+    run.clear();
+}
+
+/// A stored answer.
+#[derive(Debug)]
+pub struct Entry {
+    pub head: Head,
+    pub body: Body,
+    pub terms: Terms,
+    /// When it arrived, or was validated last.
+    pub stored: Moment,
+    pub variant: Variant,
+    /// How long the origin took for it, for the eager refresh.
+    pub cost: Duration,
+    /// Framing as it goes on the wire for the whole body.
+    pub content_length: Box<str>,
+    pub rest: Rest,
+    weight: u32,
+    _charge: Charge,
+}
+
+impl Entry {
+    /// Puts an entry together and charges its head (its body is charged already), or nothing if memory is full.
+    pub fn new(parts: EntryParts, memory: &std::sync::Arc<Memory>) -> Option<Entry> {
+        let EntryParts {
+            head,
+            body,
+            terms,
+            stored,
+            variant,
+            cost,
+        } = parts;
+        let own = weight(head.bytes.len()) + variant.values.len() + ENTRY_OVERHEAD;
+        let body_weight: usize = body.pieces.iter().map(|piece| weight(piece.len())).sum();
+        let charge = memory.charge(own)?;
+        Some(Entry {
+            content_length: format!("Content-Length: {}\r\n", body.len()).into(),
+            weight: u32::try_from(own + body_weight).unwrap_or(u32::MAX),
+            rest: Rest::default(),
+            _charge: charge,
+            head,
+            body,
+            terms,
+            stored,
+            variant,
+            cost,
+        })
+    }
+
+    /// Bytes it takes of the store's share.
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+}
+
+/// What [`Entry::new`] puts together.
+pub struct EntryParts {
+    pub head: Head,
+    pub body: Body,
+    pub terms: Terms,
+    pub stored: Moment,
+    pub variant: Variant,
+    pub cost: Duration,
+}
+
+/// After a failed refresh a page rests before the next try (1 s, doubling to 30 s): clients get it stale meanwhile.
+#[derive(Debug, Default)]
+pub struct Rest {
+    until: AtomicU64,
+    failures: AtomicU32,
+}
+
+impl Rest {
+    pub fn holds(&self, now: Moment) -> bool {
+        now.0 < self.until.load(Ordering::Relaxed)
+    }
+
+    pub fn failed(&self, now: Moment) {
+        let failures = self
+            .failures
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_add(1);
+        self.until
+            .store(now.after(refresh::rest(failures)).0, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_rendered_once_and_read_back() {
+        let mut fields = HeaderMap::new();
+        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from_static("3"));
+        fields.insert(header::ETAG, HeaderValue::from_static("\"a\""));
+        fields.insert("surrogate-key", HeaderValue::from_static("k"));
+        let head = Head::render(200, &fields, &[HeaderName::from_static("surrogate-key")]);
+        assert_eq!(
+            &head.bytes()[..],
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nETag: \"a\"\r\n"
+        );
+        assert_eq!(head.validators().etag, Some(&b"\"a\""[..]));
+        assert_eq!(head.to_map().get("content-type").unwrap(), "text/html");
+    }
+
+    #[test]
+    fn pieces_are_gathered_and_sliced_across_their_borders() {
+        let memory = Memory::new(1 << 20);
+        let pieces: Vec<Bytes> = [&b"abc"[..], b"def", b"ghi"]
+            .iter()
+            .map(|p| Bytes::from_static(p))
+            .collect();
+        let body = Body::gather(&pieces, &memory);
+        assert_eq!(body.pieces().len(), 1, "small bodies are one piece");
+        let apart = Body {
+            pieces: pieces.into(),
+            len: 9,
+        };
+        let cut: Vec<u8> = apart.slice(2, 7).concat();
+        assert_eq!(cut, b"cdefg");
+    }
+
+    #[test]
+    fn rest_doubles_and_ends() {
+        let rest = Rest::default();
+        assert!(!rest.holds(Moment(5)));
+        rest.failed(Moment(1_000));
+        assert!(rest.holds(Moment(1_999)));
+        assert!(!rest.holds(Moment(2_000)));
+        rest.failed(Moment(2_000));
+        assert!(rest.holds(Moment(3_999)));
+    }
+}

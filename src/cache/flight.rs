@@ -1,0 +1,591 @@
+//! A flight: an answer on its way, and everyone who reads it.
+//!
+//! Head, then an append-only body, then an end that is either *complete* or *failed*. One [`Filler`] writes, any number
+//! of [`Reader`]s follow at their own pace. A reader of a failed flight gets an error, never a short body.
+//!
+//! What is retained decides who may still join. A flight that keeps everything can be joined until it lands. One with a
+//! window (a private page's spool, a body that turned out too large, no memory) is paced by its fastest reader; who
+//! falls behind the window is broken off.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use parking_lot::{Mutex, MutexGuard};
+use std::time::Instant;
+use tokio::sync::Notify;
+
+use super::entry::{Entry, Head};
+use super::memory::Memory;
+use super::table::Variant;
+#[cfg(test)]
+use crate::clock;
+use crate::rules::storing::Terms;
+
+/// A window shrinks to this under memory pressure, in bytes; every flight has it reserved before it asks an origin.
+pub const WINDOW_FLOOR: usize = 64 * 1024;
+
+/// Why an answer did not come, or not whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The origin refused, reset, or sent what isn't HTTP. 502.
+    BadGateway(&'static str),
+    /// A deadline of the origin's passed. 504.
+    Timeout(&'static str),
+    /// The origin answered this error, and the answer is the leader's alone. 502 for the others.
+    OriginStatus(u16),
+    /// The upstream's budget and queue are full, or the wait in it was too long. 503.
+    Refused(&'static str),
+    /// No memory for its window. 503.
+    NoMemory,
+    /// This reader fell behind the window.
+    FellBehind,
+    /// The fetch's task died.
+    Lost,
+}
+
+/// The head of an answer under way.
+#[derive(Debug)]
+pub struct Answer {
+    pub head: Head,
+    /// Body length, if the origin told it.
+    pub length: Option<u64>,
+    /// Seconds of age it came with.
+    pub age: u64,
+    pub sharing: Sharing,
+    /// The origin's status, for Cache-Status.
+    pub fwd_status: u16,
+}
+
+/// Who may read an answer.
+#[derive(Debug, Clone)]
+pub enum Sharing {
+    /// Every reader whose request selects this variant. `ttl` in seconds; stored when whole.
+    Everyone {
+        variant: Variant,
+        terms: Arc<Terms>,
+        ttl: i64,
+    },
+    /// Only the request it was fetched for. The note says why, for the log.
+    Leader(&'static str),
+}
+
+/// What a reader learns before the body.
+#[derive(Debug, Clone)]
+pub enum News {
+    /// An interim answer (103), passed on to HTTP/1.1 clients.
+    Interim(u16, Arc<HeaderMap>),
+    Head(Arc<Answer>),
+    /// Nothing new to read: the stored page was validated, or was there already.
+    Landed(Arc<Entry>),
+    Failed(Failure),
+}
+
+/// See the module.
+pub struct Flight {
+    /// When the fetch was asked for: stale-on-slow counts from here.
+    pub started: Instant,
+    generation: u64,
+    alone: bool,
+    state: Mutex<State>,
+    /// For readers: something was added.
+    grown: Notify,
+    /// For the filler: something was read, or a reader left.
+    drained: Notify,
+    /// For the filler: the last reader left.
+    readers: AtomicUsize,
+    memory: Arc<Memory>,
+}
+
+struct State {
+    interims: Vec<(u16, Arc<HeaderMap>)>,
+    news: Option<News>,
+    pieces: VecDeque<Bytes>,
+    /// Offset of the first retained piece.
+    base: u64,
+    /// Offset of the end.
+    len: u64,
+    window: Option<usize>,
+    end: Option<Result<(), Failure>>,
+    /// Where each reader is; `None` where one has left.
+    positions: Vec<Option<u64>>,
+    free: Vec<usize>,
+}
+
+impl Flight {
+    /// An empty flight. `window` from the start for an answer that one reader alone will get.
+    pub fn new(
+        memory: &Arc<Memory>,
+        started: Instant,
+        generation: u64,
+        window: Option<usize>,
+    ) -> Arc<Flight> {
+        Arc::new(Flight {
+            started,
+            generation,
+            alone: window.is_some(),
+            state: Mutex::new(State {
+                interims: Vec::new(),
+                news: None,
+                pieces: VecDeque::new(),
+                base: 0,
+                len: 0,
+                window,
+                end: None,
+                positions: Vec::new(),
+                free: Vec::new(),
+            }),
+            grown: Notify::new(),
+            drained: Notify::new(),
+            readers: AtomicUsize::new(0),
+            memory: Arc::clone(memory),
+        })
+    }
+
+    /// Under which generation of its key it was begun.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The first reader of a flight nobody else can have boarded.
+    pub fn board_first(self: &Arc<Self>) -> Reader {
+        let mut state = self.state.lock();
+        self.seat(&mut state, true)
+    }
+
+    /// A reader from the start, or `None` if the start has been let go already.
+    pub fn board(self: &Arc<Self>) -> Option<Reader> {
+        let mut state = self.state.lock();
+        if state.base > 0 {
+            return None;
+        }
+        Some(self.seat(&mut state, false))
+    }
+
+    fn seat(self: &Arc<Self>, state: &mut State, leader: bool) -> Reader {
+        self.readers.fetch_add(1, Ordering::Relaxed);
+        let seat = state.free.pop().unwrap_or_else(|| {
+            state.positions.push(None);
+            state.positions.len() - 1
+        });
+        state.positions[seat] = Some(0);
+        Reader {
+            flight: Arc::clone(self),
+            seat,
+            at: 0,
+            interims: 0,
+            leader,
+        }
+    }
+
+    pub fn readers(&self) -> usize {
+        self.readers.load(Ordering::Relaxed)
+    }
+}
+
+impl State {
+    fn fastest(&self) -> u64 {
+        self.positions.iter().flatten().copied().max().unwrap_or(0)
+    }
+
+    /// Lets go of what every reader has passed, and of what is behind the window.
+    fn trim(&mut self) {
+        let Some(window) = self.window else { return };
+        let slowest = self
+            .positions
+            .iter()
+            .flatten()
+            .copied()
+            .min()
+            .unwrap_or(self.len);
+        let keep_from = slowest.max(self.fastest().saturating_sub(window as u64));
+        while let Some(first) = self.pieces.front() {
+            let end = self.base + first.len() as u64;
+            if end > keep_from {
+                break;
+            }
+            self.base = end;
+            self.pieces.pop_front();
+        }
+    }
+}
+
+/// One reader's place in a flight.
+pub struct Reader {
+    flight: Arc<Flight>,
+    seat: usize,
+    at: u64,
+    interims: usize,
+    leader: bool,
+}
+
+impl Reader {
+    pub fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
+    /// Whether its flight is for one reader only.
+    pub fn is_alone(&self) -> bool {
+        self.flight.alone
+    }
+
+    /// Whether it reads for the request that the origin was asked for.
+    pub fn is_leader(&self) -> bool {
+        self.leader
+    }
+
+    /// The next thing known before the body: interim answers as they come, then the one that counts. Cancel-safe.
+    pub async fn news(&mut self) -> News {
+        loop {
+            let grown = self.flight.grown.notified();
+            {
+                let state = self.flight.state.lock();
+                if let Some((status, fields)) = state.interims.get(self.interims) {
+                    self.interims += 1;
+                    return News::Interim(*status, Arc::clone(fields));
+                }
+                if let Some(news) = &state.news {
+                    return news.clone();
+                }
+                if let Some(Err(failure)) = &state.end {
+                    return News::Failed(failure.clone());
+                }
+            }
+            grown.await;
+        }
+    }
+
+    /// The next pieces of the body, up to about `most` bytes; none at its end. Cancel-safe.
+    ///
+    /// # Errors
+    /// The flight's failure, or that this reader fell behind the window.
+    pub async fn body(&mut self, most: usize, out: &mut Vec<Bytes>) -> Result<usize, Failure> {
+        loop {
+            let grown = self.flight.grown.notified();
+            {
+                let mut state = self.flight.state.lock();
+                if self.at < state.base {
+                    return Err(Failure::FellBehind);
+                }
+                let taken = take(&mut self.at, &state, most, out);
+                if taken > 0 {
+                    state.positions[self.seat] = Some(self.at);
+                    state.trim();
+                    let paced = state.window.is_some();
+                    drop(state);
+                    if paced {
+                        self.flight.drained.notify_one();
+                    }
+                    return Ok(taken);
+                }
+                match &state.end {
+                    Some(Ok(())) => return Ok(0),
+                    Some(Err(failure)) => return Err(failure.clone()),
+                    None => {}
+                }
+            }
+            grown.await;
+        }
+    }
+}
+
+/// Takes pieces from offset `at` on, and moves it.
+fn take(at: &mut u64, state: &State, most: usize, out: &mut Vec<Bytes>) -> usize {
+    let mut start = state.base;
+    let mut taken = 0;
+    for piece in &state.pieces {
+        let end = start + piece.len() as u64;
+        if end > *at {
+            let rest = piece.slice((*at - start) as usize..);
+            let rest = if rest.len() > most {
+                rest.slice(..most)
+            } else {
+                rest
+            };
+            if taken > 0 && taken + rest.len() > most {
+                break;
+            }
+            taken += rest.len();
+            *at += rest.len() as u64;
+            out.push(rest);
+        }
+        start = end;
+    }
+    taken
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = self.flight.state.lock();
+        state.positions[self.seat] = None;
+        state.free.push(self.seat);
+        state.trim();
+        drop(state);
+        self.flight.readers.fetch_sub(1, Ordering::Relaxed);
+        self.flight.drained.notify_one();
+    }
+}
+
+/// The one that writes a flight. Dropping it without an end breaks the flight.
+pub struct Filler {
+    flight: Arc<Flight>,
+    /// Whether the answer is wanted even when nobody reads it.
+    kept: bool,
+}
+
+/// Nobody reads it and nobody will: stop asking the origin.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Abandoned;
+
+/// How a piece was taken.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum Pushed {
+    Kept,
+    /// There is no memory to keep everything: call [`Filler::open_window`] and push again.
+    NoMemory,
+}
+
+impl Filler {
+    pub fn new(flight: &Arc<Flight>, kept: bool) -> Filler {
+        Filler {
+            flight: Arc::clone(flight),
+            kept,
+        }
+    }
+
+    pub fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
+    /// Whether the flight goes on without readers.
+    pub fn keep(&mut self, kept: bool) {
+        self.kept = kept;
+    }
+
+    pub fn interim(&self, status: u16, fields: HeaderMap) {
+        self.flight
+            .state
+            .lock()
+            .interims
+            .push((status, Arc::new(fields)));
+        self.flight.grown.notify_waiters();
+    }
+
+    /// Tells readers what there is; for [`News::Landed`] and [`News::Failed`] that is the end as well.
+    pub fn tell(&self, news: News) {
+        let mut state = self.flight.state.lock();
+        match &news {
+            News::Landed(_) => state.end = Some(Ok(())),
+            News::Failed(failure) => state.end = Some(Err(failure.clone())),
+            News::Head(_) | News::Interim(..) => {}
+        }
+        state.news = Some(news);
+        drop(state);
+        self.flight.grown.notify_waiters();
+    }
+
+    /// Keeps at most `window` bytes from now on, paced by the fastest reader.
+    pub fn open_window(&self, window: usize) {
+        let mut state = self.flight.state.lock();
+        state.window = Some(window.max(WINDOW_FLOOR));
+        state.trim();
+    }
+
+    /// Appends a piece, waiting for room if there is a window.
+    ///
+    /// # Errors
+    /// [`Abandoned`] if nobody reads it and it isn't kept.
+    pub async fn push(&self, piece: &Bytes) -> Result<Pushed, Abandoned> {
+        loop {
+            if !self.kept && self.flight.readers() == 0 {
+                return Err(Abandoned);
+            }
+            let drained = self.flight.drained.notified();
+            if let Some(pushed) = self.try_push(piece)? {
+                return Ok(pushed);
+            }
+            drained.await;
+        }
+    }
+
+    /// `None`: there is no room until somebody reads.
+    fn try_push(&self, piece: &Bytes) -> Result<Option<Pushed>, Abandoned> {
+        let mut state = self.flight.state.lock();
+        let memory = &self.flight.memory;
+        let Some(window) = state.window else {
+            return Ok(Some(match memory.hold(piece.clone()) {
+                Some(held) => self.append(state, held),
+                None => Pushed::NoMemory,
+            }));
+        };
+        if state.positions.iter().all(Option::is_none) {
+            return Err(Abandoned);
+        }
+        state.trim();
+        let window = if memory.is_tight() {
+            WINDOW_FLOOR
+        } else {
+            window
+        };
+        let unread = (state.len - state.fastest()) as usize;
+        if unread == 0 {
+            // The floor was reserved for this.
+            return Ok(Some(self.append(state, piece.clone())));
+        }
+        if unread + piece.len() > window {
+            return Ok(None);
+        }
+        Ok(memory
+            .hold(piece.clone())
+            .map(|held| self.append(state, held)))
+    }
+
+    fn append(&self, mut state: MutexGuard<'_, State>, piece: Bytes) -> Pushed {
+        state.len += piece.len() as u64;
+        state.pieces.push_back(piece);
+        drop(state);
+        self.flight.grown.notify_waiters();
+        Pushed::Kept
+    }
+
+    /// Completes when the last reader has left; never, if the answer is wanted all the same.
+    pub async fn abandoned(&self) {
+        loop {
+            let drained = self.flight.drained.notified();
+            if !self.kept && self.flight.readers() == 0 {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    /// All pieces from the start, to be stored. Empty if some were let go.
+    pub fn whole(&self) -> Option<Vec<Bytes>> {
+        let state = self.flight.state.lock();
+        (state.base == 0).then(|| state.pieces.iter().cloned().collect())
+    }
+
+    /// The body is complete.
+    pub fn complete(&self) {
+        self.finish(Ok(()));
+    }
+
+    /// The answer ends here, before its head or amid its body.
+    pub fn end_with(&self, failure: Failure) {
+        self.finish(Err(failure));
+    }
+
+    fn finish(&self, end: Result<(), Failure>) {
+        let mut state = self.flight.state.lock();
+        if state.end.is_none() {
+            state.end = Some(end);
+        }
+        drop(state);
+        self.flight.grown.notify_waiters();
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        self.finish(Err(Failure::Lost));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flight(window: Option<usize>) -> (Arc<Flight>, Filler, Arc<Memory>) {
+        let memory = Memory::new(10 << 20);
+        let flight = Flight::new(&memory, clock::instant(), 0, window);
+        let filler = Filler::new(&flight, false);
+        (flight, filler, memory)
+    }
+
+    async fn read_all(reader: &mut Reader) -> Result<Vec<u8>, Failure> {
+        let mut out = Vec::new();
+        while reader.body(1 << 20, &mut out).await? > 0 {}
+        Ok(out.concat())
+    }
+
+    #[tokio::test]
+    async fn readers_follow_from_the_start_whenever_they_board() {
+        let (flight, filler, _memory) = flight(None);
+        let mut early = flight.board_first();
+        filler.push(&Bytes::from_static(b"ab")).await.unwrap();
+        let mut late = flight.board().unwrap();
+        filler.push(&Bytes::from_static(b"cd")).await.unwrap();
+        filler.complete();
+        assert_eq!(read_all(&mut early).await.unwrap(), b"abcd");
+        assert_eq!(read_all(&mut late).await.unwrap(), b"abcd");
+    }
+
+    #[tokio::test]
+    async fn a_broken_flight_is_an_error_and_never_a_short_body() {
+        let (flight, filler, _memory) = flight(None);
+        let mut reader = flight.board_first();
+        filler.push(&Bytes::from_static(b"ab")).await.unwrap();
+        drop(filler);
+        assert_eq!(read_all(&mut reader).await, Err(Failure::Lost));
+    }
+
+    #[tokio::test]
+    async fn a_window_waits_for_its_fastest_reader_and_breaks_off_the_slow() {
+        let (flight, filler, _memory) = flight(Some(WINDOW_FLOOR));
+        let mut fast = flight.board_first();
+        let mut slow = flight.board().unwrap();
+        let piece = Bytes::from(vec![1; WINDOW_FLOOR]);
+        let mut out = Vec::new();
+        for _ in 0..4 {
+            filler.push(&piece).await.unwrap();
+            assert!(
+                futures_poll_once(filler.push(&piece)).await.is_none(),
+                "a full window must wait for a reader"
+            );
+            fast.body(WINDOW_FLOOR, &mut out).await.unwrap();
+        }
+        assert_eq!(
+            slow.body(WINDOW_FLOOR, &mut out).await,
+            Err(Failure::FellBehind)
+        );
+        assert!(flight.board().is_none(), "the start is gone");
+    }
+
+    #[tokio::test]
+    async fn without_readers_a_flight_that_is_not_kept_is_abandoned() {
+        let (flight, filler, _memory) = flight(None);
+        let reader = flight.board_first();
+        filler.push(&Bytes::from_static(b"ab")).await.unwrap();
+        drop(reader);
+        assert_eq!(
+            filler.push(&Bytes::from_static(b"cd")).await,
+            Err(Abandoned)
+        );
+        filler.abandoned().await;
+    }
+
+    #[tokio::test]
+    async fn memory_comes_back_when_the_flight_and_its_readers_are_gone() {
+        let (flight, filler, memory) = flight(None);
+        let reader = flight.board_first();
+        filler.push(&Bytes::from(vec![0; 100_000])).await.unwrap();
+        assert!(memory.used() >= 100_000);
+        drop((filler, flight));
+        assert!(memory.used() >= 100_000, "a reader holds it");
+        drop(reader);
+        assert_eq!(memory.used(), 0);
+    }
+
+    async fn futures_poll_once<F: Future>(future: F) -> Option<F::Output> {
+        tokio::pin!(future);
+        std::future::poll_fn(|cx| {
+            std::task::Poll::Ready(match future.as_mut().poll(cx) {
+                std::task::Poll::Ready(out) => Some(out),
+                std::task::Poll::Pending => None,
+            })
+        })
+        .await
+    }
+}

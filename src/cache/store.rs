@@ -1,0 +1,338 @@
+//! The store: what is kept, found by key, evicted by worth.
+//!
+//! moka (W-TinyLFU, weighed in bytes) decides what stays. Two things stand around it. In front, a small table of each
+//! worker's hottest pages, because moka logs every read through one bounded channel. Behind, an account of generations:
+//! an invalidation bumps its key's, and what was fetched under an earlier one is not stored.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use http::HeaderName;
+use moka::notification::RemovalCause;
+use moka::sync::Cache;
+use parking_lot::Mutex;
+
+use super::entry::Entry;
+use super::key::{Key, KeyHasher, KeyRef};
+use super::memory::Memory;
+use crate::clock;
+use crate::rules::time::Moment;
+
+/// Stripes of generations and of the write lock. Two keys that share one share invalidations of flights in the air:
+/// the other's answer is served but not stored, once.
+const STRIPES: usize = 4096;
+/// Pages in a worker's hot table.
+const HOT: usize = 512;
+/// One in so many hot hits is told to moka, so that it knows them as popular.
+const TELL_EVERY: u8 = 32;
+/// A page refused at admission stays findable this long, in milliseconds: the crowd that waited for it comes back.
+const FINDABLE: u64 = 1_000;
+/// How many such pages, at most.
+const REFUSED_PAGES: usize = 256;
+
+/// All variants of one page. Immutable: a new variant makes a new slot, and the old one is dead.
+#[derive(Debug)]
+pub struct Slot {
+    key: Key,
+    /// Newest first.
+    variants: Vec<Arc<Entry>>,
+    dead: AtomicBool,
+    /// When it was read last, in milliseconds, to the second.
+    touched: AtomicU64,
+}
+
+impl Slot {
+    /// The variant for a request whose normalised values of given fields `select` tells.
+    pub fn find(&self, mut select: impl FnMut(&[HeaderName]) -> Box<[u8]>) -> Option<&Arc<Entry>> {
+        let first = self.variants.first()?;
+        if first.variant.names.is_empty() {
+            return Some(first);
+        }
+        let mut values = select(&first.variant.names);
+        let mut names = &first.variant.names;
+        self.variants.iter().find(|entry| {
+            if entry.variant.names != *names {
+                names = &entry.variant.names;
+                values = select(names);
+            }
+            entry.variant.values == values
+        })
+    }
+
+    /// The fields that the newest answer varied on.
+    pub fn varies_on(&self) -> Option<Arc<[HeaderName]>> {
+        self.variants
+            .first()
+            .map(|entry| Arc::clone(&entry.variant.names))
+    }
+
+    pub fn variants(&self) -> &[Arc<Entry>] {
+        &self.variants
+    }
+
+    fn weight(&self) -> u32 {
+        self.variants
+            .iter()
+            .fold(self.key.len() as u32, |sum, entry| {
+                sum.saturating_add(entry.weight())
+            })
+    }
+
+    fn touch(&self, now: Moment) {
+        let second = now.0 / 1_000 * 1_000;
+        if self.touched.load(Ordering::Relaxed) != second {
+            self.touched.store(second, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Whether an entry was kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    Yes,
+    /// The page was invalidated after the fetch began.
+    Outdated,
+}
+
+type Refused = Arc<Mutex<HashMap<u64, (Arc<Slot>, Moment)>>>;
+
+/// See the module.
+pub struct Store {
+    id: u64,
+    pages: Cache<Key, Arc<Slot>, KeyHasher>,
+    refused: Refused,
+    stripes: Box<[Stripe]>,
+    memory: Arc<Memory>,
+    max_variants: usize,
+    shedding: Mutex<()>,
+    evicted: Arc<AtomicU64>,
+    invalidated: AtomicU64,
+}
+
+#[derive(Default)]
+struct Stripe {
+    generation: AtomicU64,
+    write: Mutex<()>,
+}
+
+impl Store {
+    /// A store that fills at most three quarters of `memory`; the rest is for what is on its way.
+    pub fn new(memory: Arc<Memory>, max_variants: usize) -> Store {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let refused = Refused::default();
+        let noted = Arc::clone(&refused);
+        let evicted = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&evicted);
+        let pages = Cache::builder()
+            .max_capacity((memory.cap() / 4 * 3) as u64)
+            .weigher(|_, slot: &Arc<Slot>| slot.weight())
+            .eviction_listener(move |_, slot: Arc<Slot>, cause| {
+                if cause == RemovalCause::Size {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    note_refused(&noted, slot);
+                }
+            })
+            .build_with_hasher(KeyHasher::default());
+        Store {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            pages,
+            refused,
+            stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
+            memory,
+            max_variants,
+            shedding: Mutex::new(()),
+            evicted,
+            invalidated: AtomicU64::new(0),
+        }
+    }
+
+    /// The page under `key`.
+    pub fn get(&self, key: KeyRef, now: Moment) -> Option<Arc<Slot>> {
+        let slot = hot(self.id, key).or_else(|| {
+            let slot = self
+                .pages
+                .get(&key)
+                .or_else(|| self.just_refused(key, now))?;
+            warm(self.id, key, &slot);
+            Some(slot)
+        })?;
+        slot.touch(now);
+        Some(slot)
+    }
+
+    /// The generation of `key`: a fetch takes it before it asks the origin.
+    pub fn generation(&self, key: u64) -> u64 {
+        self.stripe(key).generation.load(Ordering::Acquire)
+    }
+
+    /// Keeps `entry`, unless its page was invalidated since `generation`.
+    pub fn put(&self, key: &Key, entry: Arc<Entry>, generation: u64, now: Moment) -> Kept {
+        let stripe = self.stripe(key.hash());
+        let _writing = stripe.write.lock();
+        if stripe.generation.load(Ordering::Acquire) != generation {
+            return Kept::Outdated;
+        }
+        let before = self.pages.get(&key.as_ref());
+        let mut variants = vec![Arc::clone(&entry)];
+        if let Some(before) = before.as_ref().filter(|_| !entry.variant.names.is_empty()) {
+            let others = before
+                .variants
+                .iter()
+                .filter(|other| other.variant != entry.variant && !other.variant.names.is_empty());
+            variants.extend(others.take(self.max_variants.saturating_sub(1)).cloned());
+        }
+        let slot = Arc::new(Slot {
+            key: key.clone(),
+            variants,
+            dead: AtomicBool::new(false),
+            touched: AtomicU64::new(now.0),
+        });
+        self.refused.lock().remove(&key.hash());
+        self.pages.insert(key.clone(), slot);
+        if let Some(before) = before {
+            before.dead.store(true, Ordering::Release);
+        }
+        self.pages.run_pending_tasks();
+        Kept::Yes
+    }
+
+    /// Forgets the page and everything on its way to it (RFC 9111 §4.4).
+    pub fn invalidate(&self, key: KeyRef) {
+        let stripe = self.stripe(key.hash());
+        let _writing = stripe.write.lock();
+        stripe.generation.fetch_add(1, Ordering::AcqRel);
+        self.invalidated.fetch_add(1, Ordering::Relaxed);
+        if let Some(slot) = self.pages.remove(&key) {
+            slot.dead.store(true, Ordering::Release);
+        }
+        if let Some((slot, _)) = self.refused.lock().remove(&key.hash()) {
+            slot.dead.store(true, Ordering::Release);
+        }
+    }
+
+    /// Makes room for what is on its way: evicts pages, longest unread first and none that is being read, until the
+    /// account is down to four fifths. Blocking; one at a time, others return at once.
+    pub fn shed(&self) {
+        let Some(_alone) = self.shedding.try_lock() else {
+            return;
+        };
+        let goal = self.memory.cap() / 5 * 4;
+        let mut need = self.memory.used().saturating_sub(goal);
+        if need == 0 {
+            return;
+        }
+        self.refused.lock().clear();
+        let mut pages: Vec<(u64, Arc<Slot>)> = self
+            .pages
+            .iter()
+            .map(|(_, slot)| (slot.touched.load(Ordering::Relaxed), slot))
+            .collect();
+        pages.sort_unstable_by_key(|(touched, _)| *touched);
+        for (_, slot) in pages {
+            if need == 0 {
+                break;
+            }
+            if slot
+                .variants
+                .iter()
+                .any(|entry| Arc::strong_count(entry) > 1)
+            {
+                continue;
+            }
+            self.pages.invalidate(&slot.key);
+            slot.dead.store(true, Ordering::Release);
+            self.evicted.fetch_add(1, Ordering::Relaxed);
+            need = need.saturating_sub(slot.weight() as usize);
+        }
+        self.pages.run_pending_tasks();
+    }
+
+    /// Pages and their bytes, for gauges.
+    pub fn size(&self) -> (u64, u64) {
+        (self.pages.entry_count(), self.pages.weighted_size())
+    }
+
+    /// Pages that made room for others.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    /// Invalidations of keys, whether anything was stored under them or not.
+    pub fn invalidated(&self) -> u64 {
+        self.invalidated.load(Ordering::Relaxed)
+    }
+
+    fn just_refused(&self, key: KeyRef, now: Moment) -> Option<Arc<Slot>> {
+        let mut refused = self.refused.lock();
+        let (slot, since) = refused.get(&key.hash())?;
+        if now.0 > since.0 + FINDABLE {
+            refused.remove(&key.hash());
+            return None;
+        }
+        (slot.key.as_ref().bytes() == key.bytes()).then(|| Arc::clone(slot))
+    }
+
+    fn stripe(&self, hash: u64) -> &Stripe {
+        &self.stripes[hash as usize % STRIPES]
+    }
+}
+
+fn note_refused(refused: &Refused, slot: Arc<Slot>) {
+    let now = clock::now().mono;
+    let young = slot
+        .variants
+        .first()
+        .is_some_and(|entry| now.0 < entry.stored.0 + FINDABLE);
+    if !young || slot.dead.load(Ordering::Acquire) {
+        slot.dead.store(true, Ordering::Release);
+        return;
+    }
+    let mut refused = refused.lock();
+    if refused.len() >= REFUSED_PAGES {
+        refused.retain(|_, (_, since)| now.0 <= since.0 + FINDABLE);
+    }
+    if refused.len() < REFUSED_PAGES {
+        refused.insert(slot.key.hash(), (slot, now));
+    }
+}
+
+/// A worker's hottest pages, held weakly: eviction frees them all the same.
+struct HotTable {
+    store: u64,
+    places: Vec<(u64, Weak<Slot>, u8)>,
+}
+
+thread_local! {
+    static HOT_PAGES: RefCell<HotTable> = const { RefCell::new(HotTable { store: 0, places: Vec::new() }) };
+}
+
+fn hot(store: u64, key: KeyRef) -> Option<Arc<Slot>> {
+    HOT_PAGES.with_borrow_mut(|table| {
+        if table.store != store {
+            return None;
+        }
+        let (hash, slot, left) = &mut table.places[key.hash() as usize % HOT];
+        if *hash != key.hash() || *left == 0 {
+            return None;
+        }
+        let slot = slot.upgrade()?;
+        if slot.dead.load(Ordering::Acquire) || slot.key.as_ref().bytes() != key.bytes() {
+            return None;
+        }
+        *left -= 1;
+        Some(slot)
+    })
+}
+
+fn warm(store: u64, key: KeyRef, slot: &Arc<Slot>) {
+    HOT_PAGES.with_borrow_mut(|table| {
+        if table.store != store {
+            table.store = store;
+            table.places.clear();
+            table.places.resize_with(HOT, || (0, Weak::new(), 0));
+        }
+        table.places[key.hash() as usize % HOT] = (key.hash(), Arc::downgrade(slot), TELL_EVERY);
+    });
+}

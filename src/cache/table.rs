@@ -1,0 +1,331 @@
+//! The flight table: who fetches a page, who follows, who goes alone.
+//!
+//! For one key, class and variant there is at most one *joinable* flight. What is kept per lane (key and class):
+//! the flights that may be joined, and the hit-for-miss marks that say "the last answer could not be shared, don't
+//! wait for each other". The table knows nothing of bytes or sockets; its locks come from [`super::sync`], so that a
+//! model checker can drive it through every interleaving.
+//!
+//! What it does not know: whether a flight will succeed. A leader holds a [`Ticket`]; dropping it, for whatever
+//! reason, takes the flight out of the table.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hash};
+
+use http::HeaderName;
+
+use super::sync::{Arc, AtomicU64, Mutex, Ordering};
+
+const SHARDS: usize = 16;
+/// Marks one page may have, one a variant; the oldest gives way.
+const MARKS_PER_LANE: usize = 32;
+
+/// Request fields an answer depends on, and their normalised values in one request (RFC 9111 §4.1). No names: every
+/// request matches.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Variant {
+    pub names: Arc<[HeaderName]>,
+    pub values: Box<[u8]>,
+}
+
+/// One request at the table.
+pub struct Ask<'a> {
+    /// Milliseconds, monotonic.
+    pub now: u64,
+    /// The key's generation: flights of an earlier one are not for this request.
+    pub generation: u64,
+    /// The fields its page is known to vary on, if any answer told.
+    pub presumed: Option<Arc<[HeaderName]>>,
+    /// This request's normalised values of the given fields.
+    pub select: &'a dyn Fn(&[HeaderName]) -> Box<[u8]>,
+}
+
+/// Where a request found itself.
+pub enum Joined<K: Eq + Hash + Clone, F, T> {
+    /// A flight is under way: read what it reads.
+    Follow(Arc<F>),
+    /// Nobody is fetching it: this request's flight is now in the table.
+    Lead(Arc<F>, Ticket<K, F>),
+    /// A hit-for-miss mark holds: go to the origin for oneself.
+    Alone,
+    /// It was there after all.
+    Found(T),
+}
+
+/// The table. `K` is key and class, `F` the flight.
+pub struct Table<K, F> {
+    shards: Box<[Mutex<Shard<K, F>>]>,
+    hasher: foldhash::fast::RandomState,
+    next_id: AtomicU64,
+    marks_per_shard: usize,
+}
+
+struct Shard<K, F> {
+    lanes: HashMap<K, Lane<F>, foldhash::fast::RandomState>,
+    /// Marks in the order they were made, for the bound.
+    order: VecDeque<(K, u64)>,
+}
+
+struct Lane<F> {
+    flights: Vec<Filed<F>>,
+    marks: Vec<Mark>,
+}
+
+struct Filed<F> {
+    id: u64,
+    generation: u64,
+    /// Before the head: what it is presumed to be, if anything. After it: what it is.
+    variant: Option<Variant>,
+    flight: Arc<F>,
+}
+
+struct Mark {
+    id: u64,
+    variant: Option<Variant>,
+    until: u64,
+    /// The flight that asks again after the mark ended.
+    probe: Option<u64>,
+}
+
+impl<K: Eq + Hash + Clone, F> Table<K, F> {
+    /// A table that keeps at most about `marks` hit-for-miss marks.
+    pub fn new(marks: usize) -> Arc<Table<K, F>> {
+        let shard = || {
+            Mutex::new(Shard {
+                lanes: HashMap::default(),
+                order: VecDeque::new(),
+            })
+        };
+        Arc::new(Table {
+            shards: (0..SHARDS).map(|_| shard()).collect(),
+            hasher: foldhash::fast::RandomState::default(),
+            next_id: AtomicU64::new(1),
+            marks_per_shard: marks.div_ceil(SHARDS),
+        })
+    }
+
+    /// Seats a request: with a flight under way, alone under a mark, with what `look_again` finds, or as the leader of
+    /// the flight that `make` makes.
+    pub fn join<T>(
+        self: &Arc<Self>,
+        key: &K,
+        ask: &Ask,
+        look_again: impl FnOnce() -> Option<T>,
+        make: impl FnOnce() -> Arc<F>,
+    ) -> Joined<K, F, T> {
+        let mut shard = self.shard(key).lock();
+        let lane = shard.lanes.entry(key.clone()).or_insert_with(Lane::empty);
+        if let Some(flight) = lane.joinable(ask) {
+            // Under a mark nobody waits: the last answer could not be shared, and somebody is asking already.
+            return if lane.mark(ask).is_none() {
+                Joined::Follow(flight)
+            } else {
+                Joined::Alone
+            };
+        }
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        if let Some(mark) = lane.mark(ask) {
+            if ask.now < mark.until || mark.probe.is_some() {
+                return Joined::Alone;
+            }
+            mark.probe = Some(id);
+        }
+        if let Some(found) = look_again() {
+            if let Some(mark) = lane.mark(ask) {
+                mark.probe = None;
+            }
+            shard.tidy(key);
+            return Joined::Found(found);
+        }
+        let variant = ask.presumed.clone().map(|names| Variant {
+            values: (ask.select)(&names),
+            names,
+        });
+        let flight = make();
+        lane.flights.push(Filed {
+            id,
+            generation: ask.generation,
+            variant,
+            flight: Arc::clone(&flight),
+        });
+        Joined::Lead(
+            flight,
+            Ticket {
+                table: Arc::clone(self),
+                key: key.clone(),
+                id,
+            },
+        )
+    }
+
+    /// Flights that can be joined and lanes that are remembered, for gauges and tests.
+    pub fn len(&self) -> (usize, usize) {
+        self.shards.iter().fold((0, 0), |(flights, lanes), shard| {
+            let shard = shard.lock();
+            let inside: usize = shard.lanes.values().map(|lane| lane.flights.len()).sum();
+            (flights + inside, lanes + shard.lanes.len())
+        })
+    }
+
+    /// Hit-for-miss marks that are remembered, ended ones too.
+    pub fn marks(&self) -> usize {
+        self.shards
+            .iter()
+            .map(|shard| {
+                shard
+                    .lock()
+                    .lanes
+                    .values()
+                    .map(|lane| lane.marks.len())
+                    .sum::<usize>()
+            })
+            .sum()
+    }
+
+    fn shard(&self, key: &K) -> &Mutex<Shard<K, F>> {
+        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
+    }
+}
+
+impl<K: Eq + Hash + Clone, F> Shard<K, F> {
+    fn tidy(&mut self, key: &K) {
+        if self
+            .lanes
+            .get(key)
+            .is_some_and(|lane| lane.flights.is_empty() && lane.marks.is_empty())
+        {
+            self.lanes.remove(key);
+        }
+    }
+
+    /// Forgets the oldest marks over `most`.
+    fn bound(&mut self, most: usize) {
+        while self.order.len() > most {
+            let Some((key, id)) = self.order.pop_front() else {
+                return;
+            };
+            if let Some(lane) = self.lanes.get_mut(&key) {
+                lane.marks.retain(|mark| mark.id != id);
+            }
+            self.tidy(&key);
+        }
+    }
+}
+
+impl<F> Lane<F> {
+    fn empty() -> Lane<F> {
+        Lane {
+            flights: Vec::new(),
+            marks: Vec::new(),
+        }
+    }
+
+    fn joinable(&self, ask: &Ask) -> Option<Arc<F>> {
+        self.flights
+            .iter()
+            .find(|filed| {
+                filed.generation >= ask.generation && matches(filed.variant.as_ref(), ask)
+            })
+            .map(|filed| Arc::clone(&filed.flight))
+    }
+
+    fn mark(&mut self, ask: &Ask) -> Option<&mut Mark> {
+        self.marks
+            .iter_mut()
+            .find(|mark| matches(mark.variant.as_ref(), ask))
+    }
+}
+
+/// An unknown variant matches every request; it may turn out otherwise when the head comes.
+fn matches(variant: Option<&Variant>, ask: &Ask) -> bool {
+    variant.is_none_or(|v| v.names.is_empty() || (ask.select)(&v.names) == v.values)
+}
+
+/// A leader's seat. Dropping it takes the flight out of the table.
+pub struct Ticket<K: Eq + Hash + Clone, F> {
+    table: Arc<Table<K, F>>,
+    key: K,
+    id: u64,
+}
+
+/// What a flight may still do once its head told its variant.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum Settled {
+    /// Later requests of that variant join it.
+    Joinable,
+    /// Another flight of the same variant was first: this one serves those who are on it.
+    Doubled,
+    /// It had been closed already.
+    Closed,
+}
+
+impl<K: Eq + Hash + Clone, F> Ticket<K, F> {
+    /// The head came and can be shared: files the flight under its true variant, and lifts the mark it probed for.
+    pub fn settle(&self, variant: Variant) -> Settled {
+        let mut shard = self.table.shard(&self.key).lock();
+        let Some(lane) = shard.lanes.get_mut(&self.key) else {
+            return Settled::Closed;
+        };
+        lane.marks.retain(|mark| mark.probe != Some(self.id));
+        let Some(at) = lane.flights.iter().position(|filed| filed.id == self.id) else {
+            return Settled::Closed;
+        };
+        let generation = lane.flights[at].generation;
+        let doubled = lane.flights.iter().any(|other| {
+            other.id != self.id
+                && other.generation >= generation
+                && other.variant.as_ref() == Some(&variant)
+        });
+        if doubled {
+            lane.flights.swap_remove(at);
+            return Settled::Doubled;
+        }
+        lane.flights[at].variant = Some(variant);
+        Settled::Joinable
+    }
+
+    /// From now on nobody joins it.
+    pub fn close(&self) {
+        let mut shard = self.table.shard(&self.key).lock();
+        if let Some(lane) = shard.lanes.get_mut(&self.key) {
+            lane.flights.retain(|filed| filed.id != self.id);
+            for mark in &mut lane.marks {
+                if mark.probe == Some(self.id) {
+                    mark.probe = None;
+                }
+            }
+        }
+        shard.tidy(&self.key);
+    }
+
+    /// The answer cannot be shared: until the moment `until`, requests of that variant (of any, if `None`) don't wait
+    /// for each other.
+    pub fn mark(&self, variant: Option<Variant>, until: u64) {
+        let id = self.table.next_id.fetch_add(1, Ordering::Relaxed);
+        let mut shard = self.table.shard(&self.key).lock();
+        let lane = shard
+            .lanes
+            .entry(self.key.clone())
+            .or_insert_with(Lane::empty);
+        lane.flights.retain(|filed| filed.id != self.id);
+        lane.marks
+            .retain(|mark| mark.probe != Some(self.id) && mark.variant != variant);
+        if lane.marks.len() == MARKS_PER_LANE {
+            lane.marks.remove(0);
+        }
+        lane.marks.push(Mark {
+            id,
+            variant,
+            until,
+            probe: None,
+        });
+        shard.order.push_back((self.key.clone(), id));
+        let most = self.table.marks_per_shard;
+        shard.bound(most);
+    }
+}
+
+impl<K: Eq + Hash + Clone, F> Drop for Ticket<K, F> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

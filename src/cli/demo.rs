@@ -1,0 +1,102 @@
+//! `tidegate demo`: a small blog made to show what the proxy does, and the proxy in front of it.
+
+mod answer;
+mod origin;
+mod page;
+mod posts;
+mod site;
+
+use std::net::SocketAddr;
+
+/// Try it: a bundled demo site with the proxy in front
+#[derive(clap::Args, Clone, Debug)]
+pub struct Demo {
+    /// Where visitors connect
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Where /metrics, /healthz and /readyz are
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9901")]
+    pub admin: SocketAddr,
+}
+
+/// Starts the blog, says what to open, and serves until it is told to stop.
+pub fn run(args: &Demo) -> Result<(), String> {
+    let origin =
+        origin::start().map_err(|error| format!("the demo's origin cannot start: {error}"))?;
+    let policy = crate::config::compile("demo", &config(args, origin))?;
+    print!("{}", greeting(args, origin));
+    crate::server::run(policy)
+}
+
+/// The whole configuration: everything left out is the default. The access log is off, so that the
+/// greeting stays on the screen.
+fn config(args: &Demo, origin: SocketAddr) -> String {
+    let Demo { listen, admin } = args;
+    format!(
+        "[listen]\naddress = \"{listen}\"\n\n\
+         [admin]\naddress = \"{admin}\"\n\n\
+         [log]\naccess = \"off\"\n\n\
+         [[upstream]]\nname = \"demo\"\nservers = [\"http://{origin}\"]\n"
+    )
+}
+
+fn greeting(args: &Demo, origin: SocketAddr) -> String {
+    let site = reachable(args.listen);
+    let admin = reachable(args.admin);
+    format!(
+        "\n  Tidegate is in front of a small demo blog.\n\n  \
+         Open     http://{site}/\n  \
+         Try      curl -si http://{site}/posts/slack-water | grep -iE '^(HTTP|age|cache-status)'\n           \
+         the same again: first a miss that is stored, then a hit with its Age\n  \
+         Crowd    seq 50 | xargs -P 50 -I@ curl -s -o /dev/null -w '%{{time_total}}\\n' http://{site}/slow\n           \
+         fifty visitors at once on a page that takes two seconds: one request for the blog\n  \
+         Metrics  http://{admin}/metrics\n  \
+         Origin   http://{origin}/ (the blog itself, without the proxy)\n\n  \
+         Ctrl-C stops both.\n\n"
+    )
+}
+
+/// The address to type into a browser on this machine for one that may mean "all".
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
+            SocketAddr::from(([127, 0, 0, 1], v4.port()))
+        }
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], v6.port()))
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(listen: &str) -> Demo {
+        Demo {
+            listen: listen.parse().expect("an address"),
+            admin: SocketAddr::from(([127, 0, 0, 1], 9901)),
+        }
+    }
+
+    #[test]
+    fn the_configuration_is_good() {
+        let text = config(
+            &args("[::1]:8080"),
+            SocketAddr::from(([127, 0, 0, 1], 4000)),
+        );
+        assert!(crate::config::compile("demo", &text).is_ok(), "{text}");
+    }
+
+    #[test]
+    fn the_greeting_names_addresses_one_can_open() {
+        let text = greeting(
+            &args("0.0.0.0:81"),
+            SocketAddr::from(([127, 0, 0, 1], 4000)),
+        );
+        assert!(text.contains("Open     http://127.0.0.1:81/\n"), "{text}");
+        assert_eq!(text.matches("curl -").count(), 2, "{text}");
+        assert!(text.lines().all(|line| line.len() <= 120), "{text}");
+    }
+}

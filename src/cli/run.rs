@@ -1,0 +1,57 @@
+//! `tidegate run`: the proxy, from a config file, from flags, or from both.
+
+use std::path::PathBuf;
+
+use super::{DONE, MISUSED, failed, mistaken, say};
+use crate::config::{self, Flags};
+
+/// Serve: stand in front of an app
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+A whole deployment for an app that says nothing about caching:
+  tidegate run --origin http://127.0.0.1:8000 --default-ttl 10s
+`tidegate check --print default` shows every option of a config file.")]
+pub struct Run {
+    /// A server of the app; repeat it for several that are equal
+    #[arg(long, value_name = "URL")]
+    pub origin: Vec<String>,
+
+    /// Where visitors connect [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+
+    /// Where metrics and health are, or `off` [default: 127.0.0.1:9901]
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin: Option<String>,
+
+    /// How long to keep pages that don't say [default: not at all]
+    #[arg(long, value_name = "DURATION")]
+    pub default_ttl: Option<String>,
+
+    /// Config file; flags override it
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+pub(super) fn run(run: &Run) -> u8 {
+    if run.origin.is_empty() && run.config.is_none() {
+        say(
+            "error: nothing to stand in front of; try `tidegate run --origin http://127.0.0.1:8000`, or -c FILE\n",
+        );
+        return MISUSED;
+    }
+    let flags = Flags {
+        origins: run.origin.clone(),
+        listen: run.listen.clone(),
+        admin: run.admin.clone(),
+        default_ttl: run.default_ttl.clone(),
+    };
+    let policy = match config::load(run.config.as_deref(), &flags) {
+        Ok(policy) => policy,
+        Err(report) => return mistaken(&report, "nothing was started"),
+    };
+    match crate::server::run(policy) {
+        Ok(()) => DONE,
+        Err(error) => failed(&error),
+    }
+}

@@ -1,0 +1,434 @@
+//! From what was written to what is believed, with every contradiction told.
+//!
+//! Names become addresses, sizes bytes, upstreams places in a list. What was already told as a mistake is not told
+//! again for its consequences.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::file::File;
+use super::nearest::nearest;
+use super::options;
+use super::policy::{Admin, Cache, Listen, Log, Policy, Route};
+use super::report::{At, Mistake};
+use super::table::Table;
+use super::value::OrOff;
+use super::walk::{Env, Given};
+use super::words::{Pattern, Server};
+use crate::origin::{ServerSpec, UpstreamSpec};
+use crate::rules::identity::Harmless;
+use crate::rules::request::HeadLimits;
+use crate::rules::storing::StoreTerms;
+use crate::rules::target::{self, QueryRules};
+
+/// What a config asks of the world around it, so that a test can answer.
+pub struct World<'a> {
+    pub env: Env<'a>,
+    /// Addresses of a host.
+    pub resolve: &'a dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>>,
+    /// Whether a file can be read.
+    pub readable: &'a dyn Fn(&Path) -> io::Result<()>,
+    /// A name nobody else has.
+    pub unique: &'a dyn Fn() -> String,
+    pub cores: usize,
+}
+
+/// Believes what was written, or tells what contradicts itself or the world.
+pub fn compile(file: &File, world: &World<'_>, mistakes: &mut Vec<Mistake>) -> Policy {
+    let mut compile = Compile { world, mistakes };
+    let upstreams = compile.upstreams(&file.upstreams);
+    let (routes, table) = compile.routes(&file.routes, &file.upstreams, &upstreams);
+    Policy {
+        listen: compile.listen(&file.listen),
+        cache: compile.cache(&file.cache),
+        upstreams,
+        routes,
+        admin: compile.admin(&file.admin, &file.listen),
+        log: Log {
+            access: file.log.access.value.clone(),
+            level: file.log.level.value.0,
+            hide_query: file.log.hide_query.value.clone(),
+        },
+        table,
+    }
+}
+
+struct Compile<'a, 'w> {
+    world: &'a World<'w>,
+    mistakes: &'a mut Vec<Mistake>,
+}
+
+impl Compile<'_, '_> {
+    fn listen(&mut self, listen: &options::Listen) -> Listen {
+        let (head, target) = (listen.max_head.value.0, listen.max_target.value.0);
+        if target > head && listen.max_target.at.is_written() {
+            let what = "`max_target` is larger than `max_head`, which holds it";
+            self.tell(&listen.max_target.at, what, "raise `max_head` as well");
+        }
+        Listen {
+            address: listen.address.value,
+            threads: match listen.threads.value {
+                0 => self.world.cores.max(1),
+                threads => threads,
+            },
+            head_deadline: listen.head_deadline.value,
+            idle_timeout: listen.idle_timeout.value,
+            body_timeout: listen.body_timeout.value,
+            min_rate: listen.min_rate.value.0,
+            min_rate_grace: listen.min_rate_grace.value,
+            head: HeadLimits {
+                head_bytes: to_usize(head),
+                fields: listen.max_fields.value,
+                target_bytes: to_usize(target.min(head)),
+            },
+            max_body: listen.max_body.value.0,
+            request_buffer: to_usize(listen.request_buffer.value.0),
+        }
+    }
+
+    fn cache(&mut self, cache: &options::Cache) -> Cache {
+        let memory = cache.max_memory.value.0;
+        let mut largest = cache.max_object_size.value.0;
+        if !cache.max_object_size.at.is_written() {
+            largest = largest.min(memory / 4);
+        } else if largest > memory && cache.max_memory.at != At::Told {
+            let what = "`max_object_size` is larger than `max_memory`, which holds it";
+            self.tell(
+                &cache.max_object_size.at,
+                what,
+                "a quarter of `max_memory` is plenty",
+            );
+        }
+        Cache {
+            max_memory: to_usize(memory),
+            max_object_size: largest,
+            max_waiters: cache.max_waiters.value,
+            max_wait: cache.max_wait.value,
+            max_variants: cache.max_variants.value,
+            pass_buffer: to_usize(cache.pass_buffer.value.0),
+            hit_for_miss: cache.hit_for_miss.value,
+            cdn_id: match &cache.cdn_id.value {
+                Some(id) => id.0.clone(),
+                None => (self.world.unique)(),
+            },
+        }
+    }
+
+    fn admin(&mut self, admin: &options::Admin, listen: &options::Listen) -> Admin {
+        let OrOff::On(address) = admin.address.value else {
+            return Admin { address: None };
+        };
+        if address == listen.address.value && address.port() != 0 {
+            let at = match admin.address.at.is_written() {
+                true => &admin.address.at,
+                false => &listen.address.at,
+            };
+            let what = format!("visitors and operators can't both have {address}");
+            self.tell(at, what, "give `[admin]` another port, or `\"off\"`");
+        }
+        Admin {
+            address: Some(address),
+        }
+    }
+
+    fn upstreams(&mut self, written: &[options::Upstream]) -> Vec<UpstreamSpec> {
+        if written.is_empty() && self.mistakes.is_empty() {
+            let help = "add `[[upstream]]` with `servers = [\"http://127.0.0.1:8000\"]`, or run with --origin URL";
+            self.tell(&At::Default, "no upstream to stand in front of", help);
+        }
+        let specs: Vec<_> = written
+            .iter()
+            .map(|upstream| self.upstream(upstream))
+            .collect();
+        let names = written.iter().zip(&specs).map(|(written, spec)| {
+            let at = pick(&written.name.at, &written.at);
+            (spec.name.as_str(), at)
+        });
+        self.twins("upstream", names);
+        specs
+    }
+
+    fn upstream(&mut self, upstream: &options::Upstream) -> UpstreamSpec {
+        let servers = &upstream.servers;
+        if servers.value.is_empty() && servers.at != At::Told {
+            let at = pick(&servers.at, &upstream.at);
+            self.tell(
+                at,
+                "an upstream without servers",
+                "add `servers = [\"http://127.0.0.1:8000\"]`",
+            );
+        }
+        if let Some(ca) = &upstream.ca.value
+            && let Err(error) = (self.world.readable)(ca)
+        {
+            let what = format!("`ca`: {}: {error}", ca.display());
+            self.tell(
+                &upstream.ca.at,
+                what,
+                "a file of certificates in PEM, readable by this user",
+            );
+        }
+        let name = match (&upstream.name.value, servers.value.first()) {
+            (Some(name), _) => name.0.clone(),
+            (None, Some(server)) => server.authority(),
+            (None, None) => String::new(),
+        };
+        UpstreamSpec {
+            name,
+            servers: servers
+                .value
+                .iter()
+                .enumerate()
+                .filter_map(|(index, server)| self.server(server, servers.element(index)))
+                .collect(),
+            max_in_flight: upstream.max_in_flight.value,
+            queue: upstream.queue.value,
+            queue_wait: upstream.queue_wait.value,
+            max_streams: upstream.max_streams.value,
+            connect_timeout: upstream.connect_timeout.value,
+            first_byte_timeout: upstream.first_byte_timeout.value,
+            between_bytes_timeout: upstream.between_bytes_timeout.value,
+            total_timeout: upstream.total_timeout.value,
+            keepalive: upstream.keepalive.value,
+            protocol: upstream.protocol.value,
+            tls_verify: upstream.verify.value,
+            tls_ca: upstream.ca.value.clone(),
+        }
+    }
+
+    fn server(&mut self, server: &Server, at: &At) -> Option<ServerSpec> {
+        let Server { tls, host, port } = server;
+        let is_literal = host.parse::<IpAddr>().is_ok();
+        let addresses = match (self.world.resolve)(host, *port) {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                let what = format!("`servers`: `{host}` has no address: {error}");
+                self.tell(
+                    at,
+                    what,
+                    "is it spelt right, and can this machine look it up?",
+                );
+                return None;
+            }
+        };
+        let first = addresses.iter().find(|addr| addr.is_ipv4());
+        let Some(addr) = first.or(addresses.first()) else {
+            let what = format!("`servers`: `{host}` has no address");
+            self.tell(at, what, "is it spelt right?");
+            return None;
+        };
+        Some(ServerSpec {
+            addr: *addr,
+            tls: *tls,
+            sni: match is_literal {
+                true => String::new(),
+                false => host.clone(),
+            },
+            authority: server.authority(),
+        })
+    }
+
+    fn routes(
+        &mut self,
+        written: &[options::Route],
+        upstreams: &[options::Upstream],
+        specs: &[UpstreamSpec],
+    ) -> (Vec<Arc<Route>>, Table) {
+        let mut table = Table::default();
+        let mut routes = Vec::with_capacity(written.len());
+        for (id, route) in written.iter().enumerate() {
+            let upstream = self.upstream_of(route, upstreams, specs);
+            let host = upstreams
+                .get(upstream)
+                .and_then(|upstream| upstream.host.value.as_ref());
+            routes.push(self.route(id, route, upstream, host.map(|host| host.0.clone())));
+            self.place(&mut table, id, written);
+        }
+        let names = written.iter().zip(&routes);
+        self.twins(
+            "route",
+            // Two that nobody named share a place as well, and that is told.
+            names.map(|(written, route)| (route.name.as_str(), &written.name.at)),
+        );
+        (routes.into_iter().map(Arc::new).collect(), table)
+    }
+
+    fn route(
+        &mut self,
+        id: usize,
+        route: &options::Route,
+        upstream: usize,
+        host: Option<String>,
+    ) -> Route {
+        let first = route.hosts.value.first().map_or("", |host| host.0.as_str());
+        let path = &route.path.value.0;
+        let patterns =
+            |written: &[Pattern]| written.iter().map(|p| target::Pattern::new(&p.0)).collect();
+        let default_ttl = route.default_ttl.value.filter(|ttl| !ttl.is_zero());
+        Route {
+            id,
+            name: match &route.name.value {
+                Some(name) => name.0.clone(),
+                None => format!("{first}{path}"),
+            },
+            upstream,
+            cache: route.cache.value,
+            store: StoreTerms {
+                default_ttl,
+                error_ttl: route.error_ttl.value.unwrap_or(match default_ttl {
+                    Some(_) => Duration::from_secs(1),
+                    None => Duration::ZERO,
+                }),
+                heuristic_cap: route.heuristic_cap.value,
+                stale_while_revalidate: route.stale_while_revalidate.value,
+                stale_if_error: Some(route.stale_if_error.value),
+                set_cookie: route.set_cookie.value,
+                ..StoreTerms::default()
+            },
+            serve_stale_after: route.serve_stale_after.value,
+            eager: route.eager_refresh.value,
+            harmless: self.harmless(&route.harmless_cookies),
+            query: QueryRules {
+                drop: patterns(&route.query_drop.value),
+                keep: route.query_keep.value.as_deref().map(patterns),
+                sort: route.query_sort.value,
+            },
+            honor_directives: route.honor_request_directives.value,
+            forward_client_address: route.forward_client_address.value,
+            accept_encoding: route.accept_encoding.value,
+            x_cache: route.x_cache.value,
+            show_tags: route.show_tags.value,
+            status_key: route.cache_status_key.value,
+            upstream_host: host,
+        }
+    }
+
+    fn harmless(&mut self, written: &Given<Vec<Pattern>>) -> Harmless {
+        let patterns: Vec<_> = written
+            .value
+            .iter()
+            .map(|pattern| pattern.0.as_str())
+            .collect();
+        Harmless::with(&patterns).unwrap_or_else(|bad| {
+            let what = format!("`harmless_cookies`: {:?} {}", bad.pattern, bad.why);
+            self.tell(
+                &written.at,
+                what,
+                "write cookie names, or beginnings as in `\"ab_*\"`",
+            );
+            Harmless::default()
+        })
+    }
+
+    /// The place of the upstream that a route names, or of the only one.
+    fn upstream_of(
+        &mut self,
+        route: &options::Route,
+        upstreams: &[options::Upstream],
+        specs: &[UpstreamSpec],
+    ) -> usize {
+        let known = || {
+            specs
+                .iter()
+                .map(|spec| spec.name.as_str())
+                .filter(|name| !name.is_empty())
+        };
+        let is_told = |upstream: &options::Upstream| match &upstream.name.value {
+            Some(_) => false,
+            None => upstream.name.at == At::Told || upstream.servers.at == At::Told,
+        };
+        let are_told = upstreams.iter().any(is_told);
+        let list = || known().collect::<Vec<_>>().join(", ");
+        match &route.upstream.value {
+            Some(name) => {
+                if let Some(at) = specs.iter().position(|spec| spec.name == name.0) {
+                    return at;
+                }
+                if !are_told && !specs.is_empty() {
+                    let help = match nearest(&name.0, known()) {
+                        Some(near) => format!("did you mean `\"{near}\"`?"),
+                        None => format!("the upstreams are {}", list()),
+                    };
+                    self.tell(
+                        &route.upstream.at,
+                        format!("no upstream is called `{}`", name.0),
+                        help,
+                    );
+                }
+            }
+            None if specs.len() > 1 && route.upstream.at != At::Told => {
+                let what = "a route that names no upstream, where there are several";
+                let help = format!("add `upstream = \"…\"`: one of {}", list());
+                self.tell(&route.at, what, help);
+            }
+            None => {}
+        }
+        0
+    }
+
+    /// Gives a route its places in the table.
+    fn place(&mut self, table: &mut Table, id: usize, written: &[options::Route]) {
+        let route = &written[id];
+        if route.hosts.at == At::Told || route.path.at == At::Told {
+            return;
+        }
+        let path = &route.path.value.0;
+        let hosts = route.hosts.value.iter().map(|host| Some(host.0.as_str()));
+        let any = route.hosts.value.is_empty().then_some(None);
+        for (index, host) in hosts.chain(any).enumerate() {
+            let Err(taken) = table.insert(host, path, id) else {
+                continue;
+            };
+            let place = format!("{}{path}", host.unwrap_or(""));
+            let at = pick(&route.path.at, &route.at);
+            if taken == id {
+                self.tell(
+                    route.hosts.element(index),
+                    format!("`{place}` twice in one route"),
+                    "once will do",
+                );
+            } else {
+                let what = format!("an earlier route has `{place}` already");
+                self.tell(
+                    at,
+                    what,
+                    "give one of them another host or path, or make them one",
+                );
+            }
+        }
+    }
+
+    /// Tells every name that stands for two, where one of them was written.
+    fn twins<'n>(&mut self, what: &str, names: impl Iterator<Item = (&'n str, &'n At)>) {
+        let mut seen: Vec<(&str, &At)> = Vec::new();
+        for (name, at) in names {
+            let earlier = seen.iter().find(|(earlier, _)| *earlier == name);
+            if let Some((_, earlier)) = earlier
+                && !name.is_empty()
+            {
+                let at = pick(at, earlier);
+                if at.is_written() {
+                    let what = format!("another {what} is called `{name}` as well");
+                    self.tell(at, what, "give each a `name` of its own");
+                }
+            }
+            seen.push((name, at));
+        }
+    }
+
+    fn tell(&mut self, at: &At, what: impl Into<String>, help: impl Into<String>) {
+        self.mistakes.push(Mistake::new(at, what).help(help));
+    }
+}
+
+/// The first place if somebody wrote there, else the second.
+fn pick<'a>(first: &'a At, second: &'a At) -> &'a At {
+    if first.is_written() { first } else { second }
+}
+
+fn to_usize(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}

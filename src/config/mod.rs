@@ -1,0 +1,122 @@
+//! Configuration, from a file and flags to one believed [`Policy`].
+//!
+//! [`options`] declares every option once. The [`walk`] over a file's spanned table makes of it a [`file::File`], as
+//! written, and [`compile`](mod@compile) a [`policy::Policy`], as believed. Nothing stops at the first mistake: a
+//! [`Report`] has them all, each with its line and what to write instead.
+
+mod compile;
+pub mod file;
+pub mod nearest;
+pub mod options;
+pub mod policy;
+pub mod render;
+pub mod report;
+pub mod schema;
+pub mod syntax;
+pub mod table;
+pub mod units;
+pub mod value;
+pub mod walk;
+pub mod words;
+
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::ToSocketAddrs;
+use std::path::Path;
+use std::thread;
+
+pub use compile::World;
+pub use policy::Policy;
+pub use report::Report;
+use report::{At, Mistake};
+
+/// What the command line says over the file, as typed.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// Servers of the only upstream.
+    pub origins: Vec<String>,
+    pub listen: Option<String>,
+    pub admin: Option<String>,
+    /// For every route.
+    pub default_ttl: Option<String>,
+}
+
+/// The policy of a file, if there is one, and the flags over it. Looks up host names, so it may block.
+///
+/// # Errors
+/// Every mistake of both; or that the file can't be read.
+pub fn load(path: Option<&Path>, flags: &Flags) -> Result<Policy, Report> {
+    let Some(path) = path else {
+        return with_system(|world| believe(None, String::new(), flags, world));
+    };
+    let name = path.display().to_string();
+    let told = |mistake, text| Report::new(Some(name.clone()), text, vec![mistake]);
+    let bytes = fs::read(path).map_err(|error| {
+        let mistake = Mistake::new(&At::Default, format!("can't read the config file: {error}"));
+        told(mistake, String::new())
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let from = error.utf8_error().valid_up_to();
+        let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+        told(
+            Mistake::new(&At::File(from..from + 1), "this is not UTF-8"),
+            text,
+        )
+    })?;
+    with_system(|world| believe(Some(name.clone()), text, flags, world))
+}
+
+/// The policy of a config text; `name` stands for the file in mistakes.
+///
+/// # Errors
+/// The mistakes, as they are shown.
+pub fn compile(name: &str, text: &str) -> Result<Policy, String> {
+    let flags = Flags::default();
+    with_system(|world| believe(Some(name.to_owned()), text.to_owned(), &flags, world))
+        .map_err(|report| report.to_string())
+}
+
+/// The policy of a config text and flags in the given world; `name` stands for the file in mistakes.
+///
+/// # Errors
+/// Every mistake.
+pub fn believe(
+    name: Option<String>,
+    text: String,
+    flags: &Flags,
+    world: &World<'_>,
+) -> Result<Policy, Report> {
+    let mut mistakes = Vec::new();
+    let file = file::read(&text, flags, world.env, &mut mistakes);
+    let policy = compile::compile(&file, world, &mut mistakes);
+    match mistakes.is_empty() {
+        true => Ok(policy),
+        false => Err(Report::new(name, text, mistakes)),
+    }
+}
+
+/// Runs `with` in the world as it is.
+fn with_system<T>(with: impl FnOnce(&World<'_>) -> T) -> T {
+    with(&World {
+        env: &|name| std::env::var(name).ok(),
+        resolve: &|host, port| Ok((host, port).to_socket_addrs()?.collect()),
+        readable: &|path| {
+            let file = fs::File::open(path)?;
+            match file.metadata()?.is_dir() {
+                true => Err(io::ErrorKind::IsADirectory.into()),
+                false => Ok(()),
+            }
+        },
+        unique: &|| {
+            format!(
+                "tidegate-{:016x}",
+                RandomState::new().hash_one(std::process::id())
+            )
+        },
+        cores: thread::available_parallelism().map_or(1, usize::from),
+    })
+}
+
+#[cfg(test)]
+mod tests;

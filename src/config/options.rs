@@ -1,0 +1,373 @@
+//! Every option, declared once: name, type, default, bounds and prose.
+//!
+//! From a declaration come the field that holds what was written, the walk's notion of a valid file, the commented
+//! default file, and the JSON Schema. So what the documentation says is what the program does.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::report::At;
+use super::value::{Bounds, Kind, Literal, OrOff, Rate, Size, Value};
+use super::walk::{Found, Given, Walk};
+use super::words::{
+    AcceptEncoding, Authority, CdnId, Host, Level, Name, Output, PathPrefix, Pattern, Protocol,
+    Server, SetCookie,
+};
+
+/// One table of the file and its options.
+#[derive(Debug)]
+pub struct Table {
+    pub name: &'static str,
+    /// Whether it can stand several times, as `[[name]]`.
+    pub many: bool,
+    pub prose: &'static [&'static str],
+    pub options: &'static [Opt],
+}
+
+/// One option of a table.
+#[derive(Debug)]
+pub struct Opt {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub shown: Shown,
+    pub bounds: Option<Bounds>,
+    /// Its lines, each with the blank that a doc comment starts with.
+    pub prose: &'static [&'static str],
+}
+
+/// What stands where nobody wrote anything, without the quotes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shown {
+    Default(&'static str),
+    /// Nothing; an example for the default file.
+    Unset(&'static str),
+    /// It has to be written; the default file does so with this.
+    Example(&'static str),
+}
+use Shown::{Default, Example, Unset};
+
+/// Every table, in the order of the default file.
+pub const TABLES: [&Table; 6] = [
+    &Listen::TABLE,
+    &Upstream::TABLE,
+    &Route::TABLE,
+    &Cache::TABLE,
+    &Admin::TABLE,
+    &Log::TABLE,
+];
+
+impl Table {
+    pub fn option(&self, name: &str) -> Option<&'static Opt> {
+        self.options.iter().find(|option| option.name == name)
+    }
+
+    /// `[listen]` or `[[route]]`.
+    pub fn header(&self) -> String {
+        match self.many {
+            true => format!("[[{}]]", self.name),
+            false => format!("[{}]", self.name),
+        }
+    }
+}
+
+impl Opt {
+    /// The default or the example as the file has it.
+    pub fn toml(&self) -> String {
+        let (Default(text) | Unset(text) | Example(text)) = self.shown;
+        match self.kind.is_quoted() {
+            true => format!("\"{text}\""),
+            false => text.to_owned(),
+        }
+    }
+
+    /// The default as a value.
+    ///
+    /// # Panics
+    /// If a declared default is no value of its type; a test reads them all.
+    pub fn default<T: Value>(&self) -> T {
+        let literal = match (self.shown, self.kind) {
+            (Default("[]"), Kind::List(_)) => Literal::List(Vec::new()),
+            (Default(text), kind) => Literal::Text {
+                text: text.to_owned(),
+                filled: !kind.is_quoted(),
+            },
+            (Unset(_) | Example(_), _) => Literal::Absent,
+        };
+        T::read(&literal, self.bounds).expect("a declared default is a value of its type")
+    }
+}
+
+/// Declares a table: a struct of what was written, and its [`Table`].
+macro_rules! table {
+    (
+        $(#[doc = $prose:literal])+
+        $Table:ident = $name:literal, many: $many:literal;
+        $(
+            $(#[doc = $about:literal])+
+            $option:ident: $Type:ty = $shown:expr $(, $least:literal to $most:literal)?;
+        )+
+    ) => {
+        $(#[doc = $prose])+
+        #[derive(Clone, Debug)]
+        pub struct $Table {
+            /// Where its header stands.
+            pub at: At,
+            $($(#[doc = $about])+ pub $option: Given<$Type>,)+
+        }
+
+        impl $Table {
+            pub const TABLE: Table = Table {
+                name: $name,
+                many: $many,
+                prose: &[$($prose),+],
+                options: &[$(table!(@ $option, $Type, $shown, [$($about),+] $(, $least, $most)?)),+],
+            };
+
+            /// Takes what was written, or the defaults.
+            pub fn read(walk: &mut Walk<'_>, found: &Found<'_>) -> Self {
+                $Table {
+                    at: found.at.clone(),
+                    $($option: walk.value(
+                        found,
+                        const { &table!(@ $option, $Type, $shown, [$($about),+] $(, $least, $most)?) },
+                    ),)+
+                }
+            }
+        }
+    };
+    (@ $option:ident, $Type:ty, $shown:expr, [$($about:literal),+] $(, $least:literal, $most:literal)?) => {
+        Opt {
+            name: stringify!($option),
+            kind: <$Type as Value>::KIND,
+            shown: $shown,
+            bounds: table!(@bounds $($least, $most)?),
+            prose: &[$($about),+],
+        }
+    };
+    (@bounds) => { None };
+    (@bounds $least:literal, $most:literal) => { Some(($least, $most)) };
+}
+
+table! {
+    /// Where visitors come in, and what they may ask of the process.
+    Listen = "listen", many: false;
+
+    /// Address and port. `0.0.0.0:80` and `[::]:80` listen on every interface.
+    address: SocketAddr = Default("127.0.0.1:8080");
+
+    /// Threads that serve; 0 takes one for each core.
+    threads: usize = Default("0"), "0" to "1024";
+
+    /// How long a client may take for a whole request head, however its bytes come.
+    head_deadline: Duration = Default("10s"), "100ms" to "10m";
+
+    /// How long a kept connection may wait for its next request.
+    idle_timeout: Duration = Default("60s"), "100ms" to "1d";
+
+    /// How long a request body may pause.
+    body_timeout: Duration = Default("30s"), "100ms" to "1h";
+
+    /// The slowest pace at which a client may send a request body or take an answer; 0 is off.
+    min_rate: Rate = Default("1KiB/s"), "0" to "1GiB/s";
+
+    /// How long a client may fall below `min_rate`.
+    min_rate_grace: Duration = Default("5s"), "0" to "10m";
+
+    /// The largest request head; a larger one is answered 431.
+    max_head: Size = Default("32KiB"), "1KiB" to "1MiB";
+
+    /// The most fields of a request head; more are answered 431.
+    max_fields: usize = Default("100"), "1" to "250";
+
+    /// The longest request target (path and query); a longer one is answered 414.
+    max_target: Size = Default("8KiB"), "64B" to "1MiB";
+
+    /// The largest request body; a larger one is answered 413. 0 sets no limit.
+    max_body: Size = Default("64MiB"), "0" to "16TiB";
+
+    /// Request bodies up to this size are read whole before an origin is asked, so that a slow upload holds none.
+    request_buffer: Size = Default("64KiB"), "0" to "16MiB";
+}
+
+table! {
+    /// An app to stand in front of, as one or more servers that are equal to each other.
+    Upstream = "upstream", many: true;
+
+    /// What routes, metrics and logs call it; else its first server's host and port.
+    name: Option<Name> = Unset("app");
+
+    /// The servers, `http://` or `https://`, asked in turn. A name is resolved at start: its first IPv4 address, else
+    /// its first IPv6 address.
+    servers: Vec<Server> = Example(r#"["http://127.0.0.1:8000"]"#);
+
+    /// The Host to send instead of the one the visitor asked for.
+    host: Option<Authority> = Unset("app.internal");
+
+    /// The most requests in flight to a server at once. What comes on top waits in the queue.
+    max_in_flight: usize = Default("64"), "1" to "65536";
+
+    /// The most requests that wait for a place; more get a stale copy, else 503.
+    queue: usize = Default("1024"), "0" to "1000000";
+
+    /// How long a request may wait for a place.
+    queue_wait: Duration = Default("5s"), "0" to "10m";
+
+    /// The most event streams and upgraded connections at once; they hold no place in `max_in_flight`.
+    max_streams: usize = Default("1024"), "0" to "1000000";
+
+    /// How long a connection may take to stand, TLS included.
+    connect_timeout: Duration = Default("3s"), "10ms" to "5m";
+
+    /// How long the first byte of an answer may take.
+    first_byte_timeout: Duration = Default("30s"), "10ms" to "1h";
+
+    /// How long an answer may pause.
+    between_bytes_timeout: Duration = Default("30s"), "10ms" to "1h";
+
+    /// How long an answer may take in all; event streams and upgraded connections are free of it.
+    total_timeout: Duration = Default("10m"), "10ms" to "1d";
+
+    /// How long an idle connection is kept; uvicorn and Node close theirs at 5s.
+    keepalive: Duration = Default("4s"), "0" to "4s";
+
+    /// HTTP version; `auto` asks over TLS and is HTTP/1.1 without.
+    protocol: Protocol = Default("auto");
+
+    /// Whether a TLS server must prove who it is.
+    verify: bool = Default("true");
+
+    /// A PEM file of certificate authorities to trust instead of the system's.
+    ca: Option<PathBuf> = Unset("/etc/ssl/certs/internal-ca.pem");
+}
+
+table! {
+    /// Requests by host and path, their upstream, and how their answers are cached. The most specific host wins (exact,
+    /// then the longest wildcard, then any), then the longest path. Without a route everything goes to the only
+    /// upstream; a request that no route matches is answered 404.
+    Route = "route", many: true;
+
+    /// What metrics call it; else its first host and its path.
+    name: Option<Name> = Unset("blog");
+
+    /// `"example.com"`, or `"*.example.com"` for every name below it. Empty is any host. Ports don't matter.
+    hosts: Vec<Host> = Default("[]");
+
+    /// The path at or below which requests are the route's: `/blog` takes `/blog` and `/blog/x`, not `/blogs`.
+    path: PathPrefix = Default("/");
+
+    /// The upstream's name; may be left out where there is only one.
+    upstream: Option<Name> = Unset("app");
+
+    /// Whether answers may be stored at all.
+    cache: bool = Default("true");
+
+    /// How long to keep answers that say nothing about caching, for visitors that bring no cookie or credentials.
+    default_ttl: Option<Duration> = Unset("10s"), "0" to "365d";
+
+    /// How long to keep errors (404, 405, 410, 414, 501) that say nothing about caching; 1s where `default_ttl` is
+    /// set, else not at all.
+    error_ttl: Option<Duration> = Unset("1s"), "0" to "1d";
+
+    /// The longest lifetime guessed from `Last-Modified` for answers that say nothing else; 0 guesses none.
+    heuristic_cap: Duration = Default("1d"), "0" to "365d";
+
+    /// How long past its end an answer still goes out at once while a fresh one is fetched. The origin's own figure
+    /// comes first; without either, 60s where the lifetime came from here, else not at all.
+    stale_while_revalidate: Option<Duration> = Unset("60s"), "0" to "365d";
+
+    /// How long past its end an answer may stand in for an origin that fails. The origin's own figure comes first.
+    stale_if_error: Duration = Default("1d"), "0" to "365d";
+
+    /// How long visitors wait for a slow origin while an old copy is at hand.
+    serve_stale_after: Duration = Default("300ms"), "0" to "10m";
+
+    /// Whether to refresh a page in demand shortly before its end, so that nobody meets it stale.
+    eager_refresh: bool = Default("true");
+
+    /// Answers with `Set-Cookie`: don't store them, store them without it, or share it with everyone. The last two
+    /// only where the origin calls the answer shared (`public`, `s-maxage`).
+    set_cookie: SetCookie = Default("refuse");
+
+    /// Cookies that identify nobody, beside the well-known ones of analytics: `"theme"`, `"ab_*"`.
+    harmless_cookies: Vec<Pattern> = Default("[]");
+
+    /// Query parameters to leave out, for the cache and the origin alike: `"utm_*"`, `"fbclid"`.
+    query_drop: Vec<Pattern> = Default("[]");
+
+    /// The only query parameters to keep; every other is left out.
+    query_keep: Option<Vec<Pattern>> = Unset(r#"["page", "q"]"#);
+
+    /// Whether to sort query parameters by name.
+    query_sort: bool = Default("false");
+
+    /// Whether a visitor's `Cache-Control` and `Pragma` count: a crowd that presses reload then reaches the origin.
+    honor_request_directives: bool = Default("false");
+
+    /// Whether the origin is told a visitor's address also where others may share the answer.
+    forward_client_address: bool = Default("false");
+
+    /// What the origin may encode its answers with: nothing, gzip, or what the visitor takes (a variant for each).
+    accept_encoding: AcceptEncoding = Default("identity");
+
+    /// Whether to add `X-Cache: HIT` or `MISS`, for tools that don't know `Cache-Status`.
+    x_cache: bool = Default("false");
+
+    /// Whether visitors see the origin's tag fields (`Surrogate-Key`, `Cache-Tag`, `Cache-Groups`).
+    show_tags: bool = Default("false");
+
+    /// Whether `Cache-Status` names the cache key.
+    cache_status_key: bool = Default("false");
+}
+
+table! {
+    /// The store, shared by all routes.
+    Cache = "cache", many: false;
+
+    /// Memory for stored answers and those on their way; the process takes little beside it.
+    max_memory: Size = Default("256MiB"), "8MiB" to "16TiB";
+
+    /// The largest answer to store; a quarter of `max_memory` if that is less.
+    max_object_size: Size = Default("16MiB"), "1KiB" to "1TiB";
+
+    /// The most requests that wait for answers others have asked for; more get a stale copy, else 503.
+    max_waiters: usize = Default("16384"), "1" to "10000000";
+
+    /// How long a visitor waits for such an answer to begin.
+    max_wait: Duration = Default("30s"), "10ms" to "10m";
+
+    /// The most variants (by `Vary`) of one page; the oldest goes first.
+    max_variants: usize = Default("32"), "1" to "1024";
+
+    /// How much of an answer for one visitor is taken off the origin ahead of a slow reader.
+    pass_buffer: Size = Default("1MiB"), "64KiB" to "64MiB";
+
+    /// How long a page that turned out to be private is known as such, so that its visitors don't wait for each other.
+    hit_for_miss: Duration = Default("10s"), "100ms" to "1h";
+
+    /// This proxy's name in `CDN-Loop`, by which it notices requests that come round again. Without it, a new random
+    /// one at each start; set it where several proxies stand in front of the same app.
+    cdn_id: Option<CdnId> = Unset("tidegate-eu1");
+}
+
+table! {
+    /// Metrics and health, for operators only.
+    Admin = "admin", many: false;
+
+    /// Address and port of `/metrics`, `/healthz` and `/readyz`, or `off`.
+    address: OrOff<SocketAddr> = Default("127.0.0.1:9901");
+}
+
+table! {
+    /// What is written down.
+    Log = "log", many: false;
+
+    /// The access log, one JSON object a line: `stdout`, `off`, or a file's path.
+    access: Output = Default("stdout");
+
+    /// The least weighty event to print.
+    level: Level = Default("info");
+
+    /// Query parameters whose values are not written: `"token"`.
+    hide_query: Vec<String> = Default("[]");
+}

@@ -1,0 +1,121 @@
+//! The config as it is believed: one immutable value that a request takes once and sees to its end.
+//!
+//! Everything is resolved here: names to addresses, sizes to bytes, upstreams to indexes, routes to the order in which
+//! they are tried.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::table::Table;
+pub use super::words::AcceptEncoding;
+use crate::origin::UpstreamSpec;
+use crate::rules::identity::Harmless;
+use crate::rules::request::HeadLimits;
+use crate::rules::storing::StoreTerms;
+use crate::rules::target::QueryRules;
+use crate::telemetry::Output;
+
+/// What the process does, whole.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub listen: Listen,
+    pub cache: Cache,
+    pub upstreams: Vec<UpstreamSpec>,
+    /// In the order of the file; a route's `id` is its place here.
+    pub routes: Vec<Arc<Route>>,
+    pub admin: Admin,
+    pub log: Log,
+    pub(super) table: Table,
+}
+
+impl Policy {
+    /// The route of a request, by its host (as `rules::host::normalize` writes it) and its path (as
+    /// `rules::target::write_path` does; `*` counts as `/`): the most specific host first, then the longest path.
+    pub fn route(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
+        self.table
+            .find(host, if path == "*" { "/" } else { path })
+            .map(|id| &self.routes[id])
+    }
+
+    /// The Host for a request of this route that names none (HTTP/1.0): its upstream's.
+    pub fn authority<'a>(&'a self, route: &'a Route) -> &'a str {
+        let server = || self.upstreams.get(route.upstream)?.servers.first();
+        match &route.upstream_host {
+            Some(host) => host,
+            None => server().map_or("", |server| &server.authority),
+        }
+    }
+
+    /// Host, path and route, in the order in which they are tried.
+    pub fn order(&self) -> impl Iterator<Item = (String, &str, &Arc<Route>)> {
+        let all = self.table.order();
+        all.map(|(host, path, id)| (host, path, &self.routes[id]))
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Listen {
+    pub address: SocketAddr,
+    /// At least one.
+    pub threads: usize,
+    pub head_deadline: Duration,
+    pub idle_timeout: Duration,
+    pub body_timeout: Duration,
+    /// Bytes a second; 0 is off.
+    pub min_rate: u64,
+    pub min_rate_grace: Duration,
+    pub head: HeadLimits,
+    /// Bytes; 0 sets no limit.
+    pub max_body: u64,
+    pub request_buffer: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Cache {
+    pub max_memory: usize,
+    pub max_object_size: u64,
+    pub max_waiters: usize,
+    pub max_wait: Duration,
+    pub max_variants: usize,
+    pub pass_buffer: usize,
+    pub hit_for_miss: Duration,
+    pub cdn_id: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub id: usize,
+    /// Its label in metrics.
+    pub name: String,
+    /// Its place in [`Policy::upstreams`].
+    pub upstream: usize,
+    pub cache: bool,
+    pub store: StoreTerms,
+    pub serve_stale_after: Duration,
+    pub eager: bool,
+    pub harmless: Harmless,
+    pub query: QueryRules,
+    pub honor_directives: bool,
+    pub forward_client_address: bool,
+    pub accept_encoding: AcceptEncoding,
+    pub x_cache: bool,
+    pub show_tags: bool,
+    pub status_key: bool,
+    /// The Host to send instead of the one asked for.
+    pub upstream_host: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// None: no admin listener.
+    pub address: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub access: Output,
+    /// `off`, `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: &'static str,
+    pub hide_query: Vec<String>,
+}

@@ -1,0 +1,516 @@
+//! The whole way, from a text to a policy or a report, in a world made for it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::options::{Shown, TABLES};
+use super::policy::AcceptEncoding;
+use super::*;
+use crate::rules::storing::SetCookie;
+use crate::telemetry::Output;
+
+const UPSTREAM: &str = "[[upstream]]\nservers = [\"http://127.0.0.1:8000\"]\n";
+
+fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let addresses: &[&str] = match host {
+        "app.internal" => &["2001:db8::7", "192.0.2.7", "192.0.2.8"],
+        "six.internal" => &["2001:db8::7"],
+        "empty.internal" => &[],
+        "gone.internal" => return Err(io::Error::other("no such host")),
+        literal => &[literal],
+    };
+    let to = |ip: &&str| Some(SocketAddr::new(ip.parse().ok()?, port));
+    Ok(addresses.iter().filter_map(to).collect())
+}
+
+fn with(text: &str, flags: &Flags) -> Result<Policy, Report> {
+    let world = World {
+        env: &|name| match name {
+            "PORT" => Some("8000".to_owned()),
+            "THREADS" => Some("3".to_owned()),
+            "EMPTY" => Some(String::new()),
+            _ => None,
+        },
+        resolve: &resolve,
+        readable: &|path| match path == Path::new("/ca.pem") {
+            true => Ok(()),
+            false => Err(io::ErrorKind::NotFound.into()),
+        },
+        unique: &|| "unique".to_owned(),
+        cores: 2,
+    };
+    believe(Some("t.toml".to_owned()), text.to_owned(), flags, &world)
+}
+
+fn policy(text: &str) -> Policy {
+    match with(text, &Flags::default()) {
+        Ok(policy) => policy,
+        Err(report) => panic!("{report}"),
+    }
+}
+
+/// Line, what, and help of each mistake.
+fn mistakes(text: &str) -> Vec<(usize, String, String)> {
+    let report = with(text, &Flags::default()).expect_err("a mistake");
+    let entries = report.entries();
+    let told = entries.iter().map(|entry| {
+        let help = entry.help.unwrap_or_default().to_owned();
+        (entry.line.unwrap_or_default(), entry.what.to_owned(), help)
+    });
+    told.collect()
+}
+
+#[track_caller]
+fn one_mistake(text: &str) -> (usize, String, String) {
+    let mut all = mistakes(text);
+    assert_eq!(all.len(), 1, "{all:#?}");
+    all.remove(0)
+}
+
+#[test]
+fn the_default_file_is_rendered_from_the_declarations() {
+    let written = include_str!("../../config/tidegate.toml");
+    assert!(
+        written == render::default_file(),
+        "run `tidegate check --print default > config/tidegate.toml`"
+    );
+}
+
+#[test]
+fn the_schema_is_rendered_from_the_declarations() {
+    let written = include_str!("../../config/tidegate.schema.json");
+    assert!(
+        written == schema::schema(),
+        "run `tidegate check --print schema > config/tidegate.schema.json`"
+    );
+    let schema: serde_json::Value = serde_json::from_str(written).unwrap();
+    let ttl = &schema["properties"]["route"]["items"]["properties"]["default_ttl"];
+    assert_eq!(ttl["type"], serde_json::json!(["string", "integer"]));
+}
+
+#[test]
+fn the_default_file_says_nothing_that_an_empty_one_does_not() {
+    let empty = format!("{:?}", policy(UPSTREAM));
+    assert_eq!(format!("{:?}", policy(&render::default_file())), empty);
+}
+
+#[test]
+fn every_default_written_out_is_the_default() {
+    let mut text = String::new();
+    for table in TABLES {
+        text += &format!("{}\n", table.header());
+        for option in table.options {
+            if !matches!(option.shown, Shown::Unset(_)) {
+                text += &format!("{} = {}\n", option.name, option.toml());
+            }
+        }
+    }
+    assert_eq!(
+        format!("{:?}", policy(&text)),
+        format!("{:?}", policy(UPSTREAM))
+    );
+}
+
+#[test]
+fn every_example_is_valid() {
+    let mut text = String::new();
+    for table in TABLES {
+        text += &format!("{}\n", table.header());
+        for option in table.options {
+            text += &format!("{} = {}\n", option.name, option.toml());
+        }
+    }
+    policy(&text.replace("/etc/ssl/certs/internal-ca.pem", "/ca.pem"));
+}
+
+#[test]
+fn left_out_is_good() {
+    let policy = policy(UPSTREAM);
+    assert_eq!(policy.listen.address.to_string(), "127.0.0.1:8080");
+    assert_eq!(policy.listen.threads, 2);
+    assert_eq!(policy.listen.head.head_bytes, 32 << 10);
+    assert_eq!(policy.cache.max_memory, 256 << 20);
+    assert_eq!(policy.cache.max_object_size, 16 << 20);
+    assert_eq!(policy.cache.cdn_id, "unique");
+    assert_eq!(policy.upstreams[0].name, "127.0.0.1:8000");
+    assert_eq!(policy.upstreams[0].max_in_flight, 64);
+    let route = policy.route("any.example", "/x").unwrap();
+    assert_eq!((route.id, route.name.as_str(), route.upstream), (0, "/", 0));
+    assert_eq!(route.store.default_ttl, None);
+    assert_eq!(
+        route.store.stale_if_error,
+        Some(Duration::from_secs(86_400))
+    );
+    assert_eq!(route.store.set_cookie, SetCookie::Refuse);
+    assert_eq!(route.accept_encoding, AcceptEncoding::Identity);
+    assert!(route.cache && route.eager && route.query.is_identity());
+    assert_eq!(policy.log.access, Output::Stdout);
+    assert_eq!(policy.route("", "*").map(|route| route.id), Some(0));
+}
+
+#[test]
+fn c58_every_mistake_at_once_each_with_its_line() {
+    let text = r#"
+max_memory = "1GiB"
+[listen]
+adress = "127.0.0.1:80"
+address = 127.0.0.1:80
+threads = "4"
+head_deadline = 10
+max_fields = 251
+[lisen]
+[[upstream]]
+servers = ["127.0.0.1:8000", "http://a b"]
+[[route]]
+set_cookie = "striped"
+upstream = "127.0.0.1:800"
+hosts = "example.com"
+[cache]
+default_ttl = "1s"
+zzz = 1
+"#;
+    let told = mistakes(text);
+    let lines: Vec<_> = told.iter().map(|(line, ..)| *line).collect();
+    assert_eq!(
+        lines,
+        [2, 4, 5, 6, 7, 8, 9, 11, 11, 13, 15, 17, 18],
+        "{told:#?}"
+    );
+    let helps: Vec<_> = told.iter().map(|(_, _, help)| help.as_str()).collect();
+    for (at, help) in [
+        (0, "put it below `[cache]`"),
+        (1, "did you mean `address`?"),
+        (2, "did you mean `\"127.0.0.1:80\"`?"),
+        (3, "write it without quotes: `4`"),
+        (4, "did you mean `\"10s\"`?"),
+        (5, "anything from 1 to 250 will do"),
+        (6, "did you mean `[listen]`?"),
+        (7, "did you mean `\"http://127.0.0.1:8000\"`?"),
+        (9, "did you mean `\"strip\"`?"),
+        (10, "put it in brackets: `[\"example.com\"]`"),
+        (11, "`default_ttl` belongs to `[[route]]`"),
+    ] {
+        assert_eq!(helps[at], help);
+    }
+    assert!(helps[12].starts_with("[cache] has max_memory, "));
+}
+
+#[test]
+fn the_nearest_key() {
+    for (key, help) in [
+        ("max-memory", "did you mean `max_memory`?"),
+        ("Max_Memory", "did you mean `max_memory`?"),
+        ("max_memroy", "did you mean `max_memory`?"),
+        ("memory", "did you mean `max_memory`?"),
+        ("stale_if_error", "`stale_if_error` belongs to `[[route]]`"),
+        ("ttl", "did you mean `default_ttl` of `[[route]]`?"),
+        ("name", "`name` belongs to `[[upstream]] or [[route]]`"),
+    ] {
+        let (line, what, told) = one_mistake(&format!("{UPSTREAM}[cache]\n{key} = 1\n"));
+        assert_eq!((line, told.as_str()), (4, help), "{what}");
+    }
+}
+
+#[test]
+fn one_syntax_error_is_one_mistake() {
+    for (text, line) in [
+        ("[listen]\naddress = \"127.0.0.1:80\n", 2),
+        (
+            "[[upstream]]\nservers = [\n\"http://127.0.0.1:1\",\n[[route]]\npath = \"/x\"\n",
+            2,
+        ),
+        ("[listen\naddress = \"127.0.0.1:80\"\n", 1),
+        ("[listen]\nthreads = \n", 2),
+        ("[listen]\nthreads = 1\nthreads = 2\n", 3),
+        ("[listen]\n= 1\n", 2),
+        ("[log]\nlevel = \"\\z\"\n", 2),
+    ] {
+        let (at, what, _) = one_mistake(text);
+        assert_eq!(at, line, "{text}: {what}");
+    }
+}
+
+#[test]
+fn wrong_shapes_of_tables() {
+    let (line, what, help) = one_mistake("[upstream]\nservers = [\"http://127.0.0.1:1\"]\n");
+    assert_eq!((line, help.as_str()), (1, "write `[[upstream]]`"), "{what}");
+    let (line, _, help) = one_mistake(&format!("{UPSTREAM}[[cache]]\n"));
+    assert_eq!((line, help.as_str()), (3, "write `[cache]`"));
+    let (_, what, _) = one_mistake(&format!("cache = 3\n{UPSTREAM}"));
+    assert_eq!(what, "`cache` is a table");
+    let inline = "upstream = [{ servers = [\"http://127.0.0.1:1\"], quue = 3 }]\n";
+    let (_, _, help) = one_mistake(inline);
+    assert_eq!(help, "did you mean `queue`?");
+}
+
+#[test]
+fn the_environment_fills_texts() {
+    let policy = policy(
+        "[[upstream]]\nservers = [\"http://127.0.0.1:${PORT}\"]\nname = \"app\"\n\
+         [listen]\nthreads = \"${THREADS}\"\n[log]\nhide_query = [\"$${PORT}\"]\n",
+    );
+    assert_eq!(policy.upstreams[0].servers[0].addr.port(), 8000);
+    assert_eq!(policy.listen.threads, 3);
+    assert_eq!(policy.log.hide_query, ["${PORT}"]);
+
+    let (line, what, _) = one_mistake("[[upstream]]\nservers = [\"${NOPE}\"]\n");
+    assert_eq!(
+        (line, what.as_str()),
+        (2, "`NOPE` is not in the environment")
+    );
+    let (_, what, _) = one_mistake(&format!("{UPSTREAM}[log]\naccess = \"${{PORT\"\n"));
+    assert_eq!(what, "`${` without its `}`");
+    let (_, what, _) = one_mistake(&format!("{UPSTREAM}host = \"${{EMPTY}}\"\n"));
+    assert_eq!(what, "`host`: `` is not a host");
+}
+
+#[test]
+fn servers_are_resolved() {
+    let policy = policy(
+        "[[upstream]]\nservers = [\"http://app.internal\", \"https://six.internal\", \"https://[::1]:8443\"]\n",
+    );
+    let [four, six, literal] = policy.upstreams[0].servers.as_slice() else {
+        panic!("three servers");
+    };
+    assert_eq!(four.addr.to_string(), "192.0.2.7:80");
+    assert_eq!((four.tls, four.authority.as_str()), (false, "app.internal"));
+    assert_eq!(six.addr.to_string(), "[2001:db8::7]:443");
+    assert_eq!((six.tls, six.sni.as_str()), (true, "six.internal"));
+    assert_eq!(
+        (literal.sni.as_str(), literal.authority.as_str()),
+        ("", "[::1]:8443")
+    );
+
+    let report = with(
+        "[[upstream]]\nservers = [\n  \"http://127.0.0.1:1\",\n  \"http://gone.internal\",\n  \"http://empty.internal\"]\n",
+        &Flags::default(),
+    )
+    .unwrap_err();
+    let lines: Vec<_> = report.entries().iter().map(|entry| entry.line).collect();
+    assert_eq!(lines, [Some(4), Some(5)], "{report}");
+}
+
+#[test]
+fn what_contradicts_itself_is_told_where_it_stands() {
+    let two = "[[upstream]]\nname = \"a\"\nservers = [\"http://127.0.0.1:1\"]\n\
+               [[upstream]]\nname = \"b\"\nservers = [\"http://127.0.0.1:2\"]\n";
+    for (text, line, part) in [
+        (format!("{two}[[route]]\n"), 7, "names no upstream"),
+        (two.to_owned(), 0, "names no upstream"),
+        (
+            format!("{two}[[route]]\nupstream = \"c\"\n"),
+            8,
+            "no upstream is called `c`",
+        ),
+        (
+            two.replace("\"b\"", "\"a\"") + "[[route]]\nupstream = \"a\"\n",
+            5,
+            "another upstream is called `a`",
+        ),
+        (
+            format!("{UPSTREAM}[[route]]\n[[route]]\n"),
+            4,
+            "has `/` already",
+        ),
+        (
+            format!("{UPSTREAM}[[route]]\nhosts = [\"a.example\", \"A.EXAMPLE\"]\n"),
+            4,
+            "twice in one route",
+        ),
+        (
+            format!("{UPSTREAM}[[route]]\nname = \"x\"\n[[route]]\nname = \"x\"\npath = \"/y\"\n"),
+            6,
+            "another route is called `x`",
+        ),
+        (
+            format!("{UPSTREAM}[[route]]\nname = \"/y\"\n[[route]]\npath = \"/y\"\n"),
+            4,
+            "another route is called `/y`",
+        ),
+        (
+            format!("{UPSTREAM}[listen]\nmax_target = \"64KiB\"\n"),
+            4,
+            "larger than `max_head`",
+        ),
+        (
+            format!("{UPSTREAM}[cache]\nmax_object_size = \"1GiB\"\n"),
+            4,
+            "larger than `max_memory`",
+        ),
+        (
+            format!("{UPSTREAM}[admin]\naddress = \"127.0.0.1:8080\"\n"),
+            4,
+            "can't both have",
+        ),
+        (format!("{UPSTREAM}ca = \"/nope.pem\"\n"), 3, "/nope.pem"),
+        (
+            format!("{UPSTREAM}[[route]]\nharmless_cookies = [\"a b\"]\n"),
+            4,
+            "harmless_cookies",
+        ),
+        (
+            "[[upstream]]\nname = \"a\"\n".to_owned(),
+            1,
+            "an upstream without servers",
+        ),
+        (
+            "[[upstream]]\nservers = []\n".to_owned(),
+            2,
+            "an upstream without servers",
+        ),
+        (String::new(), 0, "no upstream"),
+    ] {
+        let (at, what, _) = one_mistake(&text);
+        assert!(at == line && what.contains(part), "{text}\n{at}: {what}");
+    }
+}
+
+#[test]
+fn a_small_memory_takes_small_objects_by_itself() {
+    let small = policy(&format!("{UPSTREAM}[cache]\nmax_memory = \"8MiB\"\n"));
+    assert_eq!(small.cache.max_object_size, 2 << 20);
+}
+
+#[test]
+fn errors_are_kept_a_second_where_pages_are_kept_by_us() {
+    for (options, ttl) in [
+        ("", 0),
+        ("default_ttl = \"10s\"\n", 1),
+        ("default_ttl = \"10s\"\nerror_ttl = 0\n", 0),
+        ("error_ttl = \"5s\"\n", 5),
+        ("default_ttl = 0\n", 0),
+    ] {
+        let policy = policy(&format!("{UPSTREAM}[[route]]\n{options}"));
+        assert_eq!(
+            policy.routes[0].store.error_ttl,
+            Duration::from_secs(ttl),
+            "{options}"
+        );
+    }
+}
+
+#[test]
+fn routes_are_tried_by_host_then_path() {
+    let policy = policy(
+        "[[upstream]]\nname = \"a\"\nservers = [\"http://127.0.0.1:1\"]\n\
+         [[upstream]]\nname = \"b\"\nhost = \"B.internal:81\"\nservers = [\"http://127.0.0.1:2\"]\n\
+         [[route]]\nupstream = \"a\"\n\
+         [[route]]\nupstream = \"b\"\npath = \"/api\"\n\
+         [[route]]\nupstream = \"a\"\nhosts = [\"Www.Example.com.\", \"*.example.org\"]\nname = \"www\"\n",
+    );
+    let order: Vec<_> = policy
+        .order()
+        .map(|(host, path, route)| format!("{host}{path}={}", route.id))
+        .collect();
+    assert_eq!(
+        order,
+        ["www.example.com/=2", "*.example.org/=2", "/api=1", "/=0"]
+    );
+    let id = |host, path| policy.route(host, path).map(|route| route.id);
+    assert_eq!(id("www.example.com", "/api/x"), Some(2));
+    assert_eq!(id("other.example", "/api/x"), Some(1));
+    let api = policy.route("", "/api").unwrap();
+    assert_eq!((api.upstream, api.name.as_str()), (1, "/api"));
+    assert_eq!(policy.authority(api), "b.internal:81");
+    assert_eq!(policy.authority(&policy.routes[0]), "127.0.0.1:1");
+    assert_eq!(policy.routes[2].name, "www");
+}
+
+#[test]
+fn a_request_without_a_route_has_none() {
+    let policy = policy(&format!("{UPSTREAM}[[route]]\npath = \"/api\"\n"));
+    assert!(policy.route("x", "/").is_none());
+}
+
+#[test]
+fn flags_override_the_file() {
+    let flags = Flags {
+        origins: vec![
+            "http://127.0.0.1:1".to_owned(),
+            "http://127.0.0.1:2".to_owned(),
+        ],
+        listen: Some("127.0.0.1:1234".to_owned()),
+        admin: Some("off".to_owned()),
+        default_ttl: Some("10s".to_owned()),
+    };
+    let file =
+        format!("{UPSTREAM}queue = 7\n[[route]]\ndefault_ttl = \"1s\"\n[[route]]\npath = \"/x\"\n");
+    for (text, queue, routes) in [("", 1024, 1), (&file, 7, 2)] {
+        let policy = with(text, &flags).unwrap_or_else(|report| panic!("{report}"));
+        assert_eq!(policy.listen.address.port(), 1234);
+        assert_eq!(policy.admin.address, None);
+        assert_eq!(
+            (policy.upstreams[0].servers.len(), policy.upstreams[0].queue),
+            (2, queue)
+        );
+        assert_eq!(policy.routes.len(), routes);
+        for route in &policy.routes {
+            assert_eq!(route.store.default_ttl, Some(Duration::from_secs(10)));
+        }
+    }
+}
+
+#[test]
+fn mistakes_of_flags_come_with_those_of_the_file() {
+    let flags = Flags {
+        origins: vec!["127.0.0.1:1".to_owned()],
+        listen: Some(":80".to_owned()),
+        admin: None,
+        default_ttl: Some("5".to_owned()),
+    };
+    let report = with("[listen]\nx = 1\n", &flags).unwrap_err();
+    let flags: Vec<_> = report
+        .entries()
+        .iter()
+        .map(|entry| (entry.flag, entry.line))
+        .collect();
+    assert_eq!(
+        flags,
+        [
+            (Some("--listen"), None),
+            (Some("--default-ttl"), None),
+            (Some("--origin"), None),
+            (None, Some(2))
+        ],
+        "{report}"
+    );
+}
+
+#[test]
+fn one_origin_flag_for_two_upstreams_is_a_mistake() {
+    let flags = Flags {
+        origins: vec!["http://127.0.0.1:1".to_owned()],
+        ..Flags::default()
+    };
+    let two = UPSTREAM
+        .repeat(2)
+        .replacen("[[upstream]]", "[[upstream]]\nname = \"a\"", 1);
+    let report = with(&format!("{two}[[route]]\nupstream = \"a\"\n"), &flags).unwrap_err();
+    assert!(report.to_string().contains("2 upstreams"), "{report}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_mistake() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.toml");
+    let report = |path: &Path| load(Some(path), &Flags::default()).unwrap_err().to_string();
+    assert!(report(&path).contains("can't read the config file"));
+    assert!(report(dir.path()).contains("can't read the config file"));
+    std::fs::write(&path, b"[listen]\naddress = \"\xff\"\n").unwrap();
+    let told = report(&path);
+    assert!(
+        told.contains("not UTF-8") && told.contains("t.toml:2:12"),
+        "{told}"
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "([\\[\\]a-z_.=\"'{},0-9\n#$é-]|\\[\\[route\\]\\]\n|servers = |upstream|= \"\\$\\{|path = \"/)*") {
+        if let Err(report) = with(&text, &Flags::default()) {
+            proptest::prop_assert!(report.to_string().contains("error: "));
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! The words of the config file: hosts, paths, servers, patterns, names, choices.
+
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+
+use super::value::{Kind, Word, Wrong, choice, is_not};
+pub use crate::origin::Protocol;
+use crate::rules::host::{self, Scheme};
+pub use crate::rules::storing::SetCookie;
+use crate::rules::target::write_path;
+pub use crate::telemetry::Output;
+
+/// What an upstream or route is called, fit for a metric's label.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Name(pub String);
+
+impl Word for Name {
+    const WORD: Kind = Kind::Text {
+        noun: "a name",
+        pattern: Some(r"^[A-Za-z0-9._:/*-]{1,64}$"),
+    };
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._:/*-".contains(c);
+        match (1..=64).contains(&text.len()) && text.chars().all(fits) {
+            true => Ok(Name(text.to_owned())),
+            false => Err(Wrong::new(
+                is_not(text, Self::WORD),
+                "up to 64 of letters, digits, `.`, `_`, `:`, `/`, `*` and `-`",
+            )),
+        }
+    }
+}
+
+/// A host without its port, lower case; `*.` before it means every name below.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Host(pub String);
+
+impl Word for Host {
+    const WORD: Kind = Kind::Text {
+        noun: "a host",
+        pattern: None,
+    };
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let wrong = |help: String| Wrong::new(is_not(text, Self::WORD), help);
+        if let Some((_, rest)) = text.split_once("://") {
+            let host = rest.split('/').next().unwrap_or_default();
+            return Err(wrong(format!("did you mean `\"{host}\"`?")));
+        }
+        if !text.is_ascii() {
+            return Err(wrong("write it in its ASCII form (`xn--…`)".to_owned()));
+        }
+        let name = text.strip_prefix("*.").unwrap_or(text);
+        if name.contains('*') {
+            let help = "a wildcard stands for whole names at the front, as in `\"*.example.com\"`";
+            return Err(wrong(help.to_owned()));
+        }
+        if name.parse::<Ipv6Addr>().is_ok() {
+            return Err(wrong(format!("did you mean `\"[{name}]\"`?")));
+        }
+        if let Some((host, port)) = text.rsplit_once(':')
+            && port.parse::<u16>().is_ok()
+        {
+            return Err(wrong(format!("leave the port out: `\"{host}\"`")));
+        }
+        let name = host::check(name.as_bytes()).map_err(|flaw| wrong(flaw.why().to_owned()))?;
+        let star = if text.starts_with("*.") { "*." } else { "" };
+        Ok(Host(format!("{star}{}", normal(name))))
+    }
+}
+
+/// A host, with a port or without, as a request may name it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Authority(pub String);
+
+impl Word for Authority {
+    const WORD: Kind = Kind::Text {
+        noun: "a host",
+        pattern: None,
+    };
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        match host::check(text.as_bytes()) {
+            Ok(host) => Ok(Authority(normal(host))),
+            Err(flaw) => Err(Wrong::new(is_not(text, Self::WORD), flaw.why())),
+        }
+    }
+}
+
+fn normal(host: &str) -> String {
+    let mut out = Vec::new();
+    host::normalize(host, Scheme::Http, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Where the paths of a route begin, percent codes normalised as in requests.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PathPrefix(pub String);
+
+impl Word for PathPrefix {
+    const WORD: Kind = Kind::Text {
+        noun: "a path",
+        pattern: Some("^/"),
+    };
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let wrong = |help: String| Err(Wrong::new(is_not(text, Self::WORD), help));
+        if !text.starts_with('/') {
+            return wrong(format!("did you mean `\"/{}\"`?", text.escape_debug()));
+        }
+        if let Some(stem) = text.strip_suffix('*') {
+            return wrong(format!(
+                "a path takes all that lies below it: `\"{}\"`",
+                stem.escape_debug()
+            ));
+        }
+        if !text.chars().all(|c| c.is_ascii_graphic()) || text.contains(['?', '#', '*']) {
+            return wrong("visible ASCII, no query, other characters as `%XX`".to_owned());
+        }
+        let mut path = Vec::new();
+        write_path(text, &mut path);
+        Ok(PathPrefix(String::from_utf8_lossy(&path).into_owned()))
+    }
+}
+
+/// A name, or the names that begin so, as in `utm_*`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pattern(pub String);
+
+impl Word for Pattern {
+    const WORD: Kind = Kind::Text {
+        noun: "a name or the beginning of names",
+        pattern: Some(r"^[^*]*\*?$"),
+    };
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let stem = text.strip_suffix('*').unwrap_or(text);
+        match text.is_empty() || stem.contains('*') {
+            true => Err(Wrong::new(
+                is_not(text, Self::WORD),
+                "one `*`, and that at the end, as in `\"utm_*\"`",
+            )),
+            false => Ok(Pattern(text.to_owned())),
+        }
+    }
+}
+
+/// One server of an upstream, its name not yet resolved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Server {
+    pub tls: bool,
+    /// A name or an address, the latter without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+impl Server {
+    /// Host and port as a Host field has them, the default port left out.
+    pub fn authority(&self) -> String {
+        let host = match self.host.contains(':') {
+            true => format!("[{}]", self.host),
+            false => self.host.clone(),
+        };
+        match (self.tls, self.port) {
+            (false, 80) | (true, 443) => host,
+            (_, port) => format!("{host}:{port}"),
+        }
+    }
+}
+
+impl Word for Server {
+    const WORD: Kind = Kind::Text {
+        noun: "a server's URL",
+        pattern: Some("^https?://[^/@?#]+/?$"),
+    };
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let wrong = |help: &str| Wrong::new(is_not(text, Self::WORD), help);
+        let (tls, rest) = if let Some(rest) = text.strip_prefix("http://") {
+            (false, rest)
+        } else if let Some(rest) = text.strip_prefix("https://") {
+            (true, rest)
+        } else {
+            let help = match text.contains("://") || text.is_empty() {
+                true => "it begins with `http://` or `https://`".to_owned(),
+                false => format!("did you mean `\"http://{}\"`?", text.escape_debug()),
+            };
+            return Err(wrong(&help));
+        };
+        if rest.contains('@') {
+            return Err(wrong("a server takes no user name"));
+        }
+        let authority = match rest.split_once(['/', '?', '#']) {
+            Some((authority, "")) => authority,
+            Some((authority, _)) => {
+                let scheme = if tls { "https" } else { "http" };
+                let help = format!("paths are the visitor's: `\"{scheme}://{authority}\"`");
+                return Err(wrong(&help));
+            }
+            None => rest,
+        };
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => {
+                let port = port.parse().ok().filter(|port| *port != 0);
+                (
+                    host,
+                    port.ok_or_else(|| wrong("a port is from 1 to 65535"))?,
+                )
+            }
+            _ => (authority, if tls { 443 } else { 80 }),
+        };
+        match Host::parse(host) {
+            Ok(Host(host)) if !host.starts_with('*') => Ok(Server {
+                tls,
+                host: host.trim_matches(['[', ']']).to_owned(),
+                port,
+            }),
+            _ => Err(wrong(
+                "a host and a port, as in `\"http://127.0.0.1:8000\"`",
+            )),
+        }
+    }
+}
+
+/// This proxy in `CDN-Loop` (RFC 8586 §2): a token, or a host with a port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CdnId(pub String);
+
+impl Word for CdnId {
+    const WORD: Kind = Kind::Text {
+        noun: "a cdn-id",
+        pattern: Some(r"^[A-Za-z0-9._~:-]{1,128}$"),
+    };
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._~:-".contains(c);
+        match (1..=128).contains(&text.len()) && text.chars().all(fits) {
+            true => Ok(CdnId(text.to_owned())),
+            false => Err(Wrong::new(
+                is_not(text, Self::WORD),
+                "letters, digits, `.`, `_`, `~`, `:` and `-`, as in `\"tidegate-eu1\"`",
+            )),
+        }
+    }
+}
+
+impl Word for Output {
+    const WORD: Kind = Kind::Text {
+        noun: "a place for a log",
+        pattern: Some("^(stdout|off|.*[/.].*)$"),
+    };
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        match text {
+            "stdout" => Ok(Output::Stdout),
+            "off" => Ok(Output::Off),
+            path if path.contains(['/', '.']) => Ok(Output::File(PathBuf::from(path))),
+            _ => Err(Wrong::new(
+                is_not(text, Self::WORD),
+                format!(
+                    "write `\"stdout\"`, `\"off\"`, or a file as in `\"./{}\"`",
+                    text.escape_debug()
+                ),
+            )),
+        }
+    }
+}
+
+/// What a route lets its origin encode answers with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AcceptEncoding {
+    Identity,
+    Gzip,
+    Client,
+}
+
+/// The least weighty message that is printed, as its word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Level(pub &'static str);
+
+choice!(AcceptEncoding:
+    "identity" => AcceptEncoding::Identity,
+    "gzip" => AcceptEncoding::Gzip,
+    "client" => AcceptEncoding::Client,
+);
+
+choice!(Level:
+    "off" => Level("off"),
+    "error" => Level("error"),
+    "warn" => Level("warn"),
+    "info" => Level("info"),
+    "debug" => Level("debug"),
+    "trace" => Level("trace"),
+);
+
+choice!(Protocol:
+    "auto" => Protocol::Auto,
+    "http1" => Protocol::Http1,
+    "http2" => Protocol::Http2,
+);
+
+choice!(SetCookie:
+    "refuse" => SetCookie::Refuse,
+    "strip" => SetCookie::Strip,
+    "share" => SetCookie::Share,
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn help<W: Word + std::fmt::Debug>(text: &str) -> String {
+        W::parse(text).unwrap_err().help.unwrap_or_default()
+    }
+
+    #[test]
+    fn servers() {
+        for (text, tls, host, port, authority) in [
+            (
+                "http://127.0.0.1:8000",
+                false,
+                "127.0.0.1",
+                8000,
+                "127.0.0.1:8000",
+            ),
+            (
+                "http://App.Internal/",
+                false,
+                "app.internal",
+                80,
+                "app.internal",
+            ),
+            ("https://app", true, "app", 443, "app"),
+            ("https://[::1]:8443", true, "::1", 8443, "[::1]:8443"),
+            ("http://[::1]", false, "::1", 80, "[::1]"),
+        ] {
+            let server = Server::parse(text).unwrap();
+            assert_eq!(server.authority(), authority);
+            let host = host.to_owned();
+            assert_eq!(server, Server { tls, host, port });
+        }
+    }
+
+    #[test]
+    fn what_is_no_server() {
+        for (text, part) in [
+            (
+                "127.0.0.1:8000",
+                "did you mean `\"http://127.0.0.1:8000\"`?",
+            ),
+            ("ftp://x", "begins with"),
+            ("", "begins with"),
+            ("http://", "a host and a port"),
+            ("http://x:0", "from 1 to 65535"),
+            ("http://x:99999", "from 1 to 65535"),
+            ("http://u:p@x", "no user name"),
+            ("http://x/app", "`\"http://x\"`"),
+            ("http://*.x", "a host and a port"),
+            ("http://a b", "a host and a port"),
+            ("http://::1:80", "a host and a port"),
+        ] {
+            assert!(
+                help::<Server>(text).contains(part),
+                "{text}: {}",
+                help::<Server>(text)
+            );
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        for (text, host) in [
+            ("Example.COM", "example.com"),
+            ("example.com.", "example.com"),
+            ("*.Example.com", "*.example.com"),
+            ("127.0.0.1", "127.0.0.1"),
+            ("[::1]", "[::1]"),
+        ] {
+            assert_eq!(Host::parse(text), Ok(Host(host.to_owned())), "{text}");
+        }
+        for (text, part) in [
+            ("example.com:80", "leave the port out: `\"example.com\"`"),
+            ("https://example.com/x", "`\"example.com\"`"),
+            ("*example.com", "wildcard"),
+            ("*", "wildcard"),
+            ("*.", "empty"),
+            ("::1", "`\"[::1]\"`"),
+            ("bücher.example", "xn--"),
+            ("a b", "character"),
+            ("", "empty"),
+        ] {
+            assert!(
+                help::<Host>(text).contains(part),
+                "{text}: {}",
+                help::<Host>(text)
+            );
+        }
+    }
+
+    #[test]
+    fn paths() {
+        assert_eq!(PathPrefix::parse("/a/"), Ok(PathPrefix("/a/".to_owned())));
+        for (text, part) in [
+            ("blog", "`\"/blog\"`"),
+            ("/blog/*", "`\"/blog/\"`"),
+            ("/a?b", "no query"),
+            ("/ä", "no query"),
+        ] {
+            assert!(help::<PathPrefix>(text).contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mistyped_choice_finds_its_neighbour() {
+        assert_eq!(help::<SetCookie>("striped"), "did you mean `\"strip\"`?");
+        assert_eq!(
+            help::<AcceptEncoding>("br"),
+            "write \"identity\" or \"gzip\" or \"client\""
+        );
+    }
+
+    #[test]
+    fn a_misspelt_output_makes_no_file() {
+        assert_eq!(Output::parse("stdout"), Ok(Output::Stdout));
+        assert_eq!(Output::parse("a.log"), Ok(Output::File("a.log".into())));
+        assert!(help::<Output>("stdotu").contains("`\"stdout\"`"));
+    }
+}

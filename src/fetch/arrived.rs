@@ -1,0 +1,160 @@
+//! An answer's head has come: what is it to us?
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::Errand;
+use crate::config::policy::Route;
+use crate::origin::OriginHead;
+use crate::rules::date;
+use crate::rules::response::BodyFraming;
+use crate::rules::reuse::is_origin_error;
+use crate::rules::storing::{self, StoreTerms, Terms, Verdict};
+use crate::rules::time::Now;
+use crate::rules::validate;
+
+/// Fields that name an object for purging: ours to read, not the client's, unless its route says otherwise.
+const TAG_FIELDS: [HeaderName; 3] = [
+    HeaderName::from_static("surrogate-key"),
+    HeaderName::from_static("cache-tag"),
+    HeaderName::from_static("cache-groups"),
+];
+
+const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
+
+/// What to do with an answer.
+#[derive(Debug)]
+pub enum Arrived {
+    /// The stored page is still true: with these fields.
+    NotModified(HeaderMap, Box<Terms>),
+    /// It validates nothing we have: ask again without validators.
+    AskAgain,
+    /// For everyone whose request selects it; stored when whole.
+    Share(Box<Terms>),
+    /// For the leader alone. `mark`: the page's next requests need not wait for each other.
+    LeaderOnly { why: &'static str, mark: bool },
+    /// An error that the stored page, or a shared failure, stands in for.
+    Failed(u16),
+    /// Not an answer to what was asked.
+    Nonsense(&'static str),
+}
+
+/// Judges the head of an answer to `errand`.
+pub fn arrived(
+    errand: &Errand,
+    head: &OriginHead,
+    validating: bool,
+    now: Now,
+    max_object: u64,
+    delay: Duration,
+) -> Arrived {
+    let own_terms = &errand.route.store;
+    match head.status {
+        304 if validating => return not_modified(errand, head, own_terms, now, delay),
+        304 if !errand.partial_or_conditional => {
+            return Arrived::Nonsense("304 to an unconditional request");
+        }
+        206 if !errand.partial_or_conditional => {
+            return Arrived::Nonsense("206 to a request without Range");
+        }
+        status if is_origin_error(status) && errand.has_stand_in(now) => {
+            return Arrived::Failed(status);
+        }
+        _ => {}
+    }
+    if errand.single_reader && errand.partial_or_conditional {
+        return Arrived::LeaderOnly {
+            why: "range or condition of the client's",
+            mark: false,
+        };
+    }
+    if matches!(head.framing, BodyFraming::Length(length) if length > max_object)
+        && !errand.head_only
+    {
+        return Arrived::LeaderOnly {
+            why: "larger than max_object_size",
+            mark: true,
+        };
+    }
+    match judge(errand, head.status, &head.fields, own_terms, now, delay) {
+        Verdict::Refuse(why) => Arrived::LeaderOnly {
+            why: why.why(),
+            mark: !is_origin_error(head.status),
+        },
+        Verdict::Store(terms) => Arrived::Share(Box::new(terms)),
+    }
+}
+
+/// What of an answer's fields clients don't see.
+pub fn hidden(route: &Route) -> Vec<HeaderName> {
+    let mut hidden = Vec::new();
+    if !route.show_tags {
+        hidden.extend(TAG_FIELDS);
+    }
+    if route.x_cache {
+        hidden.push(X_CACHE);
+    }
+    hidden
+}
+
+/// The fields that go to clients, with what this proxy owes them.
+pub fn dressed(head: &OriginHead, terms: Option<&Terms>, now: Now) -> HeaderMap {
+    let mut fields = head.fields.clone();
+    match terms {
+        Some(terms) => storing::dress(&mut fields, terms, now.wall),
+        None => with_date(&mut fields, now),
+    }
+    fields.append(
+        header::VIA,
+        HeaderValue::from_static(if head.http2 {
+            "2 tidegate"
+        } else {
+            "1.1 tidegate"
+        }),
+    );
+    fields
+}
+
+/// A missing Date is the time it was received (RFC 9110 §6.6.1).
+fn with_date(fields: &mut HeaderMap, now: Now) {
+    if !fields.contains_key(header::DATE)
+        && let Ok(date) = HeaderValue::from_bytes(&date::format(now.wall))
+    {
+        fields.insert(header::DATE, date);
+    }
+}
+
+fn not_modified(
+    errand: &Errand,
+    head: &OriginHead,
+    own: &StoreTerms,
+    now: Now,
+    delay: Duration,
+) -> Arrived {
+    let Some(stored) = errand.stored.as_ref() else {
+        return Arrived::AskAgain;
+    };
+    let before = stored.head.to_map();
+    if !validate::matches(&before, &head.fields) {
+        return Arrived::AskAgain;
+    }
+    let mut brought = head.fields.clone();
+    with_date(&mut brought, now);
+    let merged = validate::merge(&before, &brought);
+    match judge(errand, stored.head.status, &merged, own, now, delay) {
+        Verdict::Store(terms) => Arrived::NotModified(merged, Box::new(terms)),
+        Verdict::Refuse(_) => Arrived::AskAgain,
+    }
+}
+
+fn judge(
+    errand: &Errand,
+    status: u16,
+    fields: &HeaderMap,
+    own: &StoreTerms,
+    now: Now,
+    delay: Duration,
+) -> Verdict {
+    storing::judge(&errand.asked, status, fields, own, now, delay)
+}

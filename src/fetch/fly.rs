@@ -1,0 +1,549 @@
+//! One flight, from the origin's permit to its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header;
+use std::time::Instant;
+
+use super::arrived::{self, Arrived};
+use super::errand::{self, Errand, Reason};
+use super::keep::{self, Keeping};
+use super::{Fetcher, Seat, Trip, vary_values};
+use crate::cache::entry::Head;
+use crate::cache::flight::{
+    Abandoned, Answer, Failure, Filler, News, Pushed, Sharing, WINDOW_FLOOR,
+};
+use crate::cache::memory::Charge;
+use crate::cache::table::{Settled, Variant};
+use crate::clock;
+use crate::origin::{
+    Event, Exchange, OriginError, OriginErrorKind, OriginHead, Outgoing, Permit, Refused,
+    StreamPermit,
+};
+use crate::rules::fresh;
+use crate::rules::response::BodyFraming;
+use crate::rules::storing::{self, Terms};
+use crate::telemetry::RefreshResult;
+
+/// What an exchange with an origin holds in buffers, in bytes, beside the flight's own floor.
+const EXCHANGE_BUFFERS: usize = 64 * 1024;
+/// The window of an answer that cannot be kept whole.
+const LARGE_WINDOW: usize = 1024 * 1024;
+/// Pieces are cut to this, so that windows and write deadlines stay fine-grained.
+pub const PIECE: usize = 64 * 1024;
+
+/// Why a flight ended without an answer of its own.
+enum Stopped {
+    /// It broke before a head: another waiter's request may be tried.
+    Broken(Failure),
+    /// It failed in a way that trying again at once would not mend.
+    Failed(Failure),
+    /// Nobody wanted it any more.
+    Abandoned,
+}
+
+/// Flies `errand`, and if it breaks before its head, the request of one other waiter.
+pub async fn fly(
+    fetcher: &Arc<Fetcher>,
+    errand: Errand,
+    mut filler: Filler,
+    trip: &Trip,
+    seat: Option<Seat>,
+) {
+    let mut errand = errand;
+    let mut again = true;
+    loop {
+        let failure = match attempt(fetcher, &errand, &mut filler, seat.as_ref()).await {
+            Ok(()) => return,
+            Err(Stopped::Abandoned) => return,
+            Err(Stopped::Broken(failure)) => match trip.spare.lock().take().filter(|_| again) {
+                Some(spare) => {
+                    again = false;
+                    errand = spare;
+                    continue;
+                }
+                None => failure,
+            },
+            Err(Stopped::Failed(failure)) => failure,
+        };
+        note_failure(fetcher, &errand);
+        // Out of the table first: who comes from now on starts anew, or rests on the stored page.
+        drop(seat);
+        filler.tell(News::Failed(failure));
+        return;
+    }
+}
+
+/// After a failed refresh or revalidation the page rests.
+fn note_failure(fetcher: &Fetcher, errand: &Errand) {
+    if let Some(stored) = &errand.stored {
+        stored.rest.failed(clock::now().mono);
+    }
+    if errand.reason == Reason::Refresh {
+        fetcher.metrics[errand.route.upstream].refreshed(RefreshResult::Failed);
+    }
+}
+
+async fn attempt(
+    fetcher: &Arc<Fetcher>,
+    errand: &Errand,
+    filler: &mut Filler,
+    seat: Option<&Seat>,
+) -> Result<(), Stopped> {
+    let upstream = fetcher.upstream(errand.route.upstream);
+    let permit = tokio::select! {
+        permit = upstream.permit(Duration::MAX) => permit.map_err(|refused| Stopped::Failed(refused_failure(refused)))?,
+        () = filler.abandoned() => return Err(Stopped::Abandoned),
+    };
+    if land_on_a_newer_page(fetcher, errand, filler) {
+        return Ok(());
+    }
+    let reserve = reserve(fetcher)
+        .await
+        .ok_or(Stopped::Failed(Failure::NoMemory))?;
+    let started = clock::instant();
+    let mut validating = errand.can_validate();
+    loop {
+        let head = errand
+            .to_head(validating)
+            .ok_or(Stopped::Failed(Failure::BadGateway("unsendable request")))?;
+        let exchange = tokio::select! {
+            exchange = Exchange::start(upstream, &permit, head, Outgoing::None) => exchange.map_err(|e| broken(&e))?,
+            () = filler.abandoned() => return Err(Stopped::Abandoned),
+        };
+        let (mut exchange, head) = next_head(exchange, filler).await?;
+        let now = clock::now();
+        let max_object = fetcher.limits.max_object_size;
+        let judged = arrived::arrived(
+            errand,
+            &head,
+            validating,
+            now,
+            max_object,
+            started.elapsed(),
+        );
+        match judged {
+            Arrived::AskAgain => {
+                drain(&mut exchange).await;
+                exchange.finish().await;
+                validating = false;
+            }
+            Arrived::Nonsense(why) => return Err(Stopped::Failed(Failure::BadGateway(why))),
+            Arrived::Failed(status) => return Err(Stopped::Failed(Failure::OriginStatus(status))),
+            Arrived::NotModified(fields, terms) => {
+                drain(&mut exchange).await;
+                exchange.finish().await;
+                drop(permit);
+                let merged = OriginHead { fields, ..head };
+                return not_modified(fetcher, errand, filler, seat, merged, *terms, started);
+            }
+            Arrived::Share(_) | Arrived::LeaderOnly { .. } => {
+                let landing = settle(fetcher, errand, filler, seat, &head, judged, started);
+                return stream(
+                    fetcher, errand, filler, seat, exchange, permit, &head, landing, reserve,
+                )
+                .await;
+            }
+        }
+    }
+}
+
+/// Interim answers go to who is there; then the head that counts.
+async fn next_head(
+    mut exchange: Exchange,
+    filler: &Filler,
+) -> Result<(Exchange, OriginHead), Stopped> {
+    loop {
+        let event = tokio::select! {
+            event = exchange.next() => event.map_err(|e| broken(&e))?,
+            () = filler.abandoned() => return Err(Stopped::Abandoned),
+        };
+        match event {
+            Event::Interim { status, fields } => filler.interim(status, fields),
+            Event::Head(head) => return Ok((exchange, head)),
+            Event::Switched(_) | Event::Body(_) | Event::End => {
+                return Err(Stopped::Broken(Failure::BadGateway(
+                    "an answer out of order",
+                )));
+            }
+        }
+    }
+}
+
+/// Files the flight under what its head says and tells its readers. What comes back is kept when whole, if anything.
+fn settle(
+    fetcher: &Fetcher,
+    errand: &Errand,
+    filler: &mut Filler,
+    seat: Option<&Seat>,
+    head: &OriginHead,
+    judged: Arrived,
+    started: Instant,
+) -> Option<Keeping> {
+    let now = clock::now();
+    let (terms, leader_only) = match judged {
+        Arrived::Share(terms) => {
+            let alone = storing::follower(&terms, &errand.asked)
+                .err()
+                .map(|why| (why.why(), true));
+            (Some(*terms), alone)
+        }
+        Arrived::LeaderOnly { why, mark } => (None, Some((why, mark))),
+        _ => (None, Some(("", false))),
+    };
+    let variant = variant(errand, terms.as_ref());
+    if let (Some((_, mark)), Some(seat)) = (leader_only, seat) {
+        if mark {
+            let until = now.mono.after(fetcher.limits.hit_for_miss);
+            seat.mark(mark_variant(errand, head), until.0);
+        } else {
+            seat.close();
+        }
+    }
+    if let (None, Some(seat)) = (leader_only, seat)
+        && seat.settle(variant.clone()) != Settled::Joinable
+    {
+        seat.close();
+    }
+    let fields = arrived::dressed(head, terms.as_ref(), now);
+    let rendered = Head::render(head.status, &fields, &arrived::hidden(&errand.route));
+    let sharing = match (&terms, leader_only) {
+        (Some(terms), None) => Sharing::Everyone {
+            variant: variant.clone(),
+            terms: Arc::new(terms.clone()),
+            ttl: fresh::ttl(terms, now.mono, now.mono),
+        },
+        (_, Some((why, _))) => Sharing::Leader(why),
+        (None, None) => Sharing::Leader("not storable"),
+    };
+    filler.keep(terms.is_some());
+    if terms.is_none() {
+        filler.open_window(fetcher.limits.pass_buffer);
+    }
+    let age = terms
+        .as_ref()
+        .map_or(0, |terms| terms.initial_age.as_secs());
+    filler.tell(News::Head(Arc::new(Answer {
+        head: rendered.clone(),
+        length: if errand.head_only {
+            content_length(head)
+        } else {
+            length(head)
+        },
+        age,
+        sharing,
+        fwd_status: head.status,
+    })));
+    terms.map(|terms| Keeping {
+        head: rendered,
+        terms,
+        variant,
+        stored: now.mono,
+        cost: started.elapsed(),
+        generation: filler.flight().generation(),
+    })
+}
+
+/// Streams the body to readers and store. The permit is the origin's work: it ends with the last byte that came in.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the one place where all that a flight holds meets"
+)]
+async fn stream(
+    fetcher: &Arc<Fetcher>,
+    errand: &Errand,
+    filler: &mut Filler,
+    seat: Option<&Seat>,
+    mut exchange: Exchange,
+    permit: Permit,
+    head: &OriginHead,
+    mut keeping: Option<Keeping>,
+    reserve: Charge,
+) -> Result<(), Stopped> {
+    let _reserve = reserve;
+    let held = Held::for_answer(permit, head, &mut exchange)
+        .map_err(|refused| Stopped::Failed(refused_failure(refused)))?;
+    let expected = length(head);
+    let mut len = 0u64;
+    let mut last = None;
+    loop {
+        let event = tokio::select! {
+            event = exchange.next() => event.map_err(|e| Stopped::Failed(failure(&e)))?,
+            () = filler.abandoned() => return Err(Stopped::Abandoned),
+        };
+        let piece = match event {
+            Event::Body(piece) => piece,
+            Event::End => break,
+            _ => {
+                return Err(Stopped::Failed(Failure::BadGateway(
+                    "an answer out of order",
+                )));
+            }
+        };
+        for piece in errand::cut(piece, PIECE) {
+            len += piece.len() as u64;
+            if keeping.is_some() && len > fetcher.limits.max_object_size {
+                give_up_keeping(&mut keeping, filler, seat);
+            }
+            if keeping.is_some() && expected == Some(len) {
+                // Held back until the page is in the store: who has read it whole and asks again gets a hit.
+                last = Some(piece);
+                break;
+            }
+            push(fetcher, filler, seat, &mut keeping, &piece).await?;
+        }
+    }
+    exchange.finish().await;
+    drop(held);
+    if let Some(keeping) = keeping
+        && let Some(mut pieces) = filler.whole()
+    {
+        pieces.extend(
+            last.as_ref()
+                .and_then(|last| fetcher.memory.hold(last.clone())),
+        );
+        keep::keep(fetcher, errand, keeping, &pieces, len);
+    }
+    if let Some(last) = last {
+        push(fetcher, filler, seat, &mut None, &last).await?;
+    }
+    filler.complete();
+    Ok(())
+}
+
+async fn push(
+    fetcher: &Arc<Fetcher>,
+    filler: &mut Filler,
+    seat: Option<&Seat>,
+    keeping: &mut Option<Keeping>,
+    piece: &Bytes,
+) -> Result<(), Stopped> {
+    let mut shed = false;
+    loop {
+        match filler.push(piece).await {
+            Ok(Pushed::Kept) => return Ok(()),
+            Ok(Pushed::NoMemory) if !shed => {
+                make_room(fetcher).await;
+                shed = true;
+            }
+            Ok(Pushed::NoMemory) => give_up_keeping(keeping, filler, seat),
+            Err(Abandoned) => return Err(Stopped::Abandoned),
+        }
+    }
+}
+
+/// From here on the answer is only passed through: nobody new may join, and a window is all that is kept.
+fn give_up_keeping(keeping: &mut Option<Keeping>, filler: &mut Filler, seat: Option<&Seat>) {
+    *keeping = None;
+    if let Some(seat) = seat {
+        seat.close();
+    }
+    filler.keep(false);
+    filler.open_window(LARGE_WINDOW);
+}
+
+fn not_modified(
+    fetcher: &Fetcher,
+    errand: &Errand,
+    filler: &mut Filler,
+    seat: Option<&Seat>,
+    merged: OriginHead,
+    terms: Terms,
+    started: Instant,
+) -> Result<(), Stopped> {
+    let now = clock::now();
+    let variant = variant(errand, Some(&terms));
+    let stored = errand
+        .stored
+        .as_ref()
+        .ok_or(Stopped::Failed(Failure::Lost))?;
+    let mut fields = merged.fields;
+    storing::dress(&mut fields, &terms, now.wall);
+    let keeping = Keeping {
+        head: Head::render(stored.head.status, &fields, &arrived::hidden(&errand.route)),
+        terms,
+        variant,
+        stored: now.mono,
+        cost: started.elapsed(),
+        generation: filler.flight().generation(),
+    };
+    let entry = keep::renew(fetcher, errand, keeping).ok_or(Stopped::Failed(Failure::NoMemory))?;
+    if let Some(seat) = seat {
+        seat.close();
+    }
+    filler.tell(News::Landed(entry));
+    Ok(())
+}
+
+/// Whoever has waited for a permit looks up again first.
+fn land_on_a_newer_page(fetcher: &Fetcher, errand: &Errand, filler: &Filler) -> bool {
+    if errand.partial_or_conditional || errand.head_only {
+        return false;
+    }
+    let now = clock::now();
+    let Some(slot) = fetcher.store.get(errand.key.as_ref(), now.mono) else {
+        return false;
+    };
+    let Some(entry) = slot.find(|names| vary_values(names, &errand.fields, &errand.sent)) else {
+        return false;
+    };
+    let newer = errand
+        .stored
+        .as_ref()
+        .is_none_or(|stored| !Arc::ptr_eq(stored, entry));
+    if !newer || !errand.would_serve(entry, now) {
+        return false;
+    }
+    filler.tell(News::Landed(Arc::clone(entry)));
+    true
+}
+
+/// The floor of a flight's window and what its exchange holds, shedding stored pages if need be.
+pub async fn reserve(fetcher: &Arc<Fetcher>) -> Option<Charge> {
+    let bytes = WINDOW_FLOOR + EXCHANGE_BUFFERS;
+    if let Some(charge) = fetcher.memory.charge(bytes) {
+        return Some(charge);
+    }
+    make_room(fetcher).await;
+    fetcher.memory.charge(bytes)
+}
+
+async fn make_room(fetcher: &Arc<Fetcher>) {
+    let fetcher = Arc::clone(fetcher);
+    // A lost worker only means that no room was made.
+    let _ = tokio::task::spawn_blocking(move || fetcher.store.shed()).await;
+}
+
+fn variant(errand: &Errand, terms: Option<&Terms>) -> Variant {
+    let names: Arc<[http::HeaderName]> = match terms.map(|terms| &terms.vary) {
+        Some(crate::rules::vary::Vary::Names(names)) => names.iter().cloned().collect(),
+        _ => Arc::default(),
+    };
+    Variant {
+        values: vary_values(&names, &errand.fields, &errand.sent),
+        names,
+    }
+}
+
+/// Which requests a hit-for-miss mark holds for: those of the answer's variant, or all where it varies on everything.
+fn mark_variant(errand: &Errand, head: &OriginHead) -> Option<Variant> {
+    match crate::rules::vary::of(&head.fields) {
+        crate::rules::vary::Vary::Names(names) => {
+            let names: Arc<[http::HeaderName]> = names.iter().cloned().collect();
+            Some(Variant {
+                values: vary_values(&names, &errand.fields, &errand.sent),
+                names,
+            })
+        }
+        _ => None,
+    }
+}
+
+/// How long the body will be, if that is known.
+pub fn length(head: &OriginHead) -> Option<u64> {
+    match head.framing {
+        BodyFraming::Length(length) => Some(length),
+        BodyFraming::None => Some(0),
+        BodyFraming::Chunked | BodyFraming::Close => None,
+    }
+}
+
+fn content_length(head: &OriginHead) -> Option<u64> {
+    head.fields
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+/// What of the origin an answer under way occupies.
+pub enum Held {
+    Work { _permit: Permit },
+    Stream { _permit: StreamPermit },
+}
+
+impl Held {
+    /// An event stream lives long and works little: from its head on it is one of the upstream's streams.
+    ///
+    /// # Errors
+    /// It is a stream, and there are too many.
+    pub fn for_answer(
+        permit: Permit,
+        head: &OriginHead,
+        exchange: &mut Exchange,
+    ) -> Result<Held, Refused> {
+        let kind = head
+            .fields
+            .get(header::CONTENT_TYPE)
+            .map(|value| value.as_bytes());
+        match kind {
+            Some(kind) if starts_with_ignoring_case(kind, b"text/event-stream") => {
+                Held::stream(permit, exchange)
+            }
+            _ => Ok(Held::Work { _permit: permit }),
+        }
+    }
+
+    /// # Errors
+    /// There are too many.
+    pub fn stream(permit: Permit, exchange: &mut Exchange) -> Result<Held, Refused> {
+        exchange.become_stream();
+        Ok(Held::Stream {
+            _permit: permit.into_stream()?,
+        })
+    }
+}
+
+fn starts_with_ignoring_case(text: &[u8], start: &[u8]) -> bool {
+    text.get(..start.len())
+        .is_some_and(|head| head.eq_ignore_ascii_case(start))
+}
+
+/// The rest of an answer that nobody reads, if it is short; else its connection is closed.
+async fn drain(exchange: &mut Exchange) {
+    let mut left = 64 * 1024usize;
+    while let Ok(Ok(Event::Body(piece))) =
+        tokio::time::timeout(Duration::from_secs(1), exchange.next()).await
+    {
+        match left.checked_sub(piece.len()) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
+fn broken(error: &OriginError) -> Stopped {
+    let failure = failure(error);
+    match failure {
+        Failure::Timeout(_) => Stopped::Failed(failure),
+        _ => Stopped::Broken(failure),
+    }
+}
+
+pub fn failure(error: &OriginError) -> Failure {
+    tracing::warn!(error = %error, "origin");
+    let why = match error.kind {
+        OriginErrorKind::Connect | OriginErrorKind::Tls => "the origin cannot be reached",
+        OriginErrorKind::Malformed(_) | OriginErrorKind::TooLarge => {
+            "the origin's answer breaks the rules of HTTP"
+        }
+        OriginErrorKind::Reset | OriginErrorKind::Write => "the origin broke the connection off",
+        _ => "the origin did not answer in time",
+    };
+    if error.status() == 504 {
+        Failure::Timeout(why)
+    } else {
+        Failure::BadGateway(why)
+    }
+}
+
+pub fn refused_failure(refused: Refused) -> Failure {
+    Failure::Refused(match refused {
+        Refused::QueueFull => "too many requests wait for the origin",
+        Refused::Waited => "the wait for the origin was too long",
+        Refused::Streams => "too many streams are open at the origin",
+    })
+}

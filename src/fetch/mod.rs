@@ -1,0 +1,276 @@
+//! The origin side: the only road by which a page that may be cached is fetched.
+//!
+//! One detached task per flight, whatever the reason: a miss, a refresh in the background, a revalidation, an eager
+//! refresh, a private page with one reader. It survives its first client, and a slow reader never slows it. In reading
+//! order: [`errand`] is what is asked for; [`fly`] asks and streams; [`arrived`] decides what an answer's head means;
+//! [`keep`] puts a whole answer into the
+//! store; [`pass`] is the same road for what is never cached.
+
+mod arrived;
+mod errand;
+mod fly;
+mod keep;
+mod pass;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+pub use errand::{Errand, Reason, ttl as errand_ttl};
+pub use pass::{Invalidates, Passage, Underway, Upload};
+
+use crate::cache::entry::Entry;
+use crate::cache::flight::{Filler, Flight, Reader};
+use crate::cache::key::{Key, KeyRef};
+use crate::cache::memory::Memory;
+use crate::cache::store::{Slot, Store};
+use crate::cache::table::{Ask, Joined, Table, Ticket};
+use crate::clock;
+use crate::origin::Upstream;
+use crate::rules::fields::Fields;
+use crate::rules::identity::Class;
+use crate::rules::time::{Moment, Now};
+use crate::rules::vary::{self, AsSent};
+use crate::telemetry::UpstreamMetrics;
+
+/// Key and class: what a lane of the flight table is named by.
+pub type Lane = (Key, Class);
+type Seat = Ticket<Lane, Trip>;
+
+/// Sizes and times of fetching, from the `[cache]` section.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub max_object_size: u64,
+    pub pass_buffer: usize,
+    pub hit_for_miss: Duration,
+}
+
+/// A flight and, in case its leader fails before a head came, another request to try with.
+pub struct Trip {
+    pub flight: Arc<Flight>,
+    spare: Mutex<Option<Errand>>,
+}
+
+/// What every fetch works with: the store, the table of flights, the origins.
+pub struct Fetcher {
+    pub store: Store,
+    pub memory: Arc<Memory>,
+    table: Arc<Table<Lane, Trip>>,
+    upstreams: Vec<Arc<Upstream>>,
+    metrics: Vec<Arc<UpstreamMetrics>>,
+    limits: Limits,
+    pub counts: Counts,
+}
+
+/// What fetches did, for gauges and counters.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Flights in the air, joinable or not.
+    pub flying: AtomicUsize,
+    pub stored: AtomicU64,
+}
+
+/// How a request came to its answer.
+pub enum Boarded {
+    /// It reads a flight; `collapsed` if that was under way already.
+    Reader { reader: Reader, collapsed: bool },
+    /// The page was there after all.
+    Found(Arc<Entry>),
+}
+
+/// Hit-for-miss marks kept at most.
+const MARKS: usize = 65_536;
+
+impl Fetcher {
+    /// `metrics`: one for each of `upstreams`.
+    pub fn new(
+        store: Store,
+        memory: Arc<Memory>,
+        upstreams: Vec<Arc<Upstream>>,
+        metrics: Vec<Arc<UpstreamMetrics>>,
+        limits: Limits,
+    ) -> Arc<Fetcher> {
+        let (table, counts) = (Table::new(MARKS), Counts::default());
+        Arc::new(Fetcher {
+            store,
+            memory,
+            table,
+            upstreams,
+            metrics,
+            limits,
+            counts,
+        })
+    }
+
+    /// Hit-for-miss marks that are remembered.
+    pub fn marks(&self) -> usize {
+        self.table.marks()
+    }
+
+    pub fn upstream(&self, index: usize) -> &Arc<Upstream> {
+        &self.upstreams[index]
+    }
+
+    pub fn upstreams(&self) -> &[Arc<Upstream>] {
+        &self.upstreams
+    }
+
+    /// Joinable flights and remembered lanes.
+    pub fn lanes(&self) -> (usize, usize) {
+        self.table.len()
+    }
+
+    /// The stored page, as a request that just read the clock sees it.
+    pub fn find(&self, key: KeyRef, now: Moment) -> Option<Arc<Slot>> {
+        self.store.get(key, now)
+    }
+
+    /// Boards the flight that fetches what `errand` asks for, starting it if nobody has. `seen` is what the request has
+    /// looked at and found wanting: only another entry counts as found.
+    pub fn board(self: &Arc<Self>, errand: Errand, lane: &Lane, seen: &Seen) -> Boarded {
+        let now = seen.now;
+        let select = |names: &[http::HeaderName]| vary_values(names, &errand.fields, &errand.sent);
+        let ask = Ask {
+            now: now.mono.0,
+            generation: self.store.generation(lane.0.hash()),
+            presumed: seen.presumed.clone(),
+            select: &select,
+        };
+        let look_again = || {
+            let slot = self.store.get(lane.0.as_ref(), now.mono)?;
+            let entry = slot.find(|names| select(names))?;
+            let new = seen
+                .entry
+                .as_ref()
+                .is_none_or(|known| !Arc::ptr_eq(known, entry));
+            (new && errand.would_serve(entry, now)).then(|| Arc::clone(entry))
+        };
+        let joined = self.table.join(lane, &ask, look_again, || {
+            self.trip(&errand, ask.generation, None)
+        });
+        match joined {
+            Joined::Found(entry) => Boarded::Found(entry),
+            Joined::Follow(trip) => match trip.flight.board() {
+                Some(reader) => {
+                    trip.spare.lock().get_or_insert(errand);
+                    Boarded::Reader {
+                        reader,
+                        collapsed: true,
+                    }
+                }
+                None => self.alone(errand),
+            },
+            Joined::Lead(trip, seat) => {
+                let reader = trip.flight.board_first();
+                self.take_off(errand, trip, Some(seat));
+                Boarded::Reader {
+                    reader,
+                    collapsed: false,
+                }
+            }
+            Joined::Alone => self.alone(errand),
+        }
+    }
+
+    /// Goes to the origin for one reader.
+    pub fn alone(self: &Arc<Self>, mut errand: Errand) -> Boarded {
+        errand.single_reader = true;
+        let generation = self.store.generation(errand.key.hash());
+        let trip = self.trip(&errand, generation, Some(self.limits.pass_buffer));
+        let reader = trip.flight.board_first();
+        self.take_off(errand, trip, None);
+        Boarded::Reader {
+            reader,
+            collapsed: false,
+        }
+    }
+
+    /// Refreshes in the background, unless somebody does already or the page rests after a failure.
+    pub fn refresh(self: &Arc<Self>, entry: &Arc<Entry>, lane: &Lane, now: Now, errand: Errand) {
+        if entry.rest.holds(now.mono) {
+            return;
+        }
+        let variant = &entry.variant;
+        let select = |names: &[http::HeaderName]| {
+            if *names == *variant.names {
+                variant.values.clone()
+            } else {
+                Box::default()
+            }
+        };
+        let ask = Ask {
+            now: now.mono.0,
+            generation: self.store.generation(lane.0.hash()),
+            presumed: Some(Arc::clone(&variant.names)),
+            select: &select,
+        };
+        let look_again = || {
+            let slot = self.store.get(lane.0.as_ref(), now.mono)?;
+            let current = slot
+                .variants()
+                .iter()
+                .find(|other| other.variant == *variant)?;
+            (!Arc::ptr_eq(current, entry)).then_some(())
+        };
+        let memory = &self.memory;
+        let joined = self.table.join(lane, &ask, look_again, || {
+            Arc::new(Trip {
+                flight: Flight::new(memory, clock::instant(), ask.generation, None),
+                spare: Mutex::default(),
+            })
+        });
+        if let Joined::Lead(trip, seat) = joined {
+            self.take_off(errand, trip, Some(seat));
+        }
+    }
+
+    fn trip(&self, errand: &Errand, generation: u64, window: Option<usize>) -> Arc<Trip> {
+        debug_assert_eq!(errand.single_reader, window.is_some());
+        Arc::new(Trip {
+            flight: Flight::new(&self.memory, clock::instant(), generation, window),
+            spare: Mutex::default(),
+        })
+    }
+
+    fn take_off(self: &Arc<Self>, errand: Errand, trip: Arc<Trip>, seat: Option<Seat>) {
+        let filler = Filler::new(&trip.flight, !errand.single_reader);
+        let flying = Flying::begin(self);
+        let fetcher = Arc::clone(self);
+        tokio::spawn(async move {
+            fly::fly(&fetcher, errand, filler, &trip, seat).await;
+            drop(flying);
+        });
+    }
+}
+
+/// What a request has seen before it boards.
+pub struct Seen {
+    pub now: Now,
+    pub entry: Option<Arc<Entry>>,
+    pub presumed: Option<Arc<[http::HeaderName]>>,
+}
+
+/// The normalised values by which a request selects its variant.
+pub fn vary_values(names: &[http::HeaderName], fields: &dyn Fields, sent: &AsSent) -> Box<[u8]> {
+    let mut out = Vec::new();
+    vary::select(names, fields, sent, &mut out);
+    out.into()
+}
+
+/// Counts a flight while it lasts, however it ends.
+struct Flying(Arc<Fetcher>);
+
+impl Flying {
+    fn begin(fetcher: &Arc<Fetcher>) -> Flying {
+        fetcher.counts.flying.fetch_add(1, Ordering::Relaxed);
+        Flying(Arc::clone(fetcher))
+    }
+}
+
+impl Drop for Flying {
+    fn drop(&mut self) {
+        self.0.counts.flying.fetch_sub(1, Ordering::Relaxed);
+    }
+}

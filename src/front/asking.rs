@@ -1,0 +1,375 @@
+//! What a request asks for: its route, key and class, and the part of it that outlives its head's bytes.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
+
+use http::HeaderMap;
+
+use crate::cache::entry::Entry;
+use crate::cache::key::KeyRef;
+use crate::config::policy::{AcceptEncoding, Policy, Route};
+use crate::fetch::{Errand, Reason};
+use crate::rules::cache_control::RequestDirectives;
+use crate::rules::forward::{self, Forward, Kind, Loop};
+use crate::rules::host::{self, Scheme};
+use crate::rules::identity::{self, Class};
+use crate::rules::request::{Method, Request, Version};
+use crate::rules::storing::{self, Asked};
+use crate::rules::target::{self, Target};
+use crate::rules::vary::{AsSent, Codings};
+use crate::telemetry::{RequestId, TraceParent};
+
+/// Bytes of a request's head, by position in its inbox: for the log, which is written when the answer is done.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Span {
+    from: u32,
+    len: u32,
+}
+
+impl Span {
+    fn of(buf: &[u8], part: &[u8]) -> Span {
+        let from = (part.as_ptr() as usize).wrapping_sub(buf.as_ptr() as usize);
+        if from > buf.len() {
+            Span::default()
+        } else {
+            Span {
+                from: from as u32,
+                len: part.len() as u32,
+            }
+        }
+    }
+
+    pub fn bytes(self, buf: &[u8]) -> &[u8] {
+        buf.get(self.from as usize..(self.from + self.len) as usize)
+            .unwrap_or_default()
+    }
+
+    pub fn text(self, buf: &[u8]) -> &str {
+        std::str::from_utf8(self.bytes(buf)).unwrap_or_default()
+    }
+}
+
+/// A method, for the log: most have a name of ours.
+#[derive(Debug, Clone, Copy)]
+pub enum Verb {
+    Known(&'static str),
+    Other(Span),
+}
+
+impl Verb {
+    fn of(buf: &[u8], method: Method) -> Verb {
+        match method {
+            Method::Get => Verb::Known("GET"),
+            Method::Head => Verb::Known("HEAD"),
+            Method::Post => Verb::Known("POST"),
+            Method::Put => Verb::Known("PUT"),
+            Method::Delete => Verb::Known("DELETE"),
+            Method::Patch => Verb::Known("PATCH"),
+            Method::Options => Verb::Known("OPTIONS"),
+            other => Verb::Other(Span::of(buf, other.as_str().as_bytes())),
+        }
+    }
+
+    pub fn text(self, buf: &[u8]) -> &str {
+        match self {
+            Verb::Known(name) => name,
+            Verb::Other(span) => span.text(buf),
+        }
+    }
+}
+
+/// What the log and the answer's head need of any request that could be read.
+#[derive(Clone)]
+pub struct Noted {
+    pub id: RequestId,
+    pub trace: Option<TraceParent>,
+    pub began: Instant,
+    pub method: Verb,
+    pub host: Span,
+    pub path: Span,
+    pub query: Option<Span>,
+    pub agent: Option<Span>,
+    pub head_len: usize,
+    pub http10: bool,
+    pub keep_alive: bool,
+    /// The client prefers a page to JSON.
+    pub wants_html: bool,
+}
+
+impl Noted {
+    pub fn of(buf: &[u8], request: &Request, head_len: usize, began: Instant) -> Noted {
+        let (path, query) = match request.target {
+            Target::Origin { path, query } => (Span::of(buf, path.as_bytes()), query),
+            Target::Asterisk => (Span::default(), None),
+        };
+        let trace = request
+            .lines
+            .iter()
+            .find(|line| line.name.eq_ignore_ascii_case("traceparent"));
+        Noted {
+            id: RequestId::fresh(),
+            trace: trace.and_then(|line| TraceParent::accept(line.value)),
+            began,
+            method: Verb::of(buf, request.method),
+            host: Span::of(buf, request.host.as_bytes()),
+            path,
+            query: query.map(|query| Span::of(buf, query.as_bytes())),
+            agent: request.known.user_agent.map(|agent| Span::of(buf, agent)),
+            head_len,
+            http10: request.version == Version::Http10,
+            keep_alive: request.keep_alive,
+            wants_html: request
+                .known
+                .accept
+                .is_some_and(|accept| memchr::memmem::find(accept, b"text/html").is_some()),
+        }
+    }
+}
+
+/// A request that has been routed, while its head's bytes are at hand.
+pub struct Asking<'a> {
+    pub policy: &'a Policy,
+    pub request: &'a Request<'a>,
+    pub route: &'a Arc<Route>,
+    pub client: IpAddr,
+    pub scheme: Scheme,
+    pub class: Class,
+    pub key: KeyRef<'a>,
+    /// Path and query, as key and origin have them.
+    pub target: &'a str,
+    /// The host, as the key has it.
+    pub host: &'a str,
+    pub head_len: usize,
+    /// As far as the route honours them.
+    pub directives: Option<RequestDirectives>,
+    pub only_if_cached: bool,
+}
+
+/// Cookies of ours, which no origin sees.
+static OWN_COOKIES: LazyLock<[String; 1]> =
+    LazyLock::new(|| [format!("{}*", identity::OWN_PREFIX)]);
+
+thread_local! {
+    static KEY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Routes a request and calls `then` with it; `None` if no route takes it.
+pub fn with_route<T>(
+    policy: &Policy,
+    request: &Request,
+    scheme: Scheme,
+    client: IpAddr,
+    head_len: usize,
+    then: impl FnOnce(&Asking) -> T,
+) -> Option<T> {
+    KEY.with_borrow_mut(|room| {
+        room.clear();
+        room.extend_from_slice(scheme.as_str().as_bytes());
+        room.push(0);
+        let host_at = room.len();
+        host::normalize(request.host, scheme, room);
+        let host_end = room.len();
+        room.push(0);
+        let target_at = room.len();
+        let (path, query) = match request.target {
+            Target::Origin { path, query } => (path, query),
+            Target::Asterisk => ("*", None),
+        };
+        target::write_path(path, room);
+        let path_end = room.len();
+        let route = {
+            let host = std::str::from_utf8(&room[host_at..host_end]).ok()?;
+            let path = std::str::from_utf8(&room[target_at..path_end]).ok()?;
+            policy.route(host, path)?
+        };
+        target::write_query(query, &route.query, room);
+        let class = class(request, route);
+        let (directives, only_if_cached) = directives(request, route);
+        let asking = Asking {
+            policy,
+            request,
+            route,
+            client,
+            scheme,
+            class,
+            key: KeyRef::new(room),
+            target: std::str::from_utf8(&room[target_at..]).ok()?,
+            host: std::str::from_utf8(&room[host_at..host_end]).ok()?,
+            head_len,
+            directives,
+            only_if_cached,
+        };
+        Some(then(&asking))
+    })
+}
+
+fn class(request: &Request, route: &Route) -> Class {
+    let known = &request.known;
+    if known.cookies_many {
+        let lines = request
+            .lines
+            .iter()
+            .filter(|line| line.name.eq_ignore_ascii_case("cookie"));
+        return identity::class(
+            known.authorization,
+            lines.map(|line| line.value),
+            &route.harmless,
+        );
+    }
+    identity::class(known.authorization, known.cookie, &route.harmless)
+}
+
+/// `only-if-cached` is always obeyed; the others only where the route says so, or a crowd that presses reload would
+/// reach the origin.
+fn directives(request: &Request, route: &Route) -> (Option<RequestDirectives>, bool) {
+    if !request.known.cache_control && !(request.known.pragma && route.honor_directives) {
+        return (None, false);
+    }
+    let directives = RequestDirectives::of(request);
+    let only_if_cached = directives.only_if_cached;
+    (route.honor_directives.then_some(directives), only_if_cached)
+}
+
+impl Asking<'_> {
+    pub fn is_head(&self) -> bool {
+        self.request.method == Method::Head
+    }
+
+    /// What a shared fetch would make of the fields that Vary may name.
+    pub fn as_sent(&self) -> AsSent {
+        AsSent {
+            class: self.class,
+            codings: match self.route.accept_encoding {
+                AcceptEncoding::Identity => Codings::IDENTITY,
+                AcceptEncoding::Gzip => Codings::GZIP,
+                AcceptEncoding::Client => Codings::of(self.request),
+            },
+            client: self.route.forward_client_address.then_some(self.client),
+        }
+    }
+
+    /// The errand that fetches this request's page. `alone`: for this request only, with its own `Range` and `If-*`.
+    ///
+    /// # Errors
+    /// The request has been through here already (RFC 8586).
+    pub fn errand(
+        &self,
+        noted: &Noted,
+        reason: Reason,
+        alone: bool,
+        stored: Option<Arc<Entry>>,
+    ) -> Result<Errand, Loop> {
+        let kind = if alone {
+            Kind::SingleReader
+        } else {
+            Kind::Shared
+        };
+        let sent = self.as_sent();
+        let fields = self.forwarded(noted, kind, &sent)?;
+        let known = &self.request.known;
+        let conditional = known.range.is_some()
+            || known.if_none_match.is_some()
+            || known.if_modified_since.is_some()
+            || known.if_match
+            || known.if_unmodified_since;
+        Ok(Errand {
+            route: Arc::clone(self.route),
+            key: self.key.to_key(),
+            target: self.target.into(),
+            class: self.class,
+            reason,
+            fields,
+            sent,
+            head_only: alone && self.is_head(),
+            single_reader: alone,
+            asked: self.asked(alone),
+            partial_or_conditional: alone && conditional,
+            stored,
+        })
+    }
+
+    /// What the rules must know of this request before they let its answer be stored or shared.
+    pub fn asked(&self, alone: bool) -> Asked {
+        let known = &self.request.known;
+        Asked {
+            method: if alone && self.is_head() {
+                storing::Method::Head
+            } else {
+                storing::Method::Get
+            },
+            body: false,
+            class: self.class,
+            authorization: known.authorization,
+            head_bytes: self.head_len,
+            method_override: known.method_override,
+            no_store: self.directives.is_some_and(|d| d.no_store) || !self.route.cache,
+        }
+    }
+
+    /// The fields the origin gets.
+    ///
+    /// # Errors
+    /// The request has been through here already (RFC 8586).
+    pub fn forwarded(&self, noted: &Noted, kind: Kind, sent: &AsSent) -> Result<HeaderMap, Loop> {
+        let fresh;
+        let traceparent = match &noted.trace {
+            Some(trace) => trace.as_str(),
+            None => {
+                fresh = TraceParent::fresh();
+                fresh.as_str()
+            }
+        };
+        let upgrade = kind == Kind::Pass && self.request.upgrade.is_some();
+        let show_client = kind != Kind::Shared || self.route.forward_client_address;
+        forward::fields(
+            self.request,
+            &Forward {
+                class: self.class,
+                kind,
+                scheme: self.scheme.as_str(),
+                host_as_keyed: self.host,
+                upstream_host: self.route.upstream_host.as_deref(),
+                accept_encoding: match self.route.accept_encoding {
+                    AcceptEncoding::Identity => forward::AcceptEncoding::Identity,
+                    AcceptEncoding::Gzip => forward::AcceptEncoding::Gzip,
+                    AcceptEncoding::Client => {
+                        forward::AcceptEncoding::Client(sent.codings.as_str().as_bytes())
+                    }
+                },
+                client: show_client.then_some(self.client),
+                via_version: self.request.version.number(),
+                cdn_id: &self.policy.cache.cdn_id,
+                request_id: noted.id.as_str(),
+                traceparent,
+                upgrade,
+                own_cookies: &*OWN_COOKIES,
+                forwarded: false,
+            },
+        )
+    }
+}
+
+/// The key of another page of the same site, as a request for it would have it.
+pub fn key_of(
+    policy: &Policy,
+    scheme: Scheme,
+    host: &str,
+    path: &str,
+    query: Option<&str>,
+) -> Vec<u8> {
+    let mut key = scheme.as_str().as_bytes().to_vec();
+    key.push(0);
+    key.extend_from_slice(host.as_bytes());
+    key.push(0);
+    let path_at = key.len();
+    target::write_path(path, &mut key);
+    let route = std::str::from_utf8(&key[path_at..])
+        .ok()
+        .and_then(|path| policy.route(host, path));
+    if let Some(route) = route {
+        target::write_query(query, &route.query, &mut key);
+    }
+    key
+}

@@ -1,0 +1,237 @@
+//! The HTTP/1 lane: one connection, its requests in order.
+//!
+//! ```text
+//!   arrive ─► decide ─┬─ from memory: one write
+//!      ▲              ├─ a flight:    wait, then follow it
+//!      │              ├─ past the cache
+//!      │              └─ an answer of our own
+//!      └── next ◄─────────────┘
+//! ```
+//!
+//! Between requests a connection holds no buffer and no timer.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use pingora::protocols::Stream;
+
+use super::asking::{Noted, Verb};
+use super::lookup::{self, Decision};
+use super::problem::Problem;
+use super::record::{self, Outcome};
+use super::wire::{Inbox, Pace, Wire};
+use super::{Site, deliver, miss, pass};
+use crate::clock;
+use crate::config::policy::Policy;
+use crate::rules::cache_status::Told;
+use crate::rules::host::Scheme;
+
+/// What becomes of a connection after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// The next request.
+    Keep,
+    /// An orderly end.
+    Close,
+    /// Nothing more can be said: what was sent is not whole.
+    Break,
+}
+
+/// One client's connection and what it has sent.
+pub struct Conn {
+    pub site: Arc<Site>,
+    pub wire: Wire,
+    pub inbox: Inbox,
+    pub scheme: Scheme,
+    pub client: IpAddr,
+    policy: Arc<Policy>,
+    /// The deadline for the head under way is running.
+    head_armed: bool,
+}
+
+/// Serves a connection until it ends.
+pub async fn serve(site: Arc<Site>, stream: Stream, scheme: Scheme) {
+    let policy = site.policy.load_full();
+    let pace = Pace {
+        rate: Some(policy.listen.min_rate).filter(|rate| *rate > 0),
+        grace: policy.listen.min_rate_grace,
+    };
+    let wire = Wire::new(stream, site.watch.enroll(), pace);
+    let client = wire.client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    // A connection that says nothing at all has as long as one that says half a head.
+    wire.post().arm(policy.listen.head_deadline);
+    let mut conn = Conn {
+        site,
+        wire,
+        inbox: Inbox::default(),
+        scheme,
+        client,
+        policy,
+        head_armed: true,
+    };
+    let next = loop {
+        let next = conn.one().await;
+        if next != Next::Keep || conn.site.watch.is_draining() && conn.inbox.is_empty() {
+            break next;
+        }
+        conn.await_next();
+    };
+    match next {
+        Next::Keep => {}
+        Next::Close => conn.wire.close_gently().await,
+        Next::Break => conn.wire.reset(),
+    }
+}
+
+impl Conn {
+    /// One request, from its first byte to the last of its answer.
+    async fn one(&mut self) -> Next {
+        loop {
+            let now = clock::instant();
+            if !self.inbox.is_empty() {
+                let policy = self.site.policy.load();
+                if !Arc::ptr_eq(&policy, &self.policy) {
+                    self.policy = Arc::clone(&policy);
+                }
+                drop(policy);
+                let decision = lookup::decide(
+                    &self.site,
+                    &self.policy,
+                    self.inbox.bytes(),
+                    self.scheme,
+                    self.client,
+                    now,
+                );
+                match decision {
+                    Decision::More => {}
+                    Decision::Hit(noted, hit) => {
+                        self.wire.post().set_idle(false);
+                        let sent = deliver::hit(self, &noted, &hit).await;
+                        return self.done(&noted, sent);
+                    }
+                    Decision::Miss(noted, what) => {
+                        self.wire.post().set_idle(false);
+                        let sent = Box::pin(miss::serve(self, &noted, *what)).await;
+                        return self.done(&noted, sent);
+                    }
+                    Decision::Pass(noted, what) => {
+                        self.wire.post().set_idle(false);
+                        let sent = Box::pin(pass::serve(self, &noted, *what)).await;
+                        return self.done(&noted, sent);
+                    }
+                    Decision::Here(problem, Some(noted)) => {
+                        let sent = Box::pin(self.answer(&problem, &noted, None)).await;
+                        return self.done(&noted, sent);
+                    }
+                    Decision::Here(problem, None) => return Box::pin(self.refuse(&problem)).await,
+                }
+            }
+            match self.more().await {
+                Ok(0) => return Next::Keep.or_end(self.inbox.is_empty()),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::TimedOut && !self.inbox.is_empty() => {
+                    return Box::pin(self.refuse(&Problem::slow_head())).await;
+                }
+                Err(_) => return Next::Break,
+            }
+        }
+    }
+
+    /// Waits for bytes: between requests as long as an idle connection may, within a head until its one deadline.
+    async fn more(&mut self) -> io::Result<usize> {
+        if !self.inbox.is_empty() && !self.head_armed {
+            self.wire.post().arm(self.policy.listen.head_deadline);
+            self.head_armed = true;
+        }
+        let was_empty = self.inbox.is_empty();
+        let read = self.wire.fill(&mut self.inbox).await?;
+        if was_empty && read > 0 {
+            self.wire.post().set_idle(false);
+            self.head_armed = false;
+        }
+        Ok(read)
+    }
+
+    fn await_next(&mut self) {
+        self.head_armed = false;
+        if self.inbox.is_empty() {
+            self.wire.post().arm(self.policy.listen.idle_timeout);
+            self.wire.post().set_idle(true);
+        }
+    }
+
+    pub fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    /// Whether the client will be told that this is the last answer.
+    pub fn closes(&self, noted: &Noted) -> bool {
+        !noted.keep_alive || self.site.watch.is_draining()
+    }
+
+    /// Sends an answer of our own to a request that could be read. Its body, if any, is left unread: then we close.
+    pub async fn answer(
+        &mut self,
+        problem: &Problem,
+        noted: &Noted,
+        told: Option<&Told<'_>>,
+    ) -> io::Result<Outcome> {
+        let (mut head, mut body) = (Vec::new(), Vec::new());
+        let head_only = matches!(noted.method, Verb::Known("HEAD"));
+        problem.render(noted.wants_html, head_only, told, &mut head, &mut body);
+        let close = problem.close || self.closes(noted);
+        deliver::common_lines(noted, close, &mut head);
+        head.extend_from_slice(b"\r\n");
+        let bytes = body.len() as u64;
+        head.append(&mut body);
+        self.wire.send_bytes(&head).await?;
+        let next = if close { Next::Close } else { Next::Keep };
+        Ok(Outcome {
+            status: problem.status,
+            bytes,
+            result: problem.result,
+            route: None,
+            asked: 0,
+            next,
+        })
+    }
+
+    /// Refuses what could not be read as a request, and ends the connection.
+    async fn refuse(&mut self, problem: &Problem) -> Next {
+        let (mut head, mut body) = (Vec::new(), Vec::new());
+        problem.render(false, false, None, &mut head, &mut body);
+        head.extend_from_slice(b"Connection: close\r\n\r\n");
+        let bytes = body.len() as u64;
+        head.append(&mut body);
+        let sent = self.wire.send_bytes(&head).await;
+        record::unread(&self.site, self.client, problem, bytes);
+        self.inbox.clear();
+        if sent.is_ok() {
+            Next::Close
+        } else {
+            Next::Break
+        }
+    }
+
+    /// Records an answer and drops its request's bytes.
+    fn done(&mut self, noted: &Noted, sent: io::Result<Outcome>) -> Next {
+        let outcome = sent.unwrap_or_else(|_| Outcome::aborted());
+        record::answered(&self.site, self.client, self.inbox.bytes(), noted, &outcome);
+        if outcome.next == Next::Keep {
+            self.inbox.consume(noted.head_len);
+        }
+        outcome.next
+    }
+}
+
+impl Next {
+    /// The client ended its side: in the middle of a head that is an error, between requests it is how it goes.
+    fn or_end(self, between_requests: bool) -> Next {
+        if between_requests {
+            Next::Close
+        } else {
+            Next::Break
+        }
+    }
+}

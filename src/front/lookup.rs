@@ -1,0 +1,350 @@
+//! The one lookup: what is to be done with a request, decided over one borrowed view of it.
+//!
+//! Nothing here waits and nothing here writes. What comes out owns all it needs, so that the view, and the head's bytes
+//! it borrows, need not live while a client is served.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Site;
+use super::asking::{Asking, Noted, with_route};
+use super::part::Part;
+use super::problem::Problem;
+use crate::cache::entry::Entry;
+use crate::clock;
+use crate::config::policy::{Policy, Route};
+use crate::fetch::{Lane, Reason, Seen};
+use crate::rules::cache_status::{Detail, Fwd};
+use crate::rules::host::Scheme;
+use crate::rules::refresh;
+use crate::rules::request::{self, Method, Parsed, RequestBody};
+use crate::rules::reuse::{self, Demand, Reuse};
+use crate::rules::target::Target;
+use crate::rules::time::Now;
+use crate::rules::vary;
+use crate::telemetry::{CacheResult, ids};
+
+/// What to do with the bytes at hand.
+pub enum Decision {
+    /// The head isn't whole yet.
+    More,
+    /// Answered here, without a route.
+    Here(Problem, Option<Box<Noted>>),
+    /// From memory.
+    Hit(Box<Noted>, Hit),
+    /// By a flight.
+    Miss(Box<Noted>, Box<Miss>),
+    /// Past the cache.
+    Pass(Box<Noted>, Box<Pass>),
+}
+
+/// An answer from memory.
+pub struct Hit {
+    pub route: Arc<Route>,
+    pub entry: Arc<Entry>,
+    pub part: Part,
+    pub ttl: i64,
+    /// Why it is served stale, if it is.
+    pub detail: Option<Detail>,
+    pub result: CacheResult,
+    /// Where the route wants the key told.
+    pub key: Option<Box<[u8]>>,
+}
+
+/// A request that waits for an origin.
+pub struct Miss {
+    pub route: Arc<Route>,
+    pub lane: Lane,
+    pub head_only: bool,
+    /// Where the route wants it told.
+    pub status_key: Option<Box<[u8]>>,
+    pub why: Fwd,
+    pub seen: Seen,
+    /// The stored page may be served if the origin fails or is slow.
+    pub stand_in: bool,
+    pub reason: Reason,
+}
+
+/// A request that goes past the cache.
+pub struct Pass {
+    pub route: Arc<Route>,
+    pub body: RequestBody,
+    pub expect_continue: bool,
+    pub upgrade: bool,
+    pub safe: bool,
+    pub head_only: bool,
+    pub head: Box<pingora::http::RequestHeader>,
+    pub method: Box<str>,
+    pub scheme: Scheme,
+    pub host: Box<str>,
+    pub path: Box<str>,
+    pub query: Option<Box<str>>,
+}
+
+/// Decides on the request at the start of `buf`.
+pub fn decide(
+    site: &Site,
+    policy: &Policy,
+    buf: &[u8],
+    scheme: Scheme,
+    client: IpAddr,
+    began: Instant,
+) -> Decision {
+    let mut lines = request::lines();
+    match request::parse(buf, &mut lines, &policy.listen.head) {
+        Ok(Parsed::Partial) => Decision::More,
+        Err(reject) => Decision::Here(Problem::reject(reject), None),
+        Ok(Parsed::Complete { request, head_len }) => {
+            let noted = Box::new(Noted::of(buf, &request, head_len, began));
+            let mut room = Some(noted);
+            let decided = with_route(policy, &request, scheme, client, head_len, |asking| {
+                room.take().map(|noted| on_route(site, asking, noted))
+            });
+            match (decided.flatten(), room) {
+                (Some(decision), _) => decision,
+                (None, noted) => Decision::Here(Problem::no_route(), noted),
+            }
+        }
+    }
+}
+
+/// Builds something of the request at the start of `buf` again, which was decided on before.
+pub fn again<T>(
+    policy: &Policy,
+    buf: &[u8],
+    scheme: Scheme,
+    client: IpAddr,
+    then: impl FnOnce(&Asking) -> T,
+) -> Option<T> {
+    let mut lines = request::lines();
+    match request::parse(buf, &mut lines, &policy.listen.head) {
+        Ok(Parsed::Complete { request, head_len }) => {
+            with_route(policy, &request, scheme, client, head_len, then)
+        }
+        _ => None,
+    }
+}
+
+fn on_route(site: &Site, asking: &Asking, noted: Box<Noted>) -> Decision {
+    let request = asking.request;
+    if let Some(problem) = answered_here(asking) {
+        return Decision::Here(problem, Some(noted));
+    }
+    let cacheable = matches!(request.method, Method::Get | Method::Head)
+        && request.body == RequestBody::None
+        && request.upgrade.is_none();
+    if !cacheable {
+        return pass(asking, noted);
+    }
+    if request.known.cdn_loop
+        && asking
+            .forwarded(
+                &noted,
+                crate::rules::forward::Kind::Shared,
+                &asking.as_sent(),
+            )
+            .is_err()
+    {
+        return Decision::Here(Problem::looped(), Some(noted));
+    }
+    let now = clock::now();
+    let slot = site.fetcher.find(asking.key, now.mono);
+    let entry = slot.as_ref().and_then(|slot| {
+        let sent = asking.as_sent();
+        slot.find(|names| {
+            let mut values = Vec::with_capacity(64);
+            vary::select(names, request, &sent, &mut values);
+            values.into()
+        })
+    });
+    let (Some(slot), Some(entry)) = (&slot, entry) else {
+        let why = if slot.is_some() {
+            Fwd::VaryMiss
+        } else {
+            Fwd::UriMiss
+        };
+        let presumed = slot.and_then(|slot| slot.varies_on());
+        return miss(
+            asking,
+            noted,
+            why,
+            Seen {
+                now,
+                entry: None,
+                presumed,
+            },
+            false,
+        );
+    };
+    let demand = Demand {
+        class: asking.class,
+        directives: asking.directives,
+        only_if_cached: asking.only_if_cached,
+    };
+    let seen = || Seen {
+        now,
+        entry: Some(Arc::clone(entry)),
+        presumed: slot.varies_on(),
+    };
+    match reuse::reuse(&entry.terms, entry.stored, now.mono, &demand) {
+        Reuse::Fresh { ttl } => {
+            let eager = asking.route.eager
+                && refresh::eager(
+                    &entry.terms,
+                    entry.stored,
+                    now.mono,
+                    entry.cost,
+                    chance(),
+                    refresh::BETA,
+                );
+            if eager {
+                renew(site, asking, &noted, entry, now);
+            }
+            hit(asking, noted, entry, now, ttl, None)
+        }
+        Reuse::StaleWhileRevalidate { ttl } => {
+            renew(site, asking, &noted, entry, now);
+            hit(asking, noted, entry, now, ttl, Some(Detail::Swr))
+        }
+        Reuse::MaxStale { ttl } => hit(asking, noted, entry, now, ttl, Some(Detail::Swr)),
+        // After a failure the page rests, and goes out at once meanwhile.
+        Reuse::Forward {
+            fallback: Some(ttl),
+            ..
+        } if entry.rest.holds(now.mono) => hit(asking, noted, entry, now, ttl, Some(Detail::Sie)),
+        Reuse::Forward { why, fallback } => miss(asking, noted, why, seen(), fallback.is_some()),
+        Reuse::OnlyIfCached => Decision::Here(Problem::only_if_cached(), Some(noted)),
+        Reuse::NotForYou => miss(
+            asking,
+            noted,
+            Fwd::Request,
+            Seen {
+                entry: None,
+                ..seen()
+            },
+            false,
+        ),
+    }
+}
+
+/// What needs neither page nor origin.
+fn answered_here(asking: &Asking) -> Option<Problem> {
+    let request = asking.request;
+    if let RequestBody::Length(length) = request.body
+        && asking.policy.listen.max_body > 0
+        && length > asking.policy.listen.max_body
+    {
+        return Some(Problem::body_too_large());
+    }
+    if request.method == Method::Options
+        && (request.target == Target::Asterisk || request.known.max_forwards == Some(&b"0"[..]))
+    {
+        return Some(Problem::options());
+    }
+    None
+}
+
+/// Refreshes a page in the background: nobody waits for it.
+fn renew(site: &Site, asking: &Asking, noted: &Noted, entry: &Arc<Entry>, now: Now) {
+    if entry.rest.holds(now.mono) {
+        return;
+    }
+    let lane = (asking.key.to_key(), asking.class);
+    // A request that has been through here was turned away before.
+    if let Ok(errand) = asking.errand(noted, Reason::Refresh, false, Some(Arc::clone(entry))) {
+        site.fetcher.refresh(entry, &lane, now, errand);
+    }
+}
+
+fn hit(
+    asking: &Asking,
+    noted: Box<Noted>,
+    entry: &Arc<Entry>,
+    now: Now,
+    ttl: i64,
+    detail: Option<Detail>,
+) -> Decision {
+    let part = Part::of(
+        asking.request,
+        &entry.head,
+        Some(entry.body.len()),
+        now.wall,
+    );
+    let result = match detail {
+        None => CacheResult::Hit,
+        Some(Detail::Sie) => CacheResult::StaleError,
+        Some(_) => CacheResult::Stale,
+    };
+    let key = asking.route.status_key.then(|| asking.key.bytes().into());
+    let (route, entry) = (Arc::clone(asking.route), Arc::clone(entry));
+    Decision::Hit(
+        noted,
+        Hit {
+            route,
+            entry,
+            part,
+            ttl,
+            detail,
+            result,
+            key,
+        },
+    )
+}
+
+fn miss(asking: &Asking, noted: Box<Noted>, why: Fwd, seen: Seen, stand_in: bool) -> Decision {
+    if asking.only_if_cached {
+        return Decision::Here(Problem::only_if_cached(), Some(noted));
+    }
+    let reason = if seen.entry.is_some() {
+        Reason::Revalidate
+    } else {
+        Reason::Miss
+    };
+    Decision::Miss(
+        noted,
+        Box::new(Miss {
+            route: Arc::clone(asking.route),
+            lane: (asking.key.to_key(), asking.class),
+            head_only: asking.is_head(),
+            status_key: asking.route.status_key.then(|| asking.key.bytes().into()),
+            why,
+            seen,
+            stand_in,
+            reason,
+        }),
+    )
+}
+
+fn pass(asking: &Asking, noted: Box<Noted>) -> Decision {
+    let request = asking.request;
+    let (path, query) = match request.target {
+        Target::Origin { path, query } => (path, query),
+        Target::Asterisk => ("*", None),
+    };
+    let Some(head) = super::pass::head(asking, &noted) else {
+        return Decision::Here(Problem::looped(), Some(noted));
+    };
+    Decision::Pass(
+        noted,
+        Box::new(Pass {
+            route: Arc::clone(asking.route),
+            body: request.body,
+            expect_continue: request.expect_continue,
+            upgrade: request.upgrade.is_some(),
+            safe: request.method.is_safe(),
+            head_only: asking.is_head(),
+            head,
+            scheme: asking.scheme,
+            method: request.method.as_str().into(),
+            host: asking.host.into(),
+            path: path.into(),
+            query: query.map(Into::into),
+        }),
+    )
+}
+
+/// A random number in `0..1`.
+fn chance() -> f64 {
+    (ids::random() >> 11) as f64 / (1u64 << 53) as f64
+}

@@ -1,0 +1,333 @@
+//! A request that waits for a flight: boarding it, waiting with patience, and what to do when it fails.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::asking::Noted;
+use super::h1::Conn;
+use super::lookup::{self, Miss};
+use super::problem::Problem;
+use super::record::Outcome;
+use super::{Site, deliver};
+use crate::cache::entry::Entry;
+use crate::cache::flight::{Answer, Failure, News, Reader, Sharing};
+use crate::clock;
+use crate::fetch::{Boarded, Errand, Seen, errand_ttl, vary_values};
+use crate::rules::cache_status::{Detail, Told, Way};
+use crate::rules::request::Request;
+use crate::rules::reuse::is_origin_error;
+use crate::rules::storing;
+use crate::telemetry::CacheResult;
+
+/// More than this a client may not pipeline while it waits.
+pub const PIPELINED: usize = 64 * 1024;
+/// A request that finds itself on the wrong flight changes at most so often before it goes alone.
+const CHANGES: usize = 3;
+
+/// How a wait for a flight ended.
+enum Waited {
+    News(News),
+    /// The stored page is to be served instead of waiting on.
+    Slow,
+    /// The client's own patience, or ours for it, is over.
+    TooLong,
+    Gone,
+}
+
+/// Serves a request by a flight.
+///
+/// # Errors
+/// The client's connection failed.
+pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Outcome> {
+    let mut seen = Seen {
+        now: miss.seen.now,
+        entry: miss.seen.entry.clone(),
+        presumed: miss.seen.presumed.clone(),
+    };
+    let mut alone = !miss.route.cache;
+    for change in 0.. {
+        let boarded = match board(conn, noted, &miss, &seen, alone || change >= CHANGES) {
+            Some(boarded) => boarded,
+            None => return conn.answer(&Problem::looped(), noted, None).await,
+        };
+        let (mut reader, collapsed) = match boarded {
+            Boarded::Found(entry) => return landed(conn, noted, &miss, entry, true).await,
+            Boarded::Reader { reader, collapsed } => (reader, collapsed),
+        };
+        let Some(place) = Place::take(&conn.site, conn.policy().cache.max_waiters) else {
+            return rescue(conn, noted, &miss, None, Problem::too_many_waiters()).await;
+        };
+        let waited = wait(conn, noted, &miss, &mut reader).await?;
+        drop(place);
+        match waited {
+            Waited::News(News::Head(answer)) => match standing(&answer, &reader, conn) {
+                Standing::Mine => {
+                    if !reader.is_alone() && asks_for_its_range(conn, &answer) {
+                        alone = true;
+                        continue;
+                    }
+                    return deliver::flight(conn, noted, &miss, reader, &answer, collapsed).await;
+                }
+                Standing::Failed(failure) => {
+                    return rescue(
+                        conn,
+                        noted,
+                        &miss,
+                        Some(answer.fwd_status),
+                        Problem::failure(&failure),
+                    )
+                    .await;
+                }
+                Standing::Another(presumed) => {
+                    seen = Seen {
+                        now: clock::now(),
+                        entry: seen.entry,
+                        presumed: Some(presumed),
+                    };
+                }
+                Standing::Alone => alone = true,
+            },
+            Waited::News(News::Landed(entry)) => {
+                return landed(conn, noted, &miss, entry, collapsed).await;
+            }
+            Waited::News(News::Failed(failure)) => {
+                let status = if let Failure::OriginStatus(status) = failure {
+                    Some(status)
+                } else {
+                    None
+                };
+                return rescue(conn, noted, &miss, status, Problem::failure(&failure)).await;
+            }
+            Waited::News(News::Interim(..)) => {}
+            Waited::Slow => return stand_in(conn, noted, &miss, None, Detail::Slow).await,
+            Waited::TooLong => return rescue(conn, noted, &miss, None, Problem::waited()).await,
+            Waited::Gone => {
+                return Ok(Outcome {
+                    route: Some(Arc::clone(&miss.route)),
+                    ..Outcome::aborted()
+                });
+            }
+        }
+    }
+    Ok(Outcome::aborted())
+}
+
+/// Boards the page's flight, or one of its own. `None`: the request has been through here already.
+fn board(conn: &Conn, noted: &Noted, miss: &Miss, seen: &Seen, alone: bool) -> Option<Boarded> {
+    let fetcher = &conn.site.fetcher;
+    let errand = errand(conn, noted, miss, alone)?;
+    if alone {
+        return Some(fetcher.alone(errand));
+    }
+    Some(fetcher.board(errand, &miss.lane, seen))
+}
+
+fn errand(conn: &Conn, noted: &Noted, miss: &Miss, alone: bool) -> Option<Errand> {
+    lookup::again(
+        conn.policy(),
+        conn.inbox.bytes(),
+        conn.scheme,
+        conn.client,
+        |asking| {
+            asking
+                .errand(noted, miss.reason, alone, miss.seen.entry.clone())
+                .ok()
+        },
+    )
+    .flatten()
+}
+
+/// Whether an answer is for this reader's request.
+enum Standing {
+    Mine,
+    /// It varies on these fields and selects another request's values.
+    Another(Arc<[http::HeaderName]>),
+    /// It is its leader's alone.
+    Alone,
+    /// It is an error that all who waited share.
+    Failed(Failure),
+}
+
+fn standing(answer: &Answer, reader: &Reader, conn: &Conn) -> Standing {
+    if reader.is_leader() {
+        return Standing::Mine;
+    }
+    match &answer.sharing {
+        Sharing::Leader(_) if is_origin_error(answer.fwd_status) => {
+            Standing::Failed(Failure::OriginStatus(answer.fwd_status))
+        }
+        Sharing::Leader(_) => Standing::Alone,
+        Sharing::Everyone { variant, terms, .. } => {
+            let mine = lookup::again(
+                conn.policy(),
+                conn.inbox.bytes(),
+                conn.scheme,
+                conn.client,
+                |asking| {
+                    let sent = asking.as_sent();
+                    let selects =
+                        vary_values(&variant.names, asking.request, &sent) == variant.values;
+                    (
+                        selects,
+                        storing::follower(terms, &asking.asked(false)).is_ok(),
+                    )
+                },
+            );
+            match mine {
+                Some((true, true)) => Standing::Mine,
+                Some((false, _)) => Standing::Another(Arc::clone(&variant.names)),
+                _ => Standing::Alone,
+            }
+        }
+    }
+}
+
+/// Whether a request with a range is better served by asking for that range itself: the flight doesn't know its
+/// length, or is too large to be kept.
+fn asks_for_its_range(conn: &Conn, answer: &Answer) -> bool {
+    let uncut = answer.length.is_none() || matches!(answer.sharing, Sharing::Leader(_));
+    uncut
+        && answer.head.status == 200
+        && with_request(conn, |request| request.known.range.is_some()).unwrap_or(false)
+}
+
+/// Reads the request at the front of the inbox again.
+pub fn with_request<T>(conn: &Conn, then: impl FnOnce(&Request) -> T) -> Option<T> {
+    lookup::again(
+        conn.policy(),
+        conn.inbox.bytes(),
+        conn.scheme,
+        conn.client,
+        |asking| then(asking.request),
+    )
+}
+
+/// Waits for the flight's head, as long as it makes sense. Interim answers are passed on.
+async fn wait(
+    conn: &mut Conn,
+    noted: &Noted,
+    miss: &Miss,
+    reader: &mut Reader,
+) -> io::Result<Waited> {
+    let started = reader.flight().started;
+    let slow_at = miss
+        .stand_in
+        .then(|| started + miss.route.serve_stale_after);
+    let too_long_at = noted.began + conn.policy().cache.max_wait;
+    let slow_first = slow_at.is_some_and(|at| at < too_long_at);
+    let until = slow_at.filter(|_| slow_first).unwrap_or(too_long_at);
+    loop {
+        let news = tokio::select! {
+            biased;
+            news = reader.news() => news,
+            () = tokio::time::sleep_until(until.into()) => {
+                return Ok(if slow_first { Waited::Slow } else { Waited::TooLong });
+            }
+            true = conn.wire.gone(&mut conn.inbox, PIPELINED) => return Ok(Waited::Gone),
+        };
+        match news {
+            News::Interim(status, fields) if !noted.http10 => {
+                deliver::interim(conn, status, &fields).await?
+            }
+            News::Interim(..) => {}
+            news => return Ok(Waited::News(news)),
+        }
+    }
+}
+
+/// The page is in the store now: it was validated, or somebody else fetched it.
+async fn landed(
+    conn: &mut Conn,
+    noted: &Noted,
+    miss: &Miss,
+    entry: Arc<Entry>,
+    collapsed: bool,
+) -> io::Result<Outcome> {
+    let now = clock::now();
+    let ttl = errand_ttl(&entry, now);
+    let validated = miss.seen.entry.is_some() && !collapsed;
+    let (told, result) = if validated {
+        (
+            Told::stored(miss.why, 304, ttl, false),
+            CacheResult::Revalidated,
+        )
+    } else {
+        (
+            Told::stored(miss.why, entry.head.status, ttl, collapsed),
+            CacheResult::Collapsed,
+        )
+    };
+    deliver::stored(conn, noted, miss, &entry, told, result).await
+}
+
+/// The stored page instead of an answer.
+async fn stand_in(
+    conn: &mut Conn,
+    noted: &Noted,
+    miss: &Miss,
+    status: Option<u16>,
+    detail: Detail,
+) -> io::Result<Outcome> {
+    let Some(entry) = miss.seen.entry.clone() else {
+        return conn.answer(&Problem::waited(), noted, None).await;
+    };
+    let ttl = errand_ttl(&entry, clock::now());
+    let told = Told::rescued(miss.why, status, ttl, detail);
+    let result = if detail == Detail::Slow {
+        CacheResult::StaleSlow
+    } else {
+        CacheResult::StaleError
+    };
+    deliver::stored(conn, noted, miss, &entry, told, result).await
+}
+
+/// The last good page if there is one that may be used, else the problem.
+async fn rescue(
+    conn: &mut Conn,
+    noted: &Noted,
+    miss: &Miss,
+    status: Option<u16>,
+    problem: Problem,
+) -> io::Result<Outcome> {
+    if miss.stand_in {
+        return stand_in(conn, noted, miss, status, Detail::Sie).await;
+    }
+    let way = Way::Forwarded {
+        why: miss.why,
+        status,
+        stored: false,
+        collapsed: false,
+    };
+    let told = Told {
+        way,
+        ttl: None,
+        detail: None,
+        key: miss.status_key.as_deref(),
+    };
+    let outcome = conn.answer(&problem, noted, Some(&told)).await?;
+    Ok(Outcome {
+        route: Some(Arc::clone(&miss.route)),
+        asked: 1,
+        ..outcome
+    })
+}
+
+/// A place among those who wait; dropping it leaves.
+struct Place(Arc<Site>);
+
+impl Place {
+    fn take(site: &Arc<Site>, most: usize) -> Option<Place> {
+        if site.waiters.fetch_add(1, Ordering::Relaxed) >= most {
+            site.waiters.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Place(Arc::clone(site)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+}

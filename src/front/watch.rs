@@ -1,0 +1,176 @@
+//! Deadlines of connections, without a timer a request.
+//!
+//! A connection writes the moment at which its patience ends into its [`Post`]; one sweep, ten times a second, fires
+//! what is due. Setting a deadline is one store; none is finer than the sweep.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use atomic_waker::AtomicWaker;
+use parking_lot::Mutex;
+
+use crate::clock;
+
+/// How often deadlines are looked at.
+pub const SWEEP: Duration = Duration::from_millis(100);
+
+const FIRED: u64 = 0;
+const NEVER: u64 = u64::MAX;
+
+/// All connections' deadlines.
+#[derive(Debug, Default)]
+pub struct Watch {
+    posts: Mutex<Vec<Weak<Post>>>,
+    draining: AtomicBool,
+}
+
+/// One connection's deadline.
+#[derive(Debug)]
+pub struct Post {
+    /// In the process's milliseconds.
+    due: AtomicU64,
+    /// Between requests: a drain may fire it at once.
+    idle: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Watch {
+    /// A post for a new connection.
+    pub fn enroll(&self) -> Arc<Post> {
+        let post = Arc::new(Post {
+            due: AtomicU64::new(NEVER),
+            idle: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        });
+        self.posts.lock().push(Arc::downgrade(&post));
+        post
+    }
+
+    /// Open connections, for a gauge.
+    pub fn connections(&self) -> usize {
+        self.posts
+            .lock()
+            .iter()
+            .filter(|post| post.strong_count() > 0)
+            .count()
+    }
+
+    /// From now on connections close when they are between requests.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.sweep(clock::uptime_millis());
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Fires what is due at `now`, in the process's milliseconds.
+    pub fn sweep(&self, now: u64) {
+        let draining = self.is_draining();
+        self.posts.lock().retain(|post| {
+            let Some(post) = post.upgrade() else {
+                return false;
+            };
+            post.fire_if_due(now, draining);
+            true
+        });
+    }
+}
+
+impl Post {
+    /// Sets the deadline, `after` from now.
+    pub fn arm(&self, after: Duration) {
+        self.arm_at(clock::uptime_millis() + after.as_millis() as u64);
+    }
+
+    /// Sets the deadline, in the process's milliseconds.
+    pub fn arm_at(&self, at: u64) {
+        self.due
+            .store(at.clamp(FIRED + 1, NEVER - 1), Ordering::Release);
+    }
+
+    pub fn disarm(&self) {
+        self.due.store(NEVER, Ordering::Release);
+    }
+
+    /// Whether the connection is between requests.
+    pub fn set_idle(&self, idle: bool) {
+        if self.idle.load(Ordering::Relaxed) != idle {
+            self.idle.store(idle, Ordering::Release);
+        }
+    }
+
+    /// Ready once the deadline has passed.
+    pub fn poll_due(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        if self.due.load(Ordering::Acquire) == FIRED {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn fire_if_due(&self, now: u64, draining: bool) {
+        let due = self.due.load(Ordering::Acquire);
+        let fires = due != FIRED && (due <= now || (draining && self.idle.load(Ordering::Acquire)));
+        // If the connection has set another deadline meanwhile, that one holds.
+        if fires
+            && self
+                .due
+                .compare_exchange(due, FIRED, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        {
+            self.waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    fn fired(post: &Post) -> bool {
+        post.poll_due(&mut Context::from_waker(Waker::noop()))
+            .is_ready()
+    }
+
+    #[test]
+    fn fires_what_is_due_and_only_that() {
+        let watch = Watch::default();
+        let (due, later, never) = (watch.enroll(), watch.enroll(), watch.enroll());
+        due.arm_at(500);
+        later.arm_at(501);
+        watch.sweep(500);
+        assert!(fired(&due));
+        assert!(!fired(&later));
+        assert!(!fired(&never));
+        due.arm_at(900);
+        assert!(!fired(&due), "a new deadline starts anew");
+    }
+
+    #[test]
+    fn a_drain_fires_the_idle_at_once_and_nobody_else() {
+        let watch = Watch::default();
+        let (idle, busy) = (watch.enroll(), watch.enroll());
+        idle.arm_at(u64::MAX - 9);
+        idle.set_idle(true);
+        busy.arm_at(u64::MAX - 9);
+        watch.drain();
+        assert!(fired(&idle));
+        assert!(!fired(&busy));
+    }
+
+    #[test]
+    fn forgets_connections_that_are_gone() {
+        let watch = Watch::default();
+        let post = watch.enroll();
+        assert_eq!(watch.connections(), 1);
+        drop(post);
+        watch.sweep(1);
+        assert_eq!(watch.posts.lock().len(), 0);
+    }
+}

@@ -1,0 +1,311 @@
+//! A client's connection: bytes in, bytes out, each under its deadline.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pingora::protocols::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::watch::Post;
+use crate::clock;
+
+/// Read at once from a socket.
+const READ: usize = 16 * 1024;
+/// What a client must have taken before its patience is counted anew.
+pub const SLICE: usize = 64 * 1024;
+/// Inboxes kept per worker for the next request.
+const POOLED: usize = 64;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+    static INBOXES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How fast a client must be at least.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Bytes per second; none: as slow as it likes.
+    pub rate: Option<u64>,
+    /// Before the rate counts.
+    pub grace: Duration,
+}
+
+impl Pace {
+    /// Milliseconds a client may take for its first `bytes`.
+    pub fn millis_for(self, bytes: u64) -> Option<u64> {
+        self.rate
+            .map(|rate| self.grace.as_millis() as u64 + bytes * 1_000 / rate.max(1))
+    }
+}
+
+/// One client's connection.
+pub struct Wire {
+    stream: Stream,
+    post: Arc<Post>,
+    pub client: Option<IpAddr>,
+    pace: Pace,
+}
+
+impl Wire {
+    pub fn new(stream: Stream, post: Arc<Post>, pace: Pace) -> Wire {
+        let client = stream.get_socket_digest().and_then(|digest| {
+            digest
+                .peer_addr()
+                .and_then(|addr| addr.as_inet().map(std::net::SocketAddr::ip))
+        });
+        Wire {
+            stream,
+            post,
+            client,
+            pace,
+        }
+    }
+
+    pub fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    pub fn post(&self) -> &Post {
+        &self.post
+    }
+
+    /// Reads what is there into `inbox`. 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// The socket's, or [`io::ErrorKind::TimedOut`] when the armed deadline passes.
+    pub async fn fill(&mut self, inbox: &mut Inbox) -> io::Result<usize> {
+        let Wire { stream, post, .. } = self;
+        std::future::poll_fn(|cx| {
+            let read = SCRATCH.with_borrow_mut(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
+                    Poll::Ready(Ok(())) => {
+                        inbox.extend(buffer.filled());
+                        Poll::Ready(Ok(buffer.filled().len()))
+                    }
+                    Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
+                    Poll::Pending => Poll::Pending,
+                }
+            });
+            match read {
+                Poll::Pending => {
+                    ready!(post.poll_due(cx));
+                    Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+                }
+                done => done,
+            }
+        })
+        .await
+    }
+
+    /// Writes `pieces` in as few calls as the socket allows. The client must keep its pace.
+    ///
+    /// # Errors
+    /// The socket's, or [`io::ErrorKind::TimedOut`] when the client takes too little.
+    pub async fn send(&mut self, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+        IoSlice::advance_slices(&mut pieces, 0);
+        let mut paced: Option<(u64, u64)> = None;
+        let Wire {
+            stream, post, pace, ..
+        } = self;
+        std::future::poll_fn(|cx| {
+            while !pieces.is_empty() {
+                match Pin::new(&mut *stream).poll_write_vectored(cx, pieces) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(Ok(n)) => {
+                        IoSlice::advance_slices(&mut pieces, n);
+                        if let Some((_, taken)) = &mut paced {
+                            *taken += n as u64;
+                        }
+                    }
+                    Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                    Poll::Pending => {
+                        // The clock starts when the socket is first full.
+                        let (since, taken) =
+                            *paced.get_or_insert_with(|| (clock::uptime_millis(), 0));
+                        match pace.millis_for(taken + SLICE as u64) {
+                            Some(millis) => post.arm_at(since + millis),
+                            None => post.disarm(),
+                        }
+                        ready!(post.poll_due(cx));
+                        return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                    }
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Writes one buffer.
+    ///
+    /// # Errors
+    /// As [`Wire::send`].
+    pub async fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.send(&mut [IoSlice::new(bytes)]).await
+    }
+
+    /// Writes body pieces, framed as one chunk each batch if `chunked` (RFC 9112 §7.1).
+    ///
+    /// # Errors
+    /// As [`Wire::send`].
+    pub async fn send_body(&mut self, pieces: &[Bytes], chunked: bool) -> io::Result<()> {
+        let len: usize = pieces.iter().map(Bytes::len).sum();
+        let size = format!("{len:x}\r\n");
+        let mut slices = Vec::with_capacity(pieces.len() + 2);
+        if chunked {
+            slices.push(IoSlice::new(size.as_bytes()));
+        }
+        slices.extend(pieces.iter().map(|piece| IoSlice::new(piece)));
+        if chunked {
+            slices.push(IoSlice::new(b"\r\n"));
+        }
+        // The kernel takes 1,024 slices a call at most; pieces are few, but an origin may dribble.
+        for batch in slices.chunks_mut(512) {
+            self.send(batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the client has gone: completes on its end of stream or error, or when it sends on (into `inbox`).
+    pub async fn gone(&mut self, inbox: &mut Inbox, most: usize) -> bool {
+        loop {
+            if inbox.len() >= most {
+                // It pipelines more than we hold for it: it is there.
+                std::future::pending::<()>().await;
+            }
+            match self.fill_unwatched(inbox).await {
+                Ok(0) | Err(_) => return true,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    async fn fill_unwatched(&mut self, inbox: &mut Inbox) -> io::Result<usize> {
+        self.post.disarm();
+        self.fill(inbox).await
+    }
+
+    /// Closes so that what was sent arrives: ends our side, then reads until the client ends its own, for a short while
+    /// (RFC 9112 §9.6).
+    pub async fn close_gently(mut self) {
+        if self.stream.shutdown_write().await.is_err() {
+            return;
+        }
+        self.post.arm(Duration::from_secs(2));
+        let mut waste = Inbox::default();
+        let mut total = 0;
+        while let Ok(n @ 1..) = self.fill(&mut waste).await {
+            waste.clear();
+            total += n;
+            if total > 1 << 20 {
+                return;
+            }
+        }
+    }
+
+    /// Closes with a reset, so that nobody takes what was sent for the whole.
+    pub fn reset(self) {
+        super::reset::with_reset(self.stream);
+    }
+}
+
+trait ShutdownWrite {
+    async fn shutdown_write(&mut self) -> io::Result<()>;
+}
+
+impl ShutdownWrite for Stream {
+    async fn shutdown_write(&mut self) -> io::Result<()> {
+        AsyncWriteExt::shutdown(self).await
+    }
+}
+
+/// What a client sent and we haven't dealt with. Its buffer is borrowed from the worker and given back when empty.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    bytes: Vec<u8>,
+    from: usize,
+}
+
+impl Inbox {
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[self.from..]
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.from
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Deals with the first `n` bytes.
+    pub fn consume(&mut self, n: usize) {
+        self.from += n;
+        debug_assert!(self.from <= self.bytes.len());
+        if self.from == self.bytes.len() {
+            self.clear();
+        }
+    }
+
+    /// Takes `n` bytes out from behind the first `at`.
+    pub fn cut(&mut self, at: usize, n: usize) {
+        let start = self.from + at;
+        self.bytes.drain(start..start + n);
+    }
+
+    pub fn clear(&mut self) {
+        self.from = 0;
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        if bytes.capacity() <= READ {
+            INBOXES.with_borrow_mut(|pool| {
+                if pool.len() < POOLED {
+                    pool.push(bytes);
+                }
+            });
+        }
+    }
+
+    fn extend(&mut self, more: &[u8]) {
+        if more.is_empty() {
+            return;
+        }
+        if self.bytes.capacity() == 0 {
+            self.bytes = INBOXES.with_borrow_mut(Vec::pop).unwrap_or_default();
+        }
+        if self.from > 0 {
+            self.bytes.drain(..self.from);
+            self.from = 0;
+        }
+        self.bytes.extend_from_slice(more);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inbox_keeps_what_was_not_dealt_with() {
+        let mut inbox = Inbox::default();
+        inbox.extend(b"GET / HTTP");
+        inbox.consume(4);
+        inbox.extend(b"/1.1");
+        assert_eq!(inbox.bytes(), b"/ HTTP/1.1");
+        inbox.consume(10);
+        assert!(inbox.is_empty());
+        assert_eq!(
+            inbox.bytes.capacity(),
+            0,
+            "an idle connection holds no buffer"
+        );
+    }
+}

@@ -1,0 +1,545 @@
+//! How much may be in flight to the servers of one upstream, and the queue for it.
+//!
+//! A [`Slot`] is one request at one server. It is a value: dropping it, however its holder ends, gives it back, and
+//! the longest waiter gets it. The queue is first come, first served, and bounded.
+//!
+//! A server that could not be reached rests for a second, then one request a second tries it until one gets
+//! through. Where every server rests, none does. This is not health checking: it only keeps one dead server among
+//! several from swallowing the traffic by being the least busy.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+const REST: Duration = Duration::from_secs(1);
+
+/// Why there was no permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// As many wait as may.
+    QueueFull,
+    /// The wait was longer than the caller's patience or the upstream's `queue_wait`.
+    Waited,
+    /// As many long-lived streams are open as may be.
+    Streams,
+}
+
+pub(super) struct Budget {
+    per_server: usize,
+    queue: usize,
+    max_streams: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    servers: Box<[Load]>,
+    /// Where the search for the least busy server begins, so that equals take turns.
+    turn: usize,
+    /// By ticket, so by arrival. Only those who still wait: a waiter that leaves takes its entry along.
+    waiting: BTreeMap<u64, oneshot::Sender<Slot>>,
+    next_ticket: u64,
+    streams: usize,
+}
+
+#[derive(Default)]
+struct Load {
+    in_flight: usize,
+    rests_until: Option<Instant>,
+}
+
+impl Budget {
+    /// All four at least one where zero would mean that nothing ever passes.
+    pub(super) fn new(
+        servers: usize,
+        per_server: usize,
+        queue: usize,
+        max_streams: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            per_server: per_server.max(1),
+            queue,
+            max_streams,
+            state: Mutex::new(State {
+                servers: (0..servers.max(1)).map(|_| Load::default()).collect(),
+                turn: 0,
+                waiting: BTreeMap::new(),
+                next_ticket: 0,
+                streams: 0,
+            }),
+        })
+    }
+
+    pub(super) fn total(&self) -> usize {
+        self.per_server * self.state.lock().servers.len()
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        let state = self.state.lock();
+        state.servers.iter().map(|load| load.in_flight).sum()
+    }
+
+    pub(super) fn queued(&self) -> usize {
+        self.state.lock().waiting.len()
+    }
+
+    pub(super) fn streams(&self) -> usize {
+        self.state.lock().streams
+    }
+
+    /// A slot, at once or after `patience` at most. Cancelling the future loses nothing.
+    pub(super) async fn slot(self: &Arc<Self>, patience: Duration) -> Result<Slot, Refused> {
+        let mut waiter = match self.enter(patience)? {
+            Entered::Served(slot) => return Ok(slot),
+            Entered::Waits(waiter) => waiter,
+        };
+        match timeout(patience, &mut waiter.served).await {
+            Ok(Ok(slot)) => Ok(slot),
+            // The sender goes only with its slot in it or when the waiter itself leaves.
+            Ok(Err(_)) | Err(_) => Err(Refused::Waited),
+        }
+    }
+
+    fn enter(self: &Arc<Self>, patience: Duration) -> Result<Entered, Refused> {
+        let mut state = self.state.lock();
+        // Nobody overtakes those who wait.
+        if state.waiting.is_empty()
+            && let Some(server) = state.pick(self.per_server)
+        {
+            drop(state);
+            return Ok(Entered::Served(self.slot_at(server)));
+        }
+        if state.waiting.len() >= self.queue {
+            return Err(Refused::QueueFull);
+        }
+        if patience.is_zero() {
+            return Err(Refused::Waited);
+        }
+        let ticket = state.next_ticket;
+        state.next_ticket += 1;
+        let (serve, served) = oneshot::channel();
+        state.waiting.insert(ticket, serve);
+        drop(state);
+        // A rest may have ended since the last slot came back.
+        self.serve_waiting();
+        Ok(Entered::Waits(Waiter {
+            budget: self.clone(),
+            ticket,
+            served,
+        }))
+    }
+
+    fn slot_at(self: &Arc<Self>, server: usize) -> Slot {
+        Slot {
+            budget: self.clone(),
+            server,
+        }
+    }
+
+    fn serve_waiting(self: &Arc<Self>) {
+        loop {
+            let mut state = self.state.lock();
+            if state.waiting.is_empty() {
+                return;
+            }
+            let Some(server) = state.pick(self.per_server) else {
+                return;
+            };
+            let Some((_, serve)) = state.waiting.pop_first() else {
+                return;
+            };
+            drop(state);
+            // A waiter that left in this instant hands the slot back to us by dropping it.
+            drop(serve.send(self.slot_at(server)));
+        }
+    }
+
+    /// A stream beside the budget, up to `max_streams`.
+    pub(super) fn stream(self: &Arc<Self>, server: usize) -> Result<Stream, Refused> {
+        let mut state = self.state.lock();
+        if state.streams >= self.max_streams {
+            return Err(Refused::Streams);
+        }
+        state.streams += 1;
+        drop(state);
+        Ok(Stream {
+            budget: self.clone(),
+            server,
+        })
+    }
+
+    /// The server could not be reached.
+    pub(super) fn unreachable(&self, server: usize) {
+        if let Some(load) = self.state.lock().servers.get_mut(server) {
+            load.rests_until = Some(Instant::now() + REST);
+        }
+    }
+
+    /// The server was reached.
+    pub(super) fn reached(self: &Arc<Self>, server: usize) {
+        let mut state = self.state.lock();
+        let rested = state
+            .servers
+            .get_mut(server)
+            .and_then(|load| load.rests_until.take());
+        drop(state);
+        if rested.is_some() {
+            self.serve_waiting();
+        }
+    }
+}
+
+impl State {
+    /// Counts one more request at the least busy server that has room and does not rest.
+    fn pick(&mut self, per_server: usize) -> Option<usize> {
+        let count = self.servers.len();
+        let some_rest = self.servers.iter().any(|load| load.rests_until.is_some());
+        let now = some_rest.then(Instant::now);
+        let rests = |load: &Load| match (now, load.rests_until) {
+            (Some(now), Some(until)) => until > now,
+            _ => false,
+        };
+        let all_rest = some_rest && self.servers.iter().all(rests);
+        let chosen = (0..count)
+            .map(|step| (self.turn + step) % count)
+            .filter(|&at| self.servers[at].in_flight < per_server)
+            .filter(|&at| all_rest || !rests(&self.servers[at]))
+            .min_by_key(|&at| self.servers[at].in_flight)?;
+        self.turn = (chosen + 1) % count;
+        let load = &mut self.servers[chosen];
+        load.in_flight += 1;
+        // This one tries a server that rested; the others stay away until it is back.
+        if let (Some(now), Some(_)) = (now, load.rests_until) {
+            load.rests_until = Some(now + REST);
+        }
+        Some(chosen)
+    }
+}
+
+enum Entered {
+    Served(Slot),
+    Waits(Waiter),
+}
+
+/// A place in the queue. A slot that reached it after it stopped looking goes on to the next when this is dropped.
+struct Waiter {
+    budget: Arc<Budget>,
+    ticket: u64,
+    served: oneshot::Receiver<Slot>,
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let left = self.budget.state.lock().waiting.remove(&self.ticket);
+        drop(left);
+    }
+}
+
+/// One request in flight at one server.
+pub(super) struct Slot {
+    budget: Arc<Budget>,
+    server: usize,
+}
+
+impl Slot {
+    pub(super) fn server(&self) -> usize {
+        self.server
+    }
+
+    /// The slot becomes a stream, and is free again; it is free also where no stream was to be had.
+    pub(super) fn into_stream(self) -> Result<Stream, Refused> {
+        self.budget.stream(self.server)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut state = self.budget.state.lock();
+        state.servers[self.server].in_flight -= 1;
+        drop(state);
+        self.budget.serve_waiting();
+    }
+}
+
+/// One long-lived stream at one server, beside the budget.
+pub(super) struct Stream {
+    budget: Arc<Budget>,
+    server: usize,
+}
+
+impl Stream {
+    pub(super) fn server(&self) -> usize {
+        self.server
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.budget.state.lock().streams -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::Pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll, Waker};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    type Waiting = Pin<Box<dyn Future<Output = Result<Slot, Refused>>>>;
+
+    fn ask(budget: &Arc<Budget>) -> Waiting {
+        let budget = budget.clone();
+        Box::pin(async move { budget.slot(LONG).await })
+    }
+
+    fn poll(waiting: &mut Waiting) -> Poll<Result<Slot, Refused>> {
+        waiting
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Ask,
+        Poll(usize),
+        Cancel(usize),
+        Release(usize),
+        Fail(usize),
+        Reach(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => Just(Step::Ask),
+            3 => any::<usize>().prop_map(Step::Poll),
+            2 => any::<usize>().prop_map(Step::Cancel),
+            3 => any::<usize>().prop_map(Step::Release),
+            1 => (0..3usize).prop_map(Step::Fail),
+            1 => (0..3usize).prop_map(Step::Reach),
+        ]
+    }
+
+    proptest! {
+        /// Whatever is asked, polled, cancelled, released, in whatever order: never more in flight than the budget
+        /// (a slot handed over but not looked at counts), never more waiting than the queue, nothing lost at the end.
+        #[test]
+        fn in_flight_requests_never_exceed_the_budget(
+            servers in 1..4usize,
+            per_server in 1..4usize,
+            queue in 0..6usize,
+            steps in proptest::collection::vec(step(), 1..80),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let _inside = runtime.enter();
+            let budget = Budget::new(servers, per_server, queue, 1);
+            let (mut waiting, mut held): (Vec<Waiting>, Vec<Slot>) = (vec![], vec![]);
+            for step in steps {
+                match step {
+                    Step::Ask => {
+                        let mut new = ask(&budget);
+                        match poll(&mut new) {
+                            Poll::Ready(Ok(slot)) => held.push(slot),
+                            Poll::Ready(Err(why)) => prop_assert_eq!(why, Refused::QueueFull),
+                            Poll::Pending => waiting.push(new),
+                        }
+                    }
+                    Step::Poll(at) if !waiting.is_empty() => {
+                        let at = at % waiting.len();
+                        if let Poll::Ready(done) = poll(&mut waiting[at]) {
+                            drop(waiting.remove(at));
+                            held.push(done.map_err(|why| TestCaseError::fail(format!("{why:?}")))?);
+                        }
+                    }
+                    Step::Cancel(at) if !waiting.is_empty() => drop(waiting.remove(at % waiting.len())),
+                    Step::Release(at) if !held.is_empty() => drop(held.remove(at % held.len())),
+                    Step::Fail(server) => budget.unreachable(server),
+                    Step::Reach(server) if server < servers => budget.reached(server),
+                    _ => {}
+                }
+                let in_flight = budget.in_flight();
+                prop_assert!(in_flight <= servers * per_server);
+                prop_assert!(budget.queued() <= queue);
+                // Those who hold, and those who were handed one and have not looked.
+                prop_assert_eq!(in_flight, held.len() + waiting.len() - budget.queued());
+                for load in &budget.state.lock().servers {
+                    prop_assert!(load.in_flight <= per_server);
+                }
+                // Nobody waits for nothing.
+                prop_assert!(budget.queued() == 0 || in_flight > 0);
+            }
+            // Everybody who waits is served in the end, in order.
+            while let Some(mut next) = (!waiting.is_empty()).then(|| waiting.remove(0)) {
+                let slot = loop {
+                    match poll(&mut next) {
+                        Poll::Ready(slot) => break slot,
+                        Poll::Pending => {
+                            prop_assert!(!held.is_empty(), "a permit was lost");
+                            drop(held.pop());
+                        }
+                    }
+                };
+                prop_assert!(slot.is_ok());
+                held.extend(slot);
+            }
+            drop(held);
+            prop_assert_eq!(budget.in_flight(), 0);
+            prop_assert_eq!(budget.queued(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_queue_is_first_come_first_served() {
+        let budget = Budget::new(1, 1, 8, 1);
+        let first = budget.slot(LONG).await.unwrap();
+        let mut waiting: Vec<_> = (0..3).map(|_| ask(&budget)).collect();
+        for one in &mut waiting {
+            assert!(poll(one).is_pending());
+        }
+        drop(first);
+        assert!(poll(&mut waiting[1]).is_pending());
+        assert!(poll(&mut waiting[2]).is_pending());
+        assert!(matches!(poll(&mut waiting[0]), Poll::Ready(Ok(_))));
+    }
+
+    #[tokio::test]
+    async fn a_permit_handed_to_a_waiter_that_left_goes_on() {
+        let budget = Budget::new(1, 1, 8, 1);
+        let first = budget.slot(LONG).await.unwrap();
+        let (mut leaves, mut stays) = (ask(&budget), ask(&budget));
+        assert!(poll(&mut leaves).is_pending());
+        assert!(poll(&mut stays).is_pending());
+        drop(first);
+        drop(leaves);
+        assert!(matches!(poll(&mut stays), Poll::Ready(Ok(_))));
+        assert_eq!(budget.queued(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_panic_gives_the_permit_back() {
+        let budget = Budget::new(1, 1, 8, 1);
+        let slot = budget.slot(LONG).await.unwrap();
+        let died = tokio::spawn(async move {
+            let _held = slot;
+            panic!("on purpose");
+        });
+        assert!(died.await.is_err());
+        assert_eq!(budget.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn patience_ends_and_the_queue_is_bounded() {
+        let budget = Budget::new(1, 1, 1, 1);
+        let held = budget.slot(LONG).await.unwrap();
+        assert_eq!(
+            budget.slot(Duration::ZERO).await.err(),
+            Some(Refused::Waited)
+        );
+        let mut waits = ask(&budget);
+        assert!(poll(&mut waits).is_pending());
+        assert_eq!(budget.slot(LONG).await.err(), Some(Refused::QueueFull));
+        drop(waits);
+        let waited = budget.slot(Duration::from_millis(20)).await;
+        assert_eq!(waited.err(), Some(Refused::Waited));
+        assert_eq!(budget.queued(), 0);
+        drop(held);
+        assert!(budget.slot(Duration::ZERO).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn streams_are_beside_the_budget_and_bounded() {
+        let budget = Budget::new(1, 1, 0, 1);
+        let stream = budget.slot(LONG).await.unwrap().into_stream().unwrap();
+        assert_eq!((budget.in_flight(), budget.streams()), (0, 1));
+        let second = budget.slot(LONG).await.unwrap();
+        assert_eq!(second.into_stream().err(), Some(Refused::Streams));
+        assert_eq!((budget.in_flight(), budget.streams()), (0, 1));
+        drop(stream);
+        assert_eq!(budget.streams(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_least_busy_server_is_taken_and_a_dead_one_left_alone() {
+        let budget = Budget::new(2, 2, 8, 1);
+        let one = budget.slot(LONG).await.unwrap();
+        let two = budget.slot(LONG).await.unwrap();
+        assert_ne!(one.server(), two.server());
+        let dead = one.server();
+        budget.unreachable(dead);
+        drop(one);
+        let three = budget.slot(LONG).await.unwrap();
+        assert_ne!(three.server(), dead);
+        // The living one is full, the dead one rests: wait.
+        let mut waits = ask(&budget);
+        assert!(poll(&mut waits).is_pending());
+        budget.reached(dead);
+        assert!(matches!(poll(&mut waits), Poll::Ready(Ok(slot)) if slot.server() == dead));
+    }
+
+    #[tokio::test]
+    async fn nobody_overtakes_when_a_rest_ends() {
+        let budget = Budget::new(2, 1, 8, 1);
+        let one = budget.slot(LONG).await.unwrap();
+        let _two = budget.slot(LONG).await.unwrap();
+        let dead = one.server();
+        budget.unreachable(dead);
+        drop(one);
+        let mut first = ask(&budget);
+        assert!(poll(&mut first).is_pending());
+        budget.state.lock().servers[dead].rests_until = Some(Instant::now());
+        let mut second = ask(&budget);
+        assert!(poll(&mut second).is_pending());
+        let tries = poll(&mut first);
+        assert!(matches!(&tries, Poll::Ready(Ok(slot)) if slot.server() == dead));
+        // It rests on while the one tries it.
+        drop(tries);
+        assert!(poll(&mut second).is_pending());
+    }
+
+    #[test]
+    fn many_threads_many_cancellations_no_permit_lost() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(4)
+            .enable_time()
+            .build()
+            .unwrap();
+        let budget = Budget::new(2, 2, 64, 1);
+        let most = Arc::new(AtomicUsize::new(0));
+        let running = Arc::new(AtomicUsize::new(0));
+        runtime.block_on(async {
+            let tasks: Vec<_> = (0..64u64)
+                .map(|seed| {
+                    let (budget, most, running) = (budget.clone(), most.clone(), running.clone());
+                    tokio::spawn(async move {
+                        for round in 0..200u64 {
+                            let patience = Duration::from_micros((seed * 31 + round * 17) % 400);
+                            if let Ok(slot) = budget.slot(patience).await {
+                                most.fetch_max(
+                                    running.fetch_add(1, Ordering::SeqCst) + 1,
+                                    Ordering::SeqCst,
+                                );
+                                tokio::task::yield_now().await;
+                                running.fetch_sub(1, Ordering::SeqCst);
+                                drop(slot);
+                            }
+                        }
+                    })
+                })
+                .collect();
+            for task in tasks {
+                task.await.unwrap();
+            }
+        });
+        assert!((1..=4).contains(&most.load(Ordering::SeqCst)));
+        assert_eq!((budget.in_flight(), budget.queued()), (0, 0));
+    }
+}

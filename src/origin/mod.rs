@@ -1,0 +1,30 @@
+//! The origin side: permits, connections, and one request with its answer.
+//!
+//! ```text
+//! Upstream ── permit() ──► Permit ── Exchange::start() ──► Exchange ── next() ──► Interim* Head Body* End
+//!  servers, budget, pool    one request at one server        one connection          or Switched Body* End
+//! ```
+//!
+//! Connecting, TLS, ALPN, the pool and HTTP/2 are pingora's. HTTP/1 on a connected stream is spoken here, because
+//! an answer must be judged on the bytes as they came, before anything believes them, and because both directions
+//! have to flow at once: through a tunnel, and past an answer that comes before the request's body has ended.
+//!
+//! What this does not know: what may be cached, who the client is, and when a stream is long-lived; its caller says
+//! so with [`Permit::into_stream`] and [`Exchange::become_stream`].
+
+mod body;
+mod budget;
+mod connect;
+mod error;
+mod exchange;
+mod http1;
+mod http2;
+#[cfg(test)]
+mod tests;
+mod upstream;
+
+pub use body::BodySender;
+pub use budget::Refused;
+pub use error::{OriginError, OriginErrorKind};
+pub use exchange::{Event, Exchange, OriginHead, Outgoing};
+pub use upstream::{Permit, Protocol, Server, ServerSpec, StreamPermit, Upstream, UpstreamSpec};

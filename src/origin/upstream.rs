@@ -1,0 +1,363 @@
+//! An upstream: its servers, their budget, and the connector that pools connections to them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::connectors::ConnectorOptions;
+use pingora::connectors::http::v2::Connector;
+use pingora::protocols::TcpKeepalive;
+use pingora::tls::{
+    RootCertStore, load_ca_file_into_store, load_platform_certs_incl_env_into_store,
+};
+use pingora::upstreams::peer::{HttpPeer, Peer};
+
+use super::budget::{Budget, Refused, Slot, Stream};
+
+/// Streams we open on one HTTP/2 connection. Pingora's default is one.
+const HTTP2_STREAMS: usize = 100;
+/// Bytes an origin may send ahead on one HTTP/2 stream; a connection has room for all of its streams, so that a
+/// reader that stops never stops the others.
+const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
+/// uvicorn and Node close an idle connection after 5 s; ours must be gone before.
+const KEEPALIVE_MOST: Duration = Duration::from_secs(4);
+
+/// What a config says about an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamSpec {
+    pub name: String,
+    pub servers: Vec<ServerSpec>,
+    /// Requests in flight to one server; at least 1.
+    pub max_in_flight: usize,
+    /// Requests that wait for a permit of this upstream.
+    pub queue: usize,
+    /// The longest wait for a permit.
+    pub queue_wait: Duration,
+    /// Long-lived streams (tunnels, event streams) of the whole upstream.
+    pub max_streams: usize,
+    /// TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// From the end of the request to the end of the head.
+    pub first_byte_timeout: Duration,
+    /// Between two bytes of a body, either way.
+    pub between_bytes_timeout: Duration,
+    /// The whole exchange, from connecting to the last byte.
+    pub total_timeout: Duration,
+    /// How long an idle connection is kept; more than 4 s counts as 4 s, zero keeps none.
+    pub keepalive: Duration,
+    pub protocol: Protocol,
+    /// Whether a certificate must be valid and for this name.
+    pub tls_verify: bool,
+    /// PEM file with the only roots to believe; else the system's.
+    pub tls_ca: Option<PathBuf>,
+}
+
+/// One server of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerSpec {
+    pub addr: SocketAddr,
+    pub tls: bool,
+    /// Name for SNI and the certificate; empty means the address itself.
+    pub sni: String,
+    /// `host:port` for Host where a request brings none, and for logs.
+    pub authority: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// HTTP/1.1 only.
+    Http1,
+    /// HTTP/2 only, without TLS by prior knowledge.
+    Http2,
+    /// As TLS negotiates; HTTP/1.1 without TLS.
+    #[default]
+    Auto,
+}
+
+/// The servers of one name, with one budget and one pool.
+pub struct Upstream {
+    pub(super) spec: UpstreamSpec,
+    pub(super) connector: Connector,
+    pub(super) budget: Arc<Budget>,
+    servers: Arc<[Server]>,
+}
+
+/// One server, and how to reach it.
+pub struct Server {
+    spec: ServerSpec,
+    pub(super) index: usize,
+    pub(super) peer: HttpPeer,
+    /// The same without HTTP/2, for upgrades.
+    pub(super) http1_peer: HttpPeer,
+    pub(super) pool_key: u64,
+}
+
+impl Upstream {
+    /// Reads the roots. Must run where a blocking read is fine.
+    ///
+    /// # Errors
+    /// No server, or roots that can't be read; the text is for the config's author.
+    pub fn new(spec: UpstreamSpec) -> Result<Arc<Self>, String> {
+        if spec.servers.is_empty() {
+            return Err(format!("upstream {:?} has no server", spec.name));
+        }
+        let mut options =
+            ConnectorOptions::new(spec.servers.len() * spec.max_in_flight.clamp(1, 1024));
+        options.ca_file = roots(&spec)?;
+        let servers = spec.servers.iter().enumerate();
+        let servers: Arc<[Server]> = servers
+            .map(|(index, server)| Server::new(index, server, &spec))
+            .collect();
+        Ok(Arc::new(Self {
+            connector: Connector::new(Some(options)),
+            budget: Budget::new(
+                servers.len(),
+                spec.max_in_flight,
+                spec.queue,
+                spec.max_streams,
+            ),
+            servers,
+            spec,
+        }))
+    }
+
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// As it was configured.
+    pub fn spec(&self) -> &UpstreamSpec {
+        &self.spec
+    }
+
+    /// Leave to have one request in flight at one server, at once or after `patience` or `queue_wait`, whichever is
+    /// shorter. In order of arrival. Cancelling the future loses nothing.
+    ///
+    /// # Errors
+    /// The queue is full, or the wait was too long.
+    pub async fn permit(&self, patience: Duration) -> Result<Permit, Refused> {
+        let slot = self.budget.slot(patience.min(self.spec.queue_wait)).await?;
+        Ok(Permit {
+            slot,
+            servers: self.servers.clone(),
+        })
+    }
+
+    pub(super) fn server(&self, index: usize) -> Option<&Server> {
+        self.servers.get(index)
+    }
+
+    /// Permits that are out.
+    pub fn in_flight(&self) -> usize {
+        self.budget.in_flight()
+    }
+
+    /// Requests that wait for a permit.
+    pub fn queued(&self) -> usize {
+        self.budget.queued()
+    }
+
+    /// Long-lived streams that are open.
+    pub fn streams(&self) -> usize {
+        self.budget.streams()
+    }
+
+    /// Permits there are, in and out.
+    pub fn budget(&self) -> usize {
+        self.budget.total()
+    }
+
+    /// How long an idle connection may be kept, given what the origin says of it in Keep-Alive.
+    pub(super) fn keepalive(&self, origin: Option<Duration>) -> Duration {
+        let ours = self.spec.keepalive.min(KEEPALIVE_MOST);
+        // A second less than it says: the request that uses it is on the way for a while.
+        origin.map_or(ours, |theirs| {
+            ours.min(theirs.saturating_sub(Duration::from_secs(1)))
+        })
+    }
+}
+
+impl Server {
+    fn new(index: usize, spec: &ServerSpec, upstream: &UpstreamSpec) -> Self {
+        // An empty name would switch the check of the certificate off.
+        let sni = match spec.sni.as_str() {
+            "" => spec.addr.ip().to_string(),
+            name => name.to_owned(),
+        };
+        let mut peer = HttpPeer::new(spec.addr, spec.tls, sni);
+        let options = &mut peer.options;
+        options.verify_cert = upstream.tls_verify;
+        options.verify_hostname = upstream.tls_verify;
+        options.connection_timeout = Some(upstream.connect_timeout);
+        options.total_connection_timeout = Some(upstream.connect_timeout);
+        options.max_h2_streams = HTTP2_STREAMS;
+        options.h2_stream_window_size = Some(HTTP2_STREAM_WINDOW);
+        options.h2_connection_window_size = Some(HTTP2_STREAM_WINDOW * HTTP2_STREAMS as u32);
+        // Finds out about a peer that is gone under a tunnel, where no deadline of ours runs.
+        options.tcp_keepalive = Some(TcpKeepalive {
+            idle: Duration::from_secs(15),
+            interval: Duration::from_secs(5),
+            count: 3,
+            #[cfg(target_os = "linux")]
+            user_timeout: Duration::ZERO,
+        });
+        let mut http1_peer = peer.clone();
+        http1_peer.options.set_http_version(1, 1);
+        match upstream.protocol {
+            Protocol::Http1 => peer.options.set_http_version(1, 1),
+            Protocol::Http2 => peer.options.set_http_version(2, 2),
+            Protocol::Auto => peer.options.set_http_version(2, 1),
+        }
+        Self {
+            spec: spec.clone(),
+            index,
+            pool_key: peer.reuse_hash(),
+            peer,
+            http1_peer,
+        }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.spec.addr
+    }
+
+    /// `host:port` as configured.
+    pub fn authority(&self) -> &str {
+        &self.spec.authority
+    }
+
+    pub(super) fn tls(&self) -> bool {
+        self.spec.tls
+    }
+}
+
+/// The file of roots for pingora, checked here because pingora panics over one it can't read.
+fn roots(spec: &UpstreamSpec) -> Result<Option<String>, String> {
+    if !spec.servers.iter().any(|server| server.tls) {
+        // No TLS, no roots: an empty file spares reading the system's.
+        return Ok(cfg!(unix).then(|| "/dev/null".to_owned()));
+    }
+    let mut store = RootCertStore::empty();
+    let (loaded, from) = match &spec.tls_ca {
+        Some(path) => (
+            load_ca_file_into_store(path, &mut store),
+            path.display().to_string(),
+        ),
+        None => {
+            let loaded = load_platform_certs_incl_env_into_store(&mut store);
+            (loaded, "the system's certificates".to_owned())
+        }
+    };
+    loaded.map_err(|why| format!("upstream {:?}: {from}: {why}", spec.name))?;
+    if store.is_empty() {
+        return Err(format!(
+            "upstream {:?}: {from}: no root certificate in it",
+            spec.name
+        ));
+    }
+    match &spec.tls_ca {
+        Some(path) => match path.to_str() {
+            Some(path) => Ok(Some(path.to_owned())),
+            None => Err(format!(
+                "upstream {:?}: {from}: the path is not UTF-8",
+                spec.name
+            )),
+        },
+        None => Ok(None),
+    }
+}
+
+/// One request in flight at one server. Dropping it is the release.
+pub struct Permit {
+    slot: Slot,
+    servers: Arc<[Server]>,
+}
+
+impl Permit {
+    pub fn server(&self) -> &Server {
+        &self.servers[self.slot.server()]
+    }
+
+    /// For a tunnel or an event stream: gives the permit back and takes one of the upstream's `max_streams`.
+    ///
+    /// # Errors
+    /// There are as many as may be; the permit is released all the same, so the exchange has to be dropped.
+    pub fn into_stream(self) -> Result<StreamPermit, Refused> {
+        Ok(StreamPermit {
+            stream: self.slot.into_stream()?,
+            servers: self.servers,
+        })
+    }
+}
+
+/// One long-lived stream at one server. Dropping it is the release.
+pub struct StreamPermit {
+    stream: Stream,
+    servers: Arc<[Server]>,
+}
+
+impl StreamPermit {
+    pub fn server(&self) -> &Server {
+        &self.servers[self.stream.server()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(tls: bool, ca: Option<&str>) -> UpstreamSpec {
+        UpstreamSpec {
+            name: "app".into(),
+            servers: vec![ServerSpec {
+                addr: ([127, 0, 0, 1], 8000).into(),
+                tls,
+                sni: String::new(),
+                authority: "127.0.0.1:8000".into(),
+            }],
+            max_in_flight: 4,
+            queue: 1,
+            queue_wait: Duration::from_secs(1),
+            max_streams: 1,
+            connect_timeout: Duration::from_secs(1),
+            first_byte_timeout: Duration::from_secs(1),
+            between_bytes_timeout: Duration::from_secs(1),
+            total_timeout: Duration::from_secs(1),
+            keepalive: Duration::from_secs(60),
+            protocol: Protocol::Auto,
+            tls_verify: true,
+            tls_ca: ca.map(PathBuf::from),
+        }
+    }
+
+    #[test]
+    fn idle_connections_are_gone_before_the_origin_closes_them() {
+        let upstream = Upstream::new(spec(false, None)).unwrap();
+        let seconds = Duration::from_secs;
+        assert_eq!(upstream.keepalive(None), seconds(4));
+        assert_eq!(upstream.keepalive(Some(seconds(3))), seconds(2));
+        assert_eq!(upstream.keepalive(Some(seconds(1))), seconds(0));
+        assert_eq!(upstream.keepalive(Some(seconds(600))), seconds(4));
+    }
+
+    #[test]
+    fn bad_roots_are_told_not_panicked_over() {
+        for (path, says) in [
+            ("/no/such/file", "/no/such/file"),
+            ("/dev/null", "no root certificate"),
+        ] {
+            let why = Upstream::new(spec(true, Some(path))).err().unwrap();
+            assert!(why.contains(says), "{why}");
+        }
+        let mut none = spec(false, None);
+        none.servers.clear();
+        assert!(Upstream::new(none).is_err());
+    }
+
+    #[test]
+    fn an_empty_name_never_switches_verification_off() {
+        let upstream = Upstream::new(spec(false, None)).unwrap();
+        assert_eq!(upstream.servers[0].peer.sni, "127.0.0.1");
+    }
+}

@@ -1,0 +1,52 @@
+//! Pure decisions: values in, `now` among them, and enums with their reason out. No clock, socket, configuration file
+//! or metric is reached from here, so a test turns time by hand and a fuzzer needs no server.
+//!
+//! In the order a request meets them:
+//!
+//! | file | decides | by |
+//! |---|---|---|
+//! | [`time`] | what a moment is | |
+//! | [`fields`] | one view of field lines, whatever holds them | RFC 9110 §5 |
+//! | [`request`] | is this a request, how long, and what does it ask | RFC 9112 §2, §3, §6 |
+//! | [`host`] | which site is meant | RFC 9110 §7.2, RFC 3986 §3.2.2 |
+//! | [`target`] | which page is meant: path and query of the key | RFC 3986 §6.2 |
+//! | [`identity`] | is it one of a crowd or somebody | |
+//! | [`vary`] | which variant of the page | RFC 9111 §4.1 |
+//! | [`reuse`] | may what is stored serve it: fresh, stale, or not before the origin was asked | RFC 9111 §4, RFC 5861 |
+//! | [`fresh`] | how old is an answer, how long does it live | RFC 9111 §4.2 |
+//! | [`refresh`] | is a hot page fetched anew before it expires, and when again after a failure | Vattani et al., VLDB 2015 |
+//! | [`conditional`] | has the client got it already | RFC 9110 §13 |
+//! | [`range`] | which bytes of it | RFC 9110 §14 |
+//! | [`forward`], [`hop`] | what the origin gets to see | RFC 9110 §7.6 |
+//! | [`chunked`], [`response`] | is this an answer, and where does it end | RFC 9112 §4, §6, §7 |
+//! | [`targeted`] | which of its fields speaks to this cache | RFC 9213 |
+//! | [`cache_control`] | what that field says | RFC 9111 §5.2 |
+//! | [`date`] | when | RFC 9110 §5.6.7 |
+//! | [`storing`] | may it be stored, for whom, how long | RFC 9111 §3 |
+//! | [`validate`] | is what is stored still right | RFC 9111 §4.3 |
+//! | [`invalidate`] | what an unsafe request makes wrong | RFC 9111 §4.4 |
+//! | [`cache_status`] | what the client is told of all this | RFC 9211 |
+
+pub mod cache_control;
+pub mod cache_status;
+pub mod chunked;
+pub mod conditional;
+pub mod date;
+pub mod fields;
+pub mod forward;
+pub mod fresh;
+pub mod hop;
+pub mod host;
+pub mod identity;
+pub mod invalidate;
+pub mod range;
+pub mod refresh;
+pub mod request;
+pub mod response;
+pub mod reuse;
+pub mod storing;
+pub mod target;
+pub mod targeted;
+pub mod time;
+pub mod validate;
+pub mod vary;

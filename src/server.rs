@@ -1,0 +1,266 @@
+//! Assembly: a policy becomes a running proxy. Wired once, top to bottom.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use pingora::listeners::ListenerConfig;
+use pingora::protocols::l4::stream::L4BufferSettings;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
+use pingora::services::listening::Service;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::admin::{self, Admin, Health, State};
+use crate::cache::memory::Memory;
+use crate::cache::store::Store;
+use crate::clock;
+use crate::config::policy::Policy;
+use crate::fetch::{Fetcher, Limits};
+use crate::front::watch::{SWEEP, Watch};
+use crate::front::{Front, Site};
+use crate::origin::Upstream;
+use crate::rules::host::Scheme;
+use crate::telemetry::{self, Metrics, Telemetry, names};
+
+/// After a signal, requests in flight have so long to finish.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Serves until told to stop.
+///
+/// # Errors
+/// An address that cannot be had, a log that cannot be opened, a certificate file that cannot be read; for people.
+pub fn run(policy: Policy) -> Result<(), String> {
+    let telemetry = telemetry::start(&policy.log.access, policy.log.level, &policy.log.hide_query)
+        .map_err(|e| format!("log: {e}"))?;
+    let listen = free(policy.listen.address)?;
+    let health = Health::new();
+    let site = site(policy, &telemetry, &health)?;
+    gauges(&telemetry.metrics, &site);
+    readiness(&health, &site);
+    let policy = site.policy.load_full();
+    let _admin = match policy.admin.address {
+        Some(address) => {
+            let admin = Admin {
+                metrics: Arc::clone(&telemetry.metrics),
+                health: Arc::clone(&health),
+            };
+            Some(admin::start(address, admin).map_err(|e| e.to_string())?)
+        }
+        None => None,
+    };
+    sweep(&site)?;
+    tracing::info!(address = %listen, threads = policy.listen.threads, "listening");
+    serve(&policy, listen, &site, health);
+    telemetry.close();
+    Ok(())
+}
+
+/// Whether the address can be had, told before the engine is asked for it: it can only panic.
+fn free(address: SocketAddr) -> Result<SocketAddr, String> {
+    TcpListener::bind(address)
+        .and_then(|listener| listener.local_addr())
+        .map_err(|e| format!("cannot listen on {address}: {e}"))
+}
+
+fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<Arc<Site>, String> {
+    let upstreams = policy
+        .upstreams
+        .iter()
+        .cloned()
+        .map(Upstream::new)
+        .collect::<Result<Vec<Arc<Upstream>>, String>>()?;
+    let memory = Memory::new(policy.cache.max_memory);
+    let store = Store::new(Arc::clone(&memory), policy.cache.max_variants);
+    let limits = Limits {
+        max_object_size: policy.cache.max_object_size,
+        pass_buffer: policy.cache.pass_buffer,
+        hit_for_miss: policy.cache.hit_for_miss,
+    };
+    let metrics = &telemetry.metrics;
+    let watched = upstreams
+        .iter()
+        .map(|upstream| metrics.upstream(upstream.name()))
+        .collect();
+    Ok(Arc::new(Site {
+        fetcher: Fetcher::new(store, memory, upstreams, watched, limits),
+        watch: Arc::new(Watch::default()),
+        access: Arc::clone(&telemetry.access),
+        routes: policy
+            .routes
+            .iter()
+            .map(|route| metrics.route(&route.name))
+            .collect(),
+        unrouted: metrics.unrouted(),
+        connections: metrics.counter(&names::CONNECTIONS, &[]),
+        waiters: AtomicUsize::new(0),
+        health: Arc::clone(health),
+        policy: ArcSwap::from_pointee(policy),
+    }))
+}
+
+fn serve(policy: &Policy, listen: SocketAddr, site: &Arc<Site>, health: Arc<Health>) {
+    let conf = ServerConf {
+        threads: policy.listen.threads,
+        listener_tasks_per_fd: policy.listen.threads.clamp(1, 4),
+        grace_period_seconds: Some(0),
+        graceful_shutdown_timeout_seconds: Some(1),
+        ..ServerConf::default()
+    };
+    let mut server = Server::new_with_opt_and_conf(None, conf);
+    server.bootstrap();
+    let mut front = Service::new("front".into(), Front::new(Arc::clone(site), Scheme::Http));
+    front.add_listener(
+        ListenerConfig::tcp(listen.to_string()).l4_buffer(L4BufferSettings::unbuffered()),
+    );
+    server.add_service(front);
+    let signals = Signals {
+        site: Arc::clone(site),
+        health,
+    };
+    server.run(RunArgs {
+        shutdown_signal: Box::new(signals),
+    });
+}
+
+/// Deadlines are looked at from a thread of their own, however busy the workers are.
+fn sweep(site: &Arc<Site>) -> Result<(), String> {
+    let watch = Arc::clone(&site.watch);
+    std::thread::Builder::new()
+        .name("watch".into())
+        .spawn(move || {
+            loop {
+                std::thread::sleep(SWEEP);
+                watch.sweep(clock::uptime_millis());
+            }
+        })
+        .map(drop)
+        .map_err(|e| format!("cannot start a thread: {e}"))
+}
+
+/// SIGTERM and SIGINT: not ready from now on, idle connections close, the others after the answer they wait for. A second
+/// signal doesn't wait for them.
+struct Signals {
+    site: Arc<Site>,
+    health: Arc<Health>,
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        stop_signal().await;
+        tracing::info!("draining");
+        self.health.drain();
+        self.site.watch.drain();
+        let idle = async {
+            while self.site.watch.connections() > 0 {
+                tokio::time::sleep(SWEEP).await;
+            }
+        };
+        tokio::select! {
+            () = idle => {}
+            () = tokio::time::sleep(DRAIN) => tracing::warn!("requests were still in flight"),
+            () = stop_signal() => {}
+        }
+        ShutdownSignal::FastShutdown
+    }
+}
+
+async fn stop_signal() {
+    let (Ok(mut term), Ok(mut int)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        // Without handlers the signals' default action ends the process.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+fn readiness(health: &Health, site: &Arc<Site>) {
+    let servers: usize = site
+        .fetcher
+        .upstreams()
+        .iter()
+        .map(|upstream| upstream.budget())
+        .sum();
+    health.ready_when("config", || State::Ok("valid".into()));
+    // Which of them are well is known once they are probed.
+    health.ready_when("origins", move || {
+        State::Ok(format!("a budget of {servers} requests in flight"))
+    });
+}
+
+fn gauges(metrics: &Metrics, site: &Arc<Site>) {
+    let of = |read: fn(&Site) -> f64| {
+        let site = Arc::clone(site);
+        move || read(&site)
+    };
+    metrics.gauge(
+        &names::CACHE_BYTES,
+        &[],
+        of(|site| site.fetcher.memory.used() as f64),
+    );
+    metrics.gauge(
+        &names::CACHE_BYTES_MAX,
+        &[],
+        of(|site| site.fetcher.memory.cap() as f64),
+    );
+    metrics.gauge(
+        &names::CACHE_ENTRIES,
+        &[],
+        of(|site| site.fetcher.store.size().0 as f64),
+    );
+    metrics.gauge(
+        &names::FLIGHTS,
+        &[],
+        of(|site| site.fetcher.counts.flying.load(Ordering::Relaxed) as f64),
+    );
+    metrics.gauge(
+        &names::WAITERS,
+        &[],
+        of(|site| site.waiters.load(Ordering::Relaxed) as f64),
+    );
+    metrics.gauge(
+        &names::HIT_FOR_MISS,
+        &[],
+        of(|site| site.fetcher.marks() as f64),
+    );
+    metrics.gauge(
+        &names::CONNECTIONS_OPEN,
+        &[],
+        of(|site| site.watch.connections() as f64),
+    );
+    metrics.count_from(
+        &names::CACHE_STORED,
+        &[],
+        of(|site| site.fetcher.counts.stored.load(Ordering::Relaxed) as f64),
+    );
+    metrics.count_from(
+        &names::CACHE_EVICTED,
+        &[],
+        of(|site| site.fetcher.store.evicted() as f64),
+    );
+    metrics.count_from(
+        &names::CACHE_INVALIDATED,
+        &[],
+        of(|site| site.fetcher.store.invalidated() as f64),
+    );
+    for upstream in site.fetcher.upstreams() {
+        let of = |read: fn(&Upstream) -> usize| {
+            let upstream = Arc::clone(upstream);
+            move || read(&upstream) as f64
+        };
+        let label = [upstream.name()];
+        metrics.gauge(&names::ORIGIN_IN_FLIGHT, &label, of(Upstream::in_flight));
+        metrics.gauge(&names::ORIGIN_QUEUED, &label, of(Upstream::queued));
+        metrics.gauge(&names::ORIGIN_STREAMS, &label, of(Upstream::streams));
+        metrics.gauge(&names::ORIGIN_BUDGET, &label, of(Upstream::budget));
+    }
+}

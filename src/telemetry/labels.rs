@@ -1,0 +1,84 @@
+//! The values of the label `result`: what can come of a request, an origin's answer, a refresh.
+
+/// Declares a label's values: an enum, its `LABELS` in order, and `label()`.
+macro_rules! labelled {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident $label:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum $name { $($(#[$doc])* $variant,)* }
+
+        impl $name {
+            pub const ALL: &'static [$name] = &[$($name::$variant),*];
+            pub const LABELS: &'static [&'static str] = &[$($label),*];
+
+            pub const fn label(self) -> &'static str {
+                Self::LABELS[self as usize]
+            }
+        }
+    };
+}
+
+labelled! {
+    /// What the cache did for a request: the label `result`, and the access log's `cache`.
+    CacheResult {
+        /// Answered from a fresh entry (also a 304 or a range of it).
+        Hit "hit",
+        /// Stale, under stale-while-revalidate.
+        Stale "stale",
+        /// Stale, because the origin failed or its budget was full.
+        StaleError "stale_error",
+        /// Stale, because the origin was slower than `serve_stale_after`.
+        StaleSlow "stale_slow",
+        /// Answered from an entry that the origin had just confirmed.
+        Revalidated "revalidated",
+        /// Fetched by this request.
+        Miss "miss",
+        /// Fetched by another request's flight.
+        Collapsed "collapsed",
+        /// Fetched for this request alone, its key being known as uncacheable.
+        HitForMiss "hit_for_miss",
+        /// Not for the cache: unsafe methods, bodies, upgrades, and what is answered here without
+        /// it.
+        Pass "pass",
+        /// No answer to be had from the origin: 502, 504.
+        Error "error",
+        /// A queue, budget or memory was full: 503.
+        Overload "overload",
+        /// Refused before it was looked up: malformed, too large, no route.
+        Refused "refused",
+        /// The client left before anything was sent.
+        Aborted "aborted",
+    }
+}
+
+labelled! {
+    /// What came of a request to an origin: the label `result`.
+    OriginResult {
+        /// A head below 500, and a body that came to its end.
+        Ok "ok",
+        /// A head of 500 or over.
+        ServerError "server_error",
+        /// No connection, or no TLS.
+        Connect "connect",
+        /// A deadline: connect, first byte, between bytes, total.
+        Timeout "timeout",
+        /// Broken off.
+        Reset "reset",
+        /// Not HTTP, or larger than allowed.
+        Malformed "malformed",
+        /// No permit: the queue was full, or the wait too long.
+        Refused "refused",
+        /// Nobody wanted it any more.
+        Cancelled "cancelled",
+    }
+}
+
+labelled! {
+    /// What a background refresh came to: the label `result`.
+    RefreshResult {
+        Stored "stored",
+        Unchanged "unchanged",
+        Unstorable "unstorable",
+        Failed "failed",
+    }
+}

@@ -1,0 +1,105 @@
+//! Every metric's name, once. Labels come from the config and from enums, never from a client
+//! (class C61).
+
+/// A metric: what `# HELP` and `# TYPE` say, and its labels in order.
+#[derive(Debug)]
+pub struct Family {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+macro_rules! families {
+    ($($id:ident: $kind:ident $name:literal $labels:tt $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub static $id: Family = Family { name: $name, kind: Kind::$kind, labels: &$labels, help: $help };
+        )*
+        /// All of them, in the order they are shown.
+        pub static ALL: &[&Family] = &[$(&$id),*];
+    };
+}
+
+families! {
+    BUILD_INFO: Gauge "tidegate_build_info" ["version"] "Always 1; the version is the label.";
+
+    REQUESTS: Counter "tidegate_requests_total" ["route", "result"] "Requests answered, by what the cache did.";
+    RESPONSES: Counter "tidegate_responses_total" ["route", "status"] "Answers sent, by class of status; none: the client left first.";
+    RESPONSE_BYTES: Counter "tidegate_response_bytes_total" ["route"] "Body bytes sent to clients.";
+    REQUEST_SECONDS: Histogram "tidegate_request_seconds" ["route"] "From a whole request head to the last byte of the answer.";
+    CONNECTIONS: Counter "tidegate_connections_total" [] "Client connections accepted.";
+    CONNECTIONS_OPEN: Gauge "tidegate_connections_open" [] "Client connections open.";
+
+    CACHE_BYTES: Gauge "tidegate_cache_bytes" [] "Memory charged to the cache: entries, flights and spools.";
+    CACHE_BYTES_MAX: Gauge "tidegate_cache_bytes_max" [] "What max_memory allows.";
+    CACHE_ENTRIES: Gauge "tidegate_cache_entries" [] "Entries stored, each variant one.";
+    CACHE_STORED: Counter "tidegate_cache_stored_total" [] "Entries stored.";
+    CACHE_EVICTED: Counter "tidegate_cache_evicted_total" [] "Entries that made room for others.";
+    CACHE_INVALIDATED: Counter "tidegate_cache_invalidated_total" [] "Keys invalidated by unsafe methods.";
+    HIT_FOR_MISS: Gauge "tidegate_cache_hit_for_miss" [] "Marks on keys known to be uncacheable.";
+    FLIGHTS: Gauge "tidegate_flights" [] "Objects being fetched.";
+    WAITERS: Gauge "tidegate_waiters" [] "Requests waiting for a flight's head or for a permit.";
+    REFRESHES: Counter "tidegate_refreshes_total" ["upstream", "result"] "Background refreshes: stored, unchanged, refused to be stored, failed.";
+
+    ORIGIN_REQUESTS: Counter "tidegate_origin_requests_total" ["upstream", "result"] "Requests to origins, by what came back.";
+    ORIGIN_SECONDS: Histogram "tidegate_origin_seconds" ["upstream"] "From the permit to the origin's head.";
+    ORIGIN_IN_FLIGHT: Gauge "tidegate_origin_in_flight" ["upstream"] "Permits held: requests an origin is working on.";
+    ORIGIN_BUDGET: Gauge "tidegate_origin_budget" ["upstream"] "Permits there are.";
+    ORIGIN_QUEUED: Gauge "tidegate_origin_queued" ["upstream"] "Requests waiting for a permit.";
+    ORIGIN_STREAMS: Gauge "tidegate_origin_streams" ["upstream"] "Upgraded connections and event streams, held beside the budget.";
+
+    LOG_DROPPED: Counter "tidegate_log_dropped_total" [] "Log lines dropped: the writer was behind, or the file could not be written.";
+
+    PROCESS_CPU: Counter "process_cpu_seconds_total" [] "CPU time of the process, user and system.";
+    PROCESS_MEMORY: Gauge "process_resident_memory_bytes" [] "Resident memory of the process.";
+    PROCESS_FDS: Gauge "process_open_fds" [] "Open file descriptors of the process.";
+    PROCESS_THREADS: Gauge "process_threads" [] "Threads of the process.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_and_follow_the_conventions() {
+        let mut seen = HashSet::new();
+        for family in ALL {
+            let name = family.name;
+            assert!(seen.insert(name), "{name} twice");
+            assert!(
+                name.starts_with("tidegate_") || name.starts_with("process_"),
+                "{name}"
+            );
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{name}"
+            );
+            assert_eq!(
+                name.ends_with("_total"),
+                family.kind == Kind::Counter,
+                "{name}"
+            );
+            assert_eq!(
+                name.ends_with("_seconds"),
+                family.kind == Kind::Histogram,
+                "{name}"
+            );
+            assert!(family.help.ends_with('.'), "{name}");
+            for label in family.labels {
+                assert!(
+                    ["route", "upstream", "result", "status", "version"].contains(label),
+                    "{name}: {label}"
+                );
+            }
+        }
+    }
+}

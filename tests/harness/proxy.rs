@@ -1,0 +1,220 @@
+//! The process under test: its config, its ports, its life, and what it says of itself.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use super::wire::PATIENCE;
+
+pub struct Proxy {
+    child: Mutex<Child>,
+    errors: PathBuf,
+    admin: SocketAddr,
+}
+
+/// A port below the range that the kernel gives to clients, so that nobody takes it before its owner comes.
+pub fn free_port() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() % 170) as u16 * 100;
+    loop {
+        let port = 11_000 + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+/// What every script's proxy runs with, before its own `config` section is laid over it.
+pub fn base_config(
+    listen: SocketAddr,
+    admin: SocketAddr,
+    origin: SocketAddr,
+    dir: &Path,
+) -> String {
+    format!(
+        "[listen]\naddress = \"{listen}\"\nthreads = 2\n\
+         [admin]\naddress = \"{admin}\"\n\
+         [log]\naccess = \"{}/access.log\"\n\
+         [[upstream]]\nservers = [\"http://{origin}\"]\n",
+        dir.display()
+    )
+}
+
+/// Lays one config over another: tables key by key, arrays of tables one by one, all else replaced.
+pub fn lay_over(base: &str, fragment: &str) -> Result<String, String> {
+    let mut base: toml::Table = toml::from_str(base).map_err(|error| error.to_string())?;
+    let fragment: toml::Table =
+        toml::from_str(fragment).map_err(|error| format!("config: {error}"))?;
+    merge(&mut base, fragment);
+    toml::to_string(&base).map_err(|error| error.to_string())
+}
+
+fn merge(base: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(base)), toml::Value::Table(over)) => merge(base, over),
+            (Some(toml::Value::Array(base)), toml::Value::Array(over))
+                if over.iter().all(toml::Value::is_table) =>
+            {
+                for (index, value) in over.into_iter().enumerate() {
+                    match (base.get_mut(index), value) {
+                        (Some(toml::Value::Table(base)), toml::Value::Table(over)) => {
+                            merge(base, over)
+                        }
+                        (_, value) => base.push(value),
+                    }
+                }
+            }
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+impl Proxy {
+    /// Starts `tidegate run -c CONFIG FLAGS…` and waits until both listeners answer.
+    pub fn start(
+        bin: &Path,
+        config: &Path,
+        flags: &[String],
+        listen: SocketAddr,
+        admin: SocketAddr,
+    ) -> Result<Proxy, String> {
+        let dir = config.parent().unwrap_or(Path::new("."));
+        let errors = dir.join("stderr");
+        let file = |path: &Path| File::create(path).map_err(|error| error.to_string());
+        let child = Command::new(bin)
+            .args(["run", "-c"])
+            .arg(config)
+            .args(flags)
+            .current_dir(dir)
+            .stdin(Stdio::null())
+            .stdout(file(&dir.join("stdout"))?)
+            .stderr(file(&errors)?)
+            .spawn()
+            .map_err(|error| format!("{}: {error}", bin.display()))?;
+        let proxy = Proxy {
+            child: Mutex::new(child),
+            errors,
+            admin,
+        };
+        let deadline = Instant::now() + PATIENCE * 2;
+        for address in [admin, listen] {
+            while TcpStream::connect(address).is_err() {
+                proxy.alive()?;
+                if Instant::now() > deadline {
+                    return Err(format!("nobody listens on {address}\n{}", proxy.said()));
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        Ok(proxy)
+    }
+
+    /// Alive, and without a panic behind it.
+    pub fn alive(&self) -> Result<(), String> {
+        let mut child = self.child.lock().map_err(|error| error.to_string())?;
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(format!("the proxy ended: {status}\n{}", self.said()));
+        }
+        let said = self.said();
+        if said.contains("panicked") {
+            Err(format!("the proxy panicked\n{said}"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The last of what it wrote to standard error.
+    pub fn said(&self) -> String {
+        let said = fs::read(&self.errors).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let lines: Vec<_> = said.lines().collect();
+        lines[lines.len().saturating_sub(25)..].join("\n")
+    }
+
+    pub fn healthy(&self) -> Result<(), String> {
+        self.alive()?;
+        let answer = self.ask("GET", "/healthz")?;
+        if answer.starts_with("HTTP/1.1 200") {
+            Ok(())
+        } else {
+            Err(format!("/healthz: {answer}"))
+        }
+    }
+
+    /// Turns the proxy's clock forward.
+    pub fn advance(&self, by: Duration) -> Result<(), String> {
+        let answer = self.ask("POST", &format!("/test/advance?ms={}", by.as_millis()))?;
+        if answer.starts_with("HTTP/1.1 20") {
+            Ok(())
+        } else {
+            Err(format!("the clock did not turn: {answer}"))
+        }
+    }
+
+    /// The sum of the samples of one metric that carry all these labels; None where there is none.
+    pub fn metric(&self, name: &str, labels: &[(String, String)]) -> Result<Option<f64>, String> {
+        let page = self.ask("GET", "/metrics")?;
+        let mut sum = None;
+        for line in page.lines().filter(|line| line.starts_with(name)) {
+            let Some((sample, value)) = line.rsplit_once(' ') else {
+                continue;
+            };
+            let (held, held_labels) = sample.split_once('{').unwrap_or((sample, ""));
+            let carries = |(label, value): &(String, String)| {
+                held_labels.contains(&format!("{label}=\"{value}\""))
+            };
+            if held == name && labels.iter().all(carries) {
+                *sum.get_or_insert(0.0) += value.parse::<f64>().map_err(|_| line.to_owned())?;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Resident memory in bytes.
+    pub fn memory(&self) -> Result<usize, String> {
+        let pid = self.child.lock().map_err(|error| error.to_string())?.id();
+        let status =
+            fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| error.to_string())?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .ok_or("no VmRSS")?;
+        let pages: usize = line
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .map_err(|_| line.to_owned())?;
+        Ok(pages << 10)
+    }
+
+    /// One request to the admin listener; the whole answer.
+    fn ask(&self, method: &str, target: &str) -> Result<String, String> {
+        let told =
+            |error: std::io::Error| format!("admin {method} {target}: {error}\n{}", self.said());
+        let mut stream = TcpStream::connect(self.admin).map_err(told)?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(told)?;
+        write!(stream, "{method} {target} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", self.admin)
+            .map_err(told)?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).map_err(told)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Ok(child) = self.child.get_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

@@ -1,0 +1,732 @@
+//! The script language: an outline made steps. `tests/wire/README.md` is its manual.
+
+use std::time::Duration;
+
+use super::Fault;
+use super::text::{Expr, duration, quoted, regex, size};
+use super::tree::{self, Node};
+
+pub struct Script {
+    pub covers: Vec<String>,
+    /// The script must end in a fault like this (the harness tested by itself).
+    pub fails: Option<String>,
+    /// No proxy between: clients talk to the first origin.
+    pub direct: bool,
+    pub config: Config,
+    pub flags: String,
+    pub origins: Vec<Origin>,
+    /// What runs at the same time, then what runs after it, and so on.
+    pub phases: Vec<Vec<Party>>,
+}
+
+#[derive(Default)]
+pub struct Config {
+    /// As it stands, not merged onto the base.
+    pub raw: bool,
+    pub text: String,
+}
+
+pub struct Origin {
+    pub name: String,
+    pub door: Door,
+    pub answers: Vec<Answer>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Door {
+    Open,
+    /// Nobody listens.
+    Down,
+    /// Connections are begun and never accepted.
+    Deaf,
+}
+
+pub struct Answer {
+    pub line: usize,
+    pub method: Option<String>,
+    pub target: Option<String>,
+    /// None: always.
+    pub times: Option<usize>,
+    /// Begins before the request's body has been read, which then nobody reads.
+    pub early: bool,
+    pub steps: Vec<Step>,
+}
+
+pub struct Party {
+    pub name: String,
+    pub steps: Vec<Step>,
+}
+
+pub struct Step {
+    pub line: usize,
+    pub text: String,
+    pub act: Act,
+}
+
+pub enum Act {
+    Connect {
+        admin: bool,
+        window: Option<usize>,
+    },
+    Request(Request),
+    Respond(Respond),
+    Send(Expr),
+    SendHead(Vec<String>),
+    Chunk(Expr),
+    LastChunk,
+    Close,
+    Reset,
+    Shutdown,
+    Expect(Expect),
+    Asked {
+        method: Option<String>,
+        target: Option<String>,
+        checks: Vec<Check>,
+    },
+    ExpectEnd {
+        reset: bool,
+    },
+    Raw(Expr),
+    Silence(Duration),
+    More(Expr),
+    Rest(Rest),
+    Sync(String),
+    Signal(String),
+    Wait(String),
+    Pause(Duration),
+    Hang,
+    Advance(Duration),
+    Table {
+        statuses: Vec<u16>,
+        closes: bool,
+        rows: Vec<String>,
+    },
+    Saw {
+        origin: Option<String>,
+        op: String,
+        count: u64,
+        what: Seen,
+        method: Option<String>,
+        target: Option<String>,
+    },
+    Open {
+        origin: Option<String>,
+        door: Door,
+    },
+    Metric {
+        name: String,
+        labels: Vec<(String, String)>,
+        op: String,
+        value: f64,
+    },
+    Log {
+        count: Option<usize>,
+        checks: Vec<(String, String)>,
+    },
+    Memory {
+        most: usize,
+    },
+    Eventually(Box<Step>),
+    Command {
+        args: String,
+    },
+    Exit(i32),
+    Output {
+        stream: String,
+        like: String,
+        negated: bool,
+    },
+}
+
+#[derive(Clone, Copy)]
+pub enum Seen {
+    Requests,
+    Connections,
+    /// The most requests that were being answered at once.
+    Peak,
+}
+
+pub struct Request {
+    pub method: String,
+    pub target: String,
+    pub version: String,
+    pub message: Message,
+}
+
+pub struct Respond {
+    pub status: u16,
+    pub reason: String,
+    /// The head as it stands, nothing added and no body.
+    pub head: bool,
+    pub message: Message,
+}
+
+#[derive(Default)]
+pub struct Message {
+    pub fields: Vec<(String, String)>,
+    pub without: Vec<String>,
+    pub body: Option<Expr>,
+    pub chunks: Option<Vec<Expr>>,
+    pub until_close: bool,
+}
+
+impl Message {
+    pub fn has(&self, name: &str) -> bool {
+        self.fields
+            .iter()
+            .any(|(held, _)| held.eq_ignore_ascii_case(name))
+    }
+}
+
+pub struct Expect {
+    pub statuses: Vec<u16>,
+    /// Reads no body yet.
+    pub head: bool,
+    pub within: Option<Duration>,
+    pub checks: Vec<Check>,
+}
+
+pub enum Check {
+    /// All lines of this name, in order.
+    Field(String, Vec<String>),
+    Like(String, String),
+    Absent(String),
+    Body(Expr),
+    BodyLike(String),
+    Framing(String),
+    Cache(String),
+}
+
+pub enum Rest {
+    Is(Expr),
+    /// The body ends before it is whole; RST or not.
+    Broken,
+    Reset,
+}
+
+impl Script {
+    pub fn parse(text: &str) -> Result<Script, Fault> {
+        if !text.starts_with("# ") {
+            return Err(Fault::at(
+                1,
+                "a script begins with a comment: what it promises, in its own words",
+            ));
+        }
+        let mut script = Script {
+            covers: Vec::new(),
+            fails: None,
+            direct: false,
+            config: Config::default(),
+            flags: String::new(),
+            origins: Vec::new(),
+            phases: vec![Vec::new()],
+        };
+        for node in tree::read(text)? {
+            script.section(&node)?;
+        }
+        if script.covers.is_empty() {
+            return Err(Fault::at(1, "covers: nothing?"));
+        }
+        if script
+            .phases
+            .iter()
+            .flatten()
+            .all(|party| party.steps.is_empty())
+        {
+            return Err(Fault::at(1, "nobody does anything"));
+        }
+        Ok(script)
+    }
+
+    fn section(&mut self, node: &Node) -> Result<(), Fault> {
+        let (word, rest) = node.split();
+        match word {
+            "covers:" => self
+                .covers
+                .extend(rest.split(',').map(|id| id.trim().to_owned())),
+            "fails:" => self.fails = Some(rest.to_owned()),
+            "direct" => self.direct = true,
+            "flags" => self.flags = rest.to_owned(),
+            "config" => {
+                self.config.raw = rest == "raw";
+                Node::flatten(&node.below, &mut self.config.text);
+            }
+            "origin" => self.origins.push(origin(node, rest)?),
+            "then" => self.phases.push(Vec::new()),
+            "client" | "command" => {
+                let mut steps = Vec::new();
+                if word == "command" {
+                    steps.push(Step::of(
+                        node,
+                        Act::Command {
+                            args: rest.to_owned(),
+                        },
+                    ));
+                }
+                steps.extend(steps_of(&node.below)?);
+                let party = Party {
+                    name: format!("{word} {rest}"),
+                    steps,
+                };
+                self.phases
+                    .last_mut()
+                    .ok_or_else(|| node.fault("no phase"))?
+                    .push(party);
+            }
+            _ => return Err(node.fault("no such section")),
+        }
+        Ok(())
+    }
+}
+
+fn origin(node: &Node, rest: &str) -> Result<Origin, Fault> {
+    let mut origin = Origin {
+        name: String::new(),
+        door: Door::Open,
+        answers: Vec::new(),
+    };
+    for word in rest.split_whitespace() {
+        match door(word) {
+            Some(door) => origin.door = door,
+            None => origin.name = word.to_owned(),
+        }
+    }
+    for answer in &node.below {
+        if answer.split().0 != "answer" {
+            return Err(answer.fault("an origin has answers"));
+        }
+        origin.answers.push(Answer::parse(answer)?);
+    }
+    Ok(origin)
+}
+
+fn door(word: &str) -> Option<Door> {
+    match word {
+        "up" => Some(Door::Open),
+        "down" => Some(Door::Down),
+        "deaf" => Some(Door::Deaf),
+        _ => None,
+    }
+}
+
+impl Answer {
+    /// `answer [METHOD] [/target] [times N | always] [early] [-> STATUS]`; after an arrow the block is the answer's
+    /// message, without one it is steps.
+    fn parse(node: &Node) -> Result<Answer, Fault> {
+        let (head, arrow) = match node.split().1.split_once("->") {
+            Some((head, status)) => (head.trim(), Some(status.trim())),
+            None => (node.split().1, None),
+        };
+        let mut answer = Answer {
+            line: node.line,
+            method: None,
+            target: None,
+            times: Some(1),
+            early: false,
+            steps: Vec::new(),
+        };
+        let mut words = head.split_whitespace();
+        while let Some(word) = words.next() {
+            match word {
+                "always" => answer.times = None,
+                "early" => answer.early = true,
+                "times" => {
+                    let times = words.next().and_then(|word| word.parse().ok());
+                    answer.times = Some(times.ok_or_else(|| node.fault("times N"))?);
+                }
+                _ if word.starts_with('/') || word == "*" => answer.target = Some(word.to_owned()),
+                _ if word.chars().all(|c| c.is_ascii_uppercase()) => {
+                    answer.method = Some(word.to_owned())
+                }
+                _ => return Err(node.fault(format!("what is {word}?"))),
+            }
+        }
+        match arrow {
+            Some(status) => {
+                let (before, message): (Vec<Node>, Vec<Node>) =
+                    node.below.iter().cloned().partition(|node| {
+                        matches!(
+                            node.split().0,
+                            "expect" | "wait" | "sync" | "pause" | "signal"
+                        )
+                    });
+                answer.steps = steps_of(&before)?;
+                answer
+                    .steps
+                    .push(Step::of(node, respond(node, status, &message)?));
+            }
+            None => answer.steps = steps_of(&node.below)?,
+        }
+        // A request is described beside an answer: there `expect` asks about it.
+        for step in &mut answer.steps {
+            if let Act::Expect(_) = step.act {
+                return Err(Fault::at(
+                    step.line,
+                    "an origin expects a method, a target or fields, not a status",
+                ));
+            }
+        }
+        Ok(answer)
+    }
+}
+
+fn steps_of(nodes: &[Node]) -> Result<Vec<Step>, Fault> {
+    nodes
+        .iter()
+        .map(|node| Ok(Step::of(node, act(node)?)))
+        .collect()
+}
+
+impl Step {
+    fn of(node: &Node, act: Act) -> Step {
+        Step {
+            line: node.line,
+            text: node.text.clone(),
+            act,
+        }
+    }
+}
+
+fn act(node: &Node) -> Result<Act, Fault> {
+    let (word, rest) = node.split();
+    let told = |why: String| node.fault(why);
+    let expr = || Expr::parse(rest).map_err(told);
+    let time = || duration(rest).map_err(told);
+    Ok(match word {
+        "connect" => {
+            let (admin, rest) = match rest.strip_prefix("admin") {
+                Some(rest) => (true, rest.trim()),
+                None => (false, rest),
+            };
+            let window = rest
+                .strip_prefix("window ")
+                .map(size)
+                .transpose()
+                .map_err(told)?;
+            Act::Connect { admin, window }
+        }
+        "get" => request(node, &format!("GET {rest}"))?,
+        "head" => request(node, &format!("HEAD {rest}"))?,
+        "request" => request(node, rest)?,
+        "respond" => respond(node, rest, &node.below)?,
+        "send" if rest.is_empty() => {
+            Act::SendHead(node.below.iter().map(|line| line.text.clone()).collect())
+        }
+        "send" => Act::Send(expr()?),
+        "chunk" => Act::Chunk(expr()?),
+        "last-chunk" => Act::LastChunk,
+        "close" => Act::Close,
+        "reset" => Act::Reset,
+        "shutdown" => Act::Shutdown,
+        "expect" => return expect(node, rest),
+        "raw" => Act::Raw(expr()?),
+        "silence" => Act::Silence(time()?),
+        "more" => Act::More(expr()?),
+        "rest" => Act::Rest(match rest {
+            "broken" => Rest::Broken,
+            "reset" => Rest::Reset,
+            _ => Rest::Is(expr()?),
+        }),
+        "sync" => Act::Sync(rest.to_owned()),
+        "signal" => Act::Signal(rest.to_owned()),
+        "wait" => Act::Wait(rest.to_owned()),
+        "pause" => Act::Pause(time()?),
+        "hang" => Act::Hang,
+        "advance" => Act::Advance(time()?),
+        "refuse" | "allow" => byte_table(node, rest, word == "refuse")?,
+        "origin" => seen(node, rest)?,
+        "metric" => metric(node, rest)?,
+        "log" => {
+            let count = match rest {
+                "" => None,
+                _ => Some(rest.parse().map_err(|_| node.fault("log [COUNT]"))?),
+            };
+            Act::Log {
+                count,
+                checks: named(&node.below)?,
+            }
+        }
+        "memory" => {
+            let most = rest
+                .strip_prefix("<= ")
+                .ok_or_else(|| node.fault("memory <= SIZE"))?;
+            Act::Memory {
+                most: size(most).map_err(told)?,
+            }
+        }
+        "eventually" => {
+            let inner = Node {
+                line: node.line,
+                text: rest.to_owned(),
+                below: node.below.clone(),
+            };
+            Act::Eventually(Box::new(Step::of(&inner, act(&inner)?)))
+        }
+        "exit" => Act::Exit(rest.parse().map_err(|_| node.fault("exit CODE"))?),
+        "stdout" | "stderr" | "output" => {
+            let (negated, like) = match (rest.strip_prefix("~ "), rest.strip_prefix("!~ ")) {
+                (Some(like), _) => (false, like),
+                (_, Some(like)) => (true, like),
+                _ => return Err(node.fault("stdout ~ REGEX")),
+            };
+            regex(like).map_err(told)?;
+            Act::Output {
+                stream: word.to_owned(),
+                like: like.to_owned(),
+                negated,
+            }
+        }
+        _ => return Err(node.fault("no such step")),
+    })
+}
+
+fn request(node: &Node, rest: &str) -> Result<Act, Fault> {
+    let words: Vec<_> = rest.split_whitespace().collect();
+    let (method, target, version) = match words[..] {
+        [method, target] => (method, target, "HTTP/1.1"),
+        [method, target, version] => (method, target, version),
+        _ => return Err(node.fault("METHOD TARGET [VERSION]")),
+    };
+    Ok(Act::Request(Request {
+        method: method.to_owned(),
+        target: target.to_owned(),
+        version: version.to_owned(),
+        message: message(&node.below)?,
+    }))
+}
+
+fn respond(node: &Node, rest: &str, below: &[Node]) -> Result<Act, Fault> {
+    let (status, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+    let status = status
+        .parse()
+        .map_err(|_| node.fault("respond STATUS [head] [REASON]"))?;
+    let (head, reason) = match rest.strip_prefix("head") {
+        Some(reason) => (true, reason.trim()),
+        None => (false, rest),
+    };
+    let reason = if reason.is_empty() { "Told" } else { reason };
+    Ok(Act::Respond(Respond {
+        status,
+        reason: reason.to_owned(),
+        head,
+        message: message(below)?,
+    }))
+}
+
+fn message(nodes: &[Node]) -> Result<Message, Fault> {
+    let mut message = Message::default();
+    for node in nodes {
+        let (word, rest) = node.split();
+        let expr = |text: &str| Expr::parse(text).map_err(|why| node.fault(why));
+        match word {
+            "body" => message.body = Some(expr(rest)?),
+            "chunks" => message.chunks = Some(expr(rest)?.pieces()),
+            "until" if rest == "close" => message.until_close = true,
+            "no" => message.without.push(rest.to_owned()),
+            _ => message.fields.push(field(node)?),
+        }
+    }
+    Ok(message)
+}
+
+fn field(node: &Node) -> Result<(String, String), Fault> {
+    let (name, value) = node
+        .text
+        .split_once(':')
+        .ok_or_else(|| node.fault("Name: value"))?;
+    Ok((name.to_owned(), value.trim().to_owned()))
+}
+
+fn named(nodes: &[Node]) -> Result<Vec<(String, String)>, Fault> {
+    nodes.iter().map(field).collect()
+}
+
+/// `expect close`, `expect reset`, `expect 200|204 [head] [within 1s]` of an answer; `expect [METHOD] [/target]` of a
+/// request.
+fn expect(node: &Node, rest: &str) -> Result<Act, Fault> {
+    match rest {
+        "close" => return Ok(Act::ExpectEnd { reset: false }),
+        "reset" => return Ok(Act::ExpectEnd { reset: true }),
+        _ => {}
+    }
+    let checks = checks(&node.below)?;
+    if !rest.starts_with(|c: char| c.is_ascii_digit()) {
+        let mut words: Vec<_> = rest.split_whitespace().map(str::to_owned).collect();
+        let target = words.pop_if(|word| word.starts_with('/') || *word == "*");
+        let method = words.pop();
+        return Ok(Act::Asked {
+            method,
+            target,
+            checks,
+        });
+    }
+    let mut words = rest.split_whitespace();
+    let statuses = statuses(node, words.next().unwrap_or_default())?;
+    let mut expect = Expect {
+        statuses,
+        head: false,
+        within: None,
+        checks,
+    };
+    while let Some(word) = words.next() {
+        match word {
+            "head" => expect.head = true,
+            "within" => {
+                let time = words.next().unwrap_or_default();
+                expect.within = Some(duration(time).map_err(|why| node.fault(why))?);
+            }
+            _ => return Err(node.fault(format!("what is {word}?"))),
+        }
+    }
+    Ok(Act::Expect(expect))
+}
+
+fn statuses(node: &Node, text: &str) -> Result<Vec<u16>, Fault> {
+    text.split('|')
+        .map(|status| status.parse().map_err(|_| node.fault("STATUS|STATUS…")))
+        .collect()
+}
+
+fn checks(nodes: &[Node]) -> Result<Vec<Check>, Fault> {
+    let mut checks: Vec<Check> = Vec::new();
+    for node in nodes {
+        let (word, rest) = node.split();
+        let told = |why: String| node.fault(why);
+        if let Some((name, like)) = node.text.split_once(" ~ ") {
+            regex(like).map_err(told)?;
+            checks.push(match name {
+                "body" => Check::BodyLike(like.to_owned()),
+                _ => Check::Like(name.to_owned(), like.to_owned()),
+            });
+            continue;
+        }
+        match word {
+            "no" => checks.push(Check::Absent(rest.to_owned())),
+            "body" => checks.push(Check::Body(Expr::parse(rest).map_err(told)?)),
+            "framing" => checks.push(Check::Framing(rest.to_owned())),
+            "cache" => checks.push(Check::Cache(rest.to_owned())),
+            _ => {
+                let (name, pattern) = field(node)?;
+                let same = checks.iter_mut().find_map(|check| match check {
+                    Check::Field(held, patterns) if held.eq_ignore_ascii_case(&name) => {
+                        Some(patterns)
+                    }
+                    _ => None,
+                });
+                match same {
+                    Some(patterns) => patterns.push(pattern),
+                    None => checks.push(Check::Field(name, vec![pattern])),
+                }
+            }
+        }
+    }
+    Ok(checks)
+}
+
+/// `refuse 400 ["template {}"]`: each line of the block on a connection of its own; `refuse` also wants the close.
+fn byte_table(node: &Node, rest: &str, closes: bool) -> Result<Act, Fault> {
+    let (codes, template) = rest.split_once(' ').unwrap_or((rest, ""));
+    let template = match template {
+        "" => "{}",
+        _ => quoted(template).map_err(|why| node.fault(why))?.0,
+    };
+    let rows = node.below.iter().map(|row| {
+        let row = quoted(&row.text).map_or(row.text.as_str(), |(text, _)| text);
+        template.replace("{}", row)
+    });
+    let rows: Vec<_> = rows.collect();
+    let rows = if rows.is_empty() {
+        vec![template.to_owned()]
+    } else {
+        rows
+    };
+    Ok(Act::Table {
+        statuses: statuses(node, codes)?,
+        closes,
+        rows,
+    })
+}
+
+/// `origin [NAME] saw [OP] N requests|connections|at-once [METHOD] [/target]`, `origin [NAME] up|down|deaf`.
+fn seen(node: &Node, rest: &str) -> Result<Act, Fault> {
+    let mut words: Vec<_> = rest.split_whitespace().collect();
+    let mut origin = None;
+    if let Some(first) = words.first()
+        && *first != "saw"
+        && door(first).is_none()
+    {
+        origin = Some(words.remove(0).to_owned());
+    }
+    if let [word] = words[..]
+        && let Some(door) = door(word)
+    {
+        return Ok(Act::Open { origin, door });
+    }
+    const USAGE: &str = "origin [NAME] saw [OP] N requests|connections|at-once [METHOD] [/target]";
+    if words.first() != Some(&"saw") || words.len() < 3 {
+        return Err(node.fault(USAGE));
+    }
+    words.remove(0);
+    let op = if words[0].starts_with(['<', '>', '=']) {
+        words.remove(0)
+    } else {
+        "=="
+    };
+    let count = words
+        .first()
+        .and_then(|count| count.parse().ok())
+        .ok_or_else(|| node.fault(USAGE))?;
+    let what = match words.get(1) {
+        Some(&("requests" | "request")) => Seen::Requests,
+        Some(&("connections" | "connection")) => Seen::Connections,
+        Some(&"at-once") => Seen::Peak,
+        _ => return Err(node.fault(USAGE)),
+    };
+    let mut words: Vec<_> = words.drain(2..).map(str::to_owned).collect();
+    let target = words.pop_if(|word| word.starts_with('/'));
+    Ok(Act::Saw {
+        origin,
+        op: op.to_owned(),
+        count,
+        what,
+        method: words.pop(),
+        target,
+    })
+}
+
+/// `metric NAME{label="value",…} OP N`: the sum of all samples that carry these labels.
+fn metric(node: &Node, rest: &str) -> Result<Act, Fault> {
+    let usage = || node.fault("metric NAME{label=\"value\"} OP N");
+    let (sample, tail) = match rest.find('}') {
+        Some(end) => rest.split_at(end + 1),
+        None => rest.split_once(' ').ok_or_else(usage)?,
+    };
+    let (op, value) = tail.trim().split_once(' ').ok_or_else(usage)?;
+    let (name, labels) = sample.split_once('{').unwrap_or((sample, "}"));
+    let labels = labels
+        .trim_end_matches('}')
+        .split(',')
+        .filter(|label| !label.is_empty())
+        .map(|label| {
+            let (name, value) = label.split_once('=').ok_or_else(usage)?;
+            Ok((name.to_owned(), value.trim_matches('"').to_owned()))
+        });
+    Ok(Act::Metric {
+        name: name.to_owned(),
+        labels: labels.collect::<Result<_, Fault>>()?,
+        op: op.to_owned(),
+        value: value.parse().map_err(|_| usage())?,
+    })
+}
+
+/// `left OP right`.
+pub fn holds<N: PartialOrd>(left: N, op: &str, right: N) -> bool {
+    match op {
+        "==" => left == right,
+        "<=" => left <= right,
+        ">=" => left >= right,
+        "<" => left < right,
+        ">" => left > right,
+        _ => false,
+    }
+}
