@@ -1,4 +1,5 @@
-//! All that is tested from outside the crate. Each wire script below `tests/wire/` is a test with a name:
+//! All that is tested from outside the crate: wire scripts below `tests/wire/`, each a test with a name, and a real app
+//! behind the real binary (`tests/e2e/`).
 //!
 //! ```text
 //! cargo test --test main                      # everything
@@ -8,6 +9,8 @@
 //!
 //! `TIDEGATE_BIN` names another binary to test than the one built beside this.
 
+#[path = "e2e/fastapi.rs"]
+mod fastapi;
 mod harness;
 
 use std::path::{Path, PathBuf};
@@ -47,6 +50,9 @@ fn main() -> ExitCode {
             Trial::test(name, move || stage::run(&text, &bin).map_err(Failed::from))
                 .with_kind("wire"),
         );
+    }
+    for (name, test) in fastapi::tests() {
+        trials.push(Trial::test(name, move || test().map_err(Failed::from)).with_kind("e2e"));
     }
     trials.push(Trial::test("every-promise-is-carried", move || {
         let gaps = Table::read(root, &scripts)?.gaps();

@@ -55,6 +55,8 @@ pub struct Answer {
     /// Seconds of age it came with.
     pub age: u64,
     pub sharing: Sharing,
+    /// Seconds it is stored for, if it is stored.
+    pub stored: Option<i64>,
     /// The origin's status, for Cache-Status.
     pub fwd_status: u16,
 }
@@ -62,11 +64,10 @@ pub struct Answer {
 /// Who may read an answer.
 #[derive(Debug, Clone)]
 pub enum Sharing {
-    /// Every reader whose request selects this variant. `ttl` in seconds; stored when whole.
+    /// Every reader whose request selects this variant.
     Everyone {
         variant: Variant,
         terms: Arc<Terms>,
-        ttl: i64,
     },
     /// Only the request it was fetched for. The note says why, for the log.
     Leader(&'static str),
@@ -381,7 +382,8 @@ impl Filler {
             News::Failed(failure) => state.end = Some(Err(failure.clone())),
             News::Head(_) | News::Interim(..) => {}
         }
-        state.news = Some(news);
+        // A head that was told stays told: what fails after it is the body.
+        state.news.get_or_insert(news);
         drop(state);
         self.flight.grown.notify_waiters();
     }
@@ -391,6 +393,11 @@ impl Filler {
         let mut state = self.flight.state.lock();
         state.window = Some(window.max(WINDOW_FLOOR));
         state.trim();
+    }
+
+    /// Keeps everything: the answer is to be stored, though one reader alone gets it.
+    pub fn keep_all(&self) {
+        self.flight.state.lock().window = None;
     }
 
     /// Appends a piece, waiting for room if there is a window.

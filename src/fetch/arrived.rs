@@ -28,6 +28,8 @@ const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 pub enum Arrived {
     /// The stored page is still true: with these fields.
     NotModified(HeaderMap, Box<Terms>),
+    /// It is true, but no longer to be stored.
+    NotModifiedOnce(HeaderMap),
     /// It validates nothing we have: ask again without validators.
     AskAgain,
     /// For everyone whose request selects it; stored when whole.
@@ -144,7 +146,7 @@ fn not_modified(
     let merged = validate::merge(&before, &brought);
     match judge(errand, stored.head.status, &merged, own, now, delay) {
         Verdict::Store(terms) => Arrived::NotModified(merged, Box::new(terms)),
-        Verdict::Refuse(_) => Arrived::AskAgain,
+        Verdict::Refuse(_) => Arrived::NotModifiedOnce(merged),
     }
 }
 

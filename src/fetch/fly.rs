@@ -25,6 +25,7 @@ use crate::origin::{
 use crate::rules::fresh;
 use crate::rules::response::BodyFraming;
 use crate::rules::storing::{self, Terms};
+use crate::rules::time::Now;
 use crate::telemetry::RefreshResult;
 
 /// What an exchange with an origin holds in buffers, in bytes, beside the flight's own floor.
@@ -132,6 +133,12 @@ async fn attempt(
             }
             Arrived::Nonsense(why) => return Err(Stopped::Failed(Failure::BadGateway(why))),
             Arrived::Failed(status) => return Err(Stopped::Failed(Failure::OriginStatus(status))),
+            Arrived::NotModifiedOnce(fields) => {
+                drain(&mut exchange).await;
+                exchange.finish().await;
+                drop(permit);
+                return serve_once(fetcher, errand, filler, seat, OriginHead { fields, ..head }, started).await;
+            }
             Arrived::NotModified(fields, terms) => {
                 drain(&mut exchange).await;
                 exchange.finish().await;
@@ -140,9 +147,11 @@ async fn attempt(
                 return not_modified(fetcher, errand, filler, seat, merged, *terms, started);
             }
             Arrived::Share(_) | Arrived::LeaderOnly { .. } => {
+                let held = Held::for_answer(permit, &head, &mut exchange);
+                let held = held.map_err(|refused| Stopped::Failed(refused_failure(refused)))?;
                 let landing = settle(fetcher, errand, filler, seat, &head, judged, started);
                 return stream(
-                    fetcher, errand, filler, seat, exchange, permit, &head, landing, reserve,
+                    fetcher, errand, filler, seat, exchange, held, &head, landing, reserve,
                 )
                 .await;
             }
@@ -172,7 +181,13 @@ async fn next_head(
     }
 }
 
-/// Files the flight under what its head says and tells its readers. What comes back is kept when whole, if anything.
+/// What an answer's head comes to: what readers are told, and what is kept of it when it is whole.
+struct Landing {
+    answer: Arc<Answer>,
+    keeping: Option<Keeping>,
+}
+
+/// Judges are done: files the flight under what its head says.
 fn settle(
     fetcher: &Fetcher,
     errand: &Errand,
@@ -181,69 +196,75 @@ fn settle(
     head: &OriginHead,
     judged: Arrived,
     started: Instant,
-) -> Option<Keeping> {
+) -> Landing {
     let now = clock::now();
-    let (terms, leader_only) = match judged {
+    let (terms, alone) = match judged {
         Arrived::Share(terms) => {
-            let alone = storing::follower(&terms, &errand.asked)
-                .err()
-                .map(|why| (why.why(), true));
-            (Some(*terms), alone)
+            let refusal = storing::follower(&terms, &errand.asked).err();
+            (Some(*terms), refusal.map(|refusal| Alone { why: refusal.why(), mark: true }))
         }
-        Arrived::LeaderOnly { why, mark } => (None, Some((why, mark))),
-        _ => (None, Some(("", false))),
+        Arrived::LeaderOnly { why, mark } => (None, Some(Alone { why, mark })),
+        _ => (None, Some(Alone { why: "not for sharing", mark: true })),
     };
     let variant = variant(errand, terms.as_ref());
-    if let (Some((_, mark)), Some(seat)) = (leader_only, seat) {
-        if mark {
-            let until = now.mono.after(fetcher.limits.hit_for_miss);
-            seat.mark(mark_variant(errand, head), until.0);
-        } else {
-            seat.close();
-        }
+    if let Some(seat) = seat {
+        file(fetcher, errand, seat, head, &variant, alone.as_ref(), now);
     }
-    if let (None, Some(seat)) = (leader_only, seat)
-        && seat.settle(variant.clone()) != Settled::Joinable
-    {
-        seat.close();
+    filler.keep(terms.is_some());
+    match terms {
+        Some(_) => filler.keep_all(),
+        None => filler.open_window(fetcher.limits.pass_buffer),
     }
     let fields = arrived::dressed(head, terms.as_ref(), now);
     let rendered = Head::render(head.status, &fields, &arrived::hidden(&errand.route));
-    let sharing = match (&terms, leader_only) {
-        (Some(terms), None) => Sharing::Everyone {
-            variant: variant.clone(),
-            terms: Arc::new(terms.clone()),
-            ttl: fresh::ttl(terms, now.mono, now.mono),
-        },
-        (_, Some((why, _))) => Sharing::Leader(why),
-        (None, None) => Sharing::Leader("not storable"),
+    let sharing = match (&terms, alone) {
+        (Some(terms), None) => Sharing::Everyone { variant: variant.clone(), terms: Arc::new(terms.clone()) },
+        (_, alone) => Sharing::Leader(alone.map_or("not for sharing", |alone| alone.why)),
     };
-    filler.keep(terms.is_some());
-    if terms.is_none() {
-        filler.open_window(fetcher.limits.pass_buffer);
-    }
-    let age = terms
-        .as_ref()
-        .map_or(0, |terms| terms.initial_age.as_secs());
-    filler.tell(News::Head(Arc::new(Answer {
+    let answer = Arc::new(Answer {
         head: rendered.clone(),
-        length: if errand.head_only {
-            content_length(head)
-        } else {
-            length(head)
-        },
-        age,
+        length: if errand.head_only { content_length(head) } else { length(head) },
+        age: terms.as_ref().map_or(0, |terms| terms.initial_age.as_secs()),
         sharing,
+        stored: terms.as_ref().map(|terms| fresh::ttl(terms, now.mono, now.mono)),
         fwd_status: head.status,
-    })));
-    terms.map(|terms| Keeping {
+    });
+    let keeping = terms.map(|terms| Keeping {
         head: rendered,
         terms,
         variant,
         stored: now.mono,
         cost: started.elapsed(),
         generation: filler.flight().generation(),
-    })
+    });
+    Landing { answer, keeping }
+}
+
+/// An answer that is its leader's alone.
+struct Alone {
+    why: &'static str,
+    /// The page's next requests need not wait for each other.
+    mark: bool,
+}
+
+/// Files a flight in the table: joinable by its variant's requests, or a hit-for-miss mark in its place.
+fn file(
+    fetcher: &Fetcher,
+    errand: &Errand,
+    seat: &Seat,
+    head: &OriginHead,
+    variant: &Variant,
+    alone: Option<&Alone>,
+    now: Now,
+) {
+    match alone {
+        None if seat.settle(variant.clone()) == Settled::Joinable => {}
+        Some(Alone { mark: true, .. }) => {
+            let until = now.mono.after(fetcher.limits.hit_for_miss);
+            seat.mark(mark_variant(errand, head), until.0);
+        }
+        _ => seat.close(),
+    }
 }
 
 /// Streams the body to readers and store. The permit is the origin's work: it ends with the last byte that came in.
@@ -257,15 +278,26 @@ async fn stream(
     filler: &mut Filler,
     seat: Option<&Seat>,
     mut exchange: Exchange,
-    permit: Permit,
+    held: Held,
     head: &OriginHead,
-    mut keeping: Option<Keeping>,
+    landing: Landing,
     reserve: Charge,
 ) -> Result<(), Stopped> {
     let _reserve = reserve;
-    let held = Held::for_answer(permit, head, &mut exchange)
-        .map_err(|refused| Stopped::Failed(refused_failure(refused)))?;
+    let Landing { answer, mut keeping } = landing;
     let expected = length(head);
+    if expected == Some(0) && matches!(exchange.next().await, Ok(Event::End)) {
+        // As below: it is in the store before anybody has read it whole.
+        exchange.finish().await;
+        drop(held);
+        if let Some(keeping) = keeping {
+            keep::keep(fetcher, errand, keeping, &[], 0);
+        }
+        filler.tell(News::Head(answer));
+        filler.complete();
+        return Ok(());
+    }
+    filler.tell(News::Head(answer));
     let mut len = 0u64;
     let mut last = None;
     loop {
@@ -374,6 +406,30 @@ fn not_modified(
         seat.close();
     }
     filler.tell(News::Landed(entry));
+    Ok(())
+}
+
+/// The stored page is still true, and the origin says that it must not be stored any longer: the leader gets it, this
+/// once.
+async fn serve_once(
+    fetcher: &Arc<Fetcher>,
+    errand: &Errand,
+    filler: &mut Filler,
+    seat: Option<&Seat>,
+    merged: OriginHead,
+    started: Instant,
+) -> Result<(), Stopped> {
+    let stored = errand.stored.as_ref().ok_or(Stopped::Failed(Failure::Lost))?;
+    fetcher.store.invalidate(errand.key.as_ref());
+    let head =
+        OriginHead { status: stored.head.status, framing: BodyFraming::Length(stored.body.len()), ..merged };
+    let judged = Arrived::LeaderOnly { why: "no longer to be stored", mark: true };
+    let landing = settle(fetcher, errand, filler, seat, &head, judged, started);
+    filler.tell(News::Head(landing.answer));
+    for piece in stored.body.pieces() {
+        push(fetcher, filler, seat, &mut None, piece).await?;
+    }
+    filler.complete();
     Ok(())
 }
 

@@ -78,6 +78,8 @@ pub enum Boarded {
     Reader { reader: Reader, collapsed: bool },
     /// The page was there after all.
     Found(Arc<Entry>),
+    /// A hit-for-miss mark holds: the request is to go by itself, with what it alone may ask ([`Fetcher::alone`]).
+    Alone,
 }
 
 /// Hit-for-miss marks kept at most.
@@ -160,7 +162,7 @@ impl Fetcher {
                         collapsed: true,
                     }
                 }
-                None => self.alone(errand),
+                None => Boarded::Alone,
             },
             Joined::Lead(trip, seat) => {
                 let reader = trip.flight.board_first();
@@ -170,21 +172,17 @@ impl Fetcher {
                     collapsed: false,
                 }
             }
-            Joined::Alone => self.alone(errand),
+            Joined::Alone => Boarded::Alone,
         }
     }
 
-    /// Goes to the origin for one reader.
-    pub fn alone(self: &Arc<Self>, mut errand: Errand) -> Boarded {
-        errand.single_reader = true;
+    /// Goes to the origin for one reader, with an errand made for it alone.
+    pub fn alone(self: &Arc<Self>, errand: Errand) -> Reader {
         let generation = self.store.generation(errand.key.hash());
         let trip = self.trip(&errand, generation, Some(self.limits.pass_buffer));
         let reader = trip.flight.board_first();
         self.take_off(errand, trip, None);
-        Boarded::Reader {
-            reader,
-            collapsed: false,
-        }
+        reader
     }
 
     /// Refreshes in the background, unless somebody does already or the page rests after a failure.

@@ -231,6 +231,7 @@ fn tell(filler: &Filler, route: &Route, head: &OriginHead) {
         length: fly::length(head),
         age: 0,
         sharing: Sharing::Leader("past the cache"),
+        stored: None,
         fwd_status: head.status,
     })));
 }

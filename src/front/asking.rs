@@ -15,7 +15,7 @@ use crate::rules::cache_control::RequestDirectives;
 use crate::rules::forward::{self, Forward, Kind, Loop};
 use crate::rules::host::{self, Scheme};
 use crate::rules::identity::{self, Class};
-use crate::rules::request::{Method, Request, Version};
+use crate::rules::request::{Method, Request, RequestBody, Version};
 use crate::rules::storing::{self, Asked};
 use crate::rules::target::{self, Target};
 use crate::rules::vary::{AsSent, Codings};
@@ -94,6 +94,8 @@ pub struct Noted {
     pub head_len: usize,
     pub http10: bool,
     pub keep_alive: bool,
+    /// A body follows the head.
+    pub has_body: bool,
     /// The client prefers a page to JSON.
     pub wants_html: bool,
 }
@@ -120,6 +122,7 @@ impl Noted {
             head_len,
             http10: request.version == Version::Http10,
             keep_alive: request.keep_alive,
+            has_body: request.body != RequestBody::None,
             wants_html: request
                 .known
                 .accept

@@ -422,14 +422,11 @@ fn broken(failure: &Failure, noted: &Noted) -> Next {
 }
 
 fn told<'a>(miss: &'a Miss, answer: &Answer, collapsed: bool) -> Told<'a> {
-    let told = match &answer.sharing {
-        Sharing::Everyone { ttl, .. } => Told::stored(miss.why, answer.fwd_status, *ttl, collapsed),
-        Sharing::Leader(_) => Told::forwarded(miss.why, answer.fwd_status),
+    let told = match answer.stored {
+        Some(ttl) => Told::stored(miss.why, answer.fwd_status, ttl, collapsed),
+        None => Told::forwarded(miss.why, answer.fwd_status),
     };
-    Told {
-        key: miss.status_key.as_deref(),
-        ..told
-    }
+    Told { key: miss.status_key.as_deref(), ..told }
 }
 
 fn shape(noted: &Noted, miss: &Miss, answer: &Answer, part: &Part, status: u16) -> Shape {

@@ -120,7 +120,9 @@ impl Conn {
                         let sent = Box::pin(pass::serve(self, &noted, *what)).await;
                         return self.done(&noted, sent);
                     }
-                    Decision::Here(problem, Some(noted)) => {
+                    Decision::Here(mut problem, Some(noted)) => {
+                        // Its body must never be taken for the next request.
+                        problem.close |= noted.has_body;
                         let sent = Box::pin(self.answer(&problem, &noted, None)).await;
                         return self.done(&noted, sent);
                     }

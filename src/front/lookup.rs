@@ -64,6 +64,8 @@ pub struct Miss {
     /// The stored page may be served if the origin fails or is slow.
     pub stand_in: bool,
     pub reason: Reason,
+    /// It is to go to the origin by itself.
+    pub alone: bool,
 }
 
 /// A request that goes past the cache.
@@ -312,6 +314,7 @@ fn miss(asking: &Asking, noted: Box<Noted>, why: Fwd, seen: Seen, stand_in: bool
             seen,
             stand_in,
             reason,
+            alone: !asking.route.cache || asking.directives.is_some_and(|directives| directives.no_store),
         }),
     )
 }

@@ -45,7 +45,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Out
         entry: miss.seen.entry.clone(),
         presumed: miss.seen.presumed.clone(),
     };
-    let mut alone = !miss.route.cache;
+    let mut alone = miss.alone;
     for change in 0.. {
         let boarded = match board(conn, noted, &miss, &seen, alone || change >= CHANGES) {
             Some(boarded) => boarded,
@@ -54,6 +54,10 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Out
         let (mut reader, collapsed) = match boarded {
             Boarded::Found(entry) => return landed(conn, noted, &miss, entry, true).await,
             Boarded::Reader { reader, collapsed } => (reader, collapsed),
+            Boarded::Alone => {
+                alone = true;
+                continue;
+            }
         };
         let Some(place) = Place::take(&conn.site, conn.policy().cache.max_waiters) else {
             return rescue(conn, noted, &miss, None, Problem::too_many_waiters()).await;
@@ -118,7 +122,7 @@ fn board(conn: &Conn, noted: &Noted, miss: &Miss, seen: &Seen, alone: bool) -> O
     let fetcher = &conn.site.fetcher;
     let errand = errand(conn, noted, miss, alone)?;
     if alone {
-        return Some(fetcher.alone(errand));
+        return Some(Boarded::Reader { reader: fetcher.alone(errand), collapsed: false });
     }
     Some(fetcher.board(errand, &miss.lane, seen))
 }

@@ -110,7 +110,8 @@ impl Wire {
     /// The socket's, or [`io::ErrorKind::TimedOut`] when the client takes too little.
     pub async fn send(&mut self, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
         IoSlice::advance_slices(&mut pieces, 0);
-        let mut paced: Option<(u64, u64)> = None;
+        // Since when, how much, and for how much the deadline is set.
+        let mut paced: Option<(u64, u64, Option<u64>)> = None;
         let Wire {
             stream, post, pace, ..
         } = self;
@@ -120,18 +121,20 @@ impl Wire {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     Poll::Ready(Ok(n)) => {
                         IoSlice::advance_slices(&mut pieces, n);
-                        if let Some((_, taken)) = &mut paced {
+                        if let Some((_, taken, _)) = &mut paced {
                             *taken += n as u64;
                         }
                     }
                     Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
                     Poll::Pending => {
-                        // The clock starts when the socket is first full.
-                        let (since, taken) =
-                            *paced.get_or_insert_with(|| (clock::uptime_millis(), 0));
-                        match pace.millis_for(taken + SLICE as u64) {
-                            Some(millis) => post.arm_at(since + millis),
-                            None => post.disarm(),
+                        // The clock starts when the socket is first full, and moves when the client takes something.
+                        let (since, taken, armed) = paced.get_or_insert_with(|| (clock::uptime_millis(), 0, None));
+                        if *armed != Some(*taken) {
+                            *armed = Some(*taken);
+                            match pace.millis_for(*taken + SLICE as u64) {
+                                Some(millis) => post.arm_at(*since + millis),
+                                None => post.disarm(),
+                            }
                         }
                         ready!(post.poll_due(cx));
                         return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

@@ -118,12 +118,10 @@ fn format(access: &Access, hidden: &[Box<[u8]>], out: &mut Vec<u8>) {
     if let Some(upstream) = access.upstream {
         out.extend_from_slice(b"\",\"upstream\":\"");
         escape(upstream.as_bytes(), SHORT_FIELD_MOST, out);
-        out.extend_from_slice(b"\",\"attempts\":");
-        number(u64::from(access.attempts), out);
-        out.extend_from_slice(b"}\n");
-    } else {
-        out.extend_from_slice(b"\"}\n");
     }
+    out.extend_from_slice(b"\",\"attempts\":");
+    number(u64::from(access.attempts), out);
+    out.extend_from_slice(b"}\n");
 }
 
 /// RFC 3339 up to the second: `2026-11-21T02:46:15`. Made once a second and thread.

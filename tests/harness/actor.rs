@@ -78,9 +78,8 @@ impl<'a> Actor<'a> {
             Act::Respond(respond) => self.respond(respond),
             Act::Send(expr) => {
                 let bytes = stage.scoped(|scope| expr.render(scope))?;
-                if let Some(method) = method_of(&bytes) {
-                    self.methods.push_back(method);
-                }
+                self.open()?;
+                self.methods.extend(method_of(&bytes));
                 self.write(&bytes)
             }
             Act::SendHead(lines) => {
@@ -90,6 +89,7 @@ impl<'a> Actor<'a> {
                     head.extend(b"\r\n");
                 }
                 head.extend(b"\r\n");
+                self.open()?;
                 self.methods.extend(method_of(&head));
                 self.write(&head)
             }
@@ -104,7 +104,7 @@ impl<'a> Actor<'a> {
             }
             Act::Reset => self.conn.take().map_or(Ok(()), Conn::reset),
             Act::Shutdown => self.open()?.shutdown(),
-            Act::Expect(expect) => self.expect(expect),
+            Act::Expect(expect) => self.expect(expect).map(drop),
             Act::Asked {
                 method,
                 target,
@@ -118,6 +118,12 @@ impl<'a> Actor<'a> {
                 } else {
                     Ok(())
                 }
+            }
+            Act::ExpectBroken => self.expect_broken(),
+            Act::Drain => {
+                let drained = self.open()?.drain();
+                self.conn = None;
+                drained
             }
             Act::Raw(expr) => {
                 let wanted = stage.scoped(|scope| expr.render(scope))?;
@@ -214,7 +220,16 @@ impl<'a> Actor<'a> {
                     Err(format!("{} KiB are resident", held >> 10))
                 }
             }
-            Act::Eventually(step) => self.eventually(step),
+            Act::Series(name) => {
+                let count = stage.proxy()?.series()?.to_string();
+                let before = stage.recall(name, &count);
+                if before == count {
+                    Ok(())
+                } else {
+                    Err(format!("there were {before}, now {count}"))
+                }
+            }
+            Act::Eventually(steps) => self.eventually(steps),
             Act::Command { args } => self.run(args),
             Act::Exit(code) => {
                 let done = self.command.as_ref().ok_or("no command ran")?;
@@ -304,6 +319,7 @@ impl<'a> Actor<'a> {
             }
             write_message(head, message, true, scope)
         })?;
+        self.open()?;
         self.methods.push_back(request.method.clone());
         self.write(&bytes)
     }
@@ -334,12 +350,17 @@ impl<'a> Actor<'a> {
         Ok(())
     }
 
-    fn expect(&mut self, expect: &Expect) -> Result<(), String> {
+    fn expect(&mut self, expect: &Expect) -> Result<u16, String> {
         let stage = Arc::clone(self.stage);
-        let head = self
-            .open()?
-            .head()?
-            .ok_or("the connection ended without an answer")?;
+        let head = loop {
+            let head = self
+                .open()?
+                .head()?
+                .ok_or("the connection ended without an answer")?;
+            if !(expect.last && status_of(&head)? < 200) {
+                break head;
+            }
+        };
         let took = self.sent.elapsed();
         stage.note(&format!("{} ← {}", self.who, head.shown()));
         let status = status_of(&head)?;
@@ -391,7 +412,8 @@ impl<'a> Actor<'a> {
             stage
                 .scoped(|scope| check(held, &message, scope))
                 .map_err(|why| format!("{why}\n{}", head.shown()))
-        })
+        })?;
+        Ok(status)
     }
 
     fn was_asked(
@@ -460,6 +482,22 @@ impl<'a> Actor<'a> {
         }
     }
 
+    fn expect_broken(&mut self) -> Result<(), String> {
+        let expect = Expect {
+            statuses: vec![200, 502, 504],
+            head: true,
+            last: true,
+            within: None,
+            checks: Vec::new(),
+        };
+        let status = self.expect(&expect)?;
+        if status == 200 {
+            return self.rest(&Rest::Broken);
+        }
+        while let Piece::Data(_) = self.piece(usize::MAX)? {}
+        Ok(())
+    }
+
     /// One row of `refuse` or `allow`, on its own connection.
     fn row(&mut self, row: &str, statuses: &[u16], closes: bool) -> Result<(), String> {
         let told = |why: String| format!("{why}\n  for {row}");
@@ -472,6 +510,7 @@ impl<'a> Actor<'a> {
         let expect = Expect {
             statuses: statuses.to_vec(),
             head: false,
+            last: false,
             within: None,
             checks: Vec::new(),
         };
@@ -513,10 +552,10 @@ impl<'a> Actor<'a> {
         }
     }
 
-    fn eventually(&mut self, step: &Step) -> Result<(), String> {
+    fn eventually(&mut self, steps: &[Step]) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.act(&step.act) {
+            match steps.iter().try_for_each(|step| self.act(&step.act)) {
                 Err(why) if Instant::now() > deadline || self.stage.meeting.over() => {
                     return Err(why);
                 }

@@ -109,9 +109,10 @@ fn promises(text: &str) -> Result<Vec<Promise>, String> {
         if let Some(title) = line.strip_prefix("== ") {
             title.clone_into(&mut heading);
         } else if !line.is_empty() && !line.starts_with('#') {
-            let mut words = line.splitn(3, char::is_whitespace);
-            let (Some(id), Some(section), Some(says)) = (words.next(), words.next(), words.next())
-            else {
+            let parts = line.split_once(char::is_whitespace).and_then(|(id, rest)| {
+                Some((id, rest.trim_start().split_once(char::is_whitespace)?))
+            });
+            let Some((id, (section, says))) = parts else {
                 return Err(format!("promises.txt:{}: ID SECTION TEXT", index + 1));
             };
             if promises.iter().any(|promise| promise.id == id) {

@@ -159,16 +159,11 @@ impl Origin {
             self.state().asked.push((method.clone(), target.clone()));
             let framing = Framing::of_request(&head).map_err(|why| Fault::at(0, why))?;
             let Some(answer) = self.answer(&method, &target) else {
-                let _ = conn.write(
-                    b"HTTP/1.1 500 Unscripted\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                let why = format!(
+                    "the origin {} has no answer left for {method} {target}",
+                    self.name
                 );
-                return Err(Fault::at(
-                    0,
-                    format!(
-                        "the origin {} has no answer left for {method} {target}",
-                        self.name
-                    ),
-                ));
+                return Err(Fault::at(0, why));
             };
             let mut body = Vec::new();
             if !answer.early

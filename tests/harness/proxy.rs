@@ -30,7 +30,8 @@ pub fn free_port() -> SocketAddr {
     }
 }
 
-/// What every script's proxy runs with, before its own `config` section is laid over it.
+/// What every script's proxy runs with, before its own `config` section is laid over it. Stale-on-slow waits so long that
+/// a busy machine does not bring it on; scripts about it set their own.
 pub fn base_config(
     listen: SocketAddr,
     admin: SocketAddr,
@@ -41,7 +42,8 @@ pub fn base_config(
         "[listen]\naddress = \"{listen}\"\nthreads = 2\n\
          [admin]\naddress = \"{admin}\"\n\
          [log]\naccess = \"{}/access.log\"\n\
-         [[upstream]]\nservers = [\"http://{origin}\"]\n",
+         [[upstream]]\nservers = [\"http://{origin}\"]\n\
+         [[route]]\nserve_stale_after = \"3s\"\n",
         dir.display()
     )
 }
@@ -177,6 +179,15 @@ impl Proxy {
             }
         }
         Ok(sum)
+    }
+
+    /// How many series /metrics shows.
+    pub fn series(&self) -> Result<usize, String> {
+        let page = self.ask("GET", "/metrics")?;
+        Ok(page
+            .lines()
+            .filter(|line| line.starts_with("tidegate_"))
+            .count())
     }
 
     /// Resident memory in bytes.

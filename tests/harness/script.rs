@@ -87,6 +87,10 @@ pub enum Act {
         reset: bool,
     },
     Raw(Expr),
+    /// Either an error of the proxy's, or an answer that breaks off.
+    ExpectBroken,
+    /// Reads until the peer ends, whatever comes.
+    Drain,
     Silence(Duration),
     More(Expr),
     Rest(Rest),
@@ -126,7 +130,9 @@ pub enum Act {
     Memory {
         most: usize,
     },
-    Eventually(Box<Step>),
+    /// How many series there are: kept under a name the first time, the same from then on.
+    Series(String),
+    Eventually(Vec<Step>),
     Command {
         args: String,
     },
@@ -182,6 +188,8 @@ pub struct Expect {
     pub statuses: Vec<u16>,
     /// Reads no body yet.
     pub head: bool,
+    /// Passes over interim answers.
+    pub last: bool,
     pub within: Option<Duration>,
     pub checks: Vec<Check>,
 }
@@ -432,6 +440,7 @@ fn act(node: &Node) -> Result<Act, Fault> {
         "wait" => Act::Wait(rest.to_owned()),
         "pause" => Act::Pause(time()?),
         "hang" => Act::Hang,
+        "drain" => Act::Drain,
         "advance" => Act::Advance(time()?),
         "refuse" | "allow" => byte_table(node, rest, word == "refuse")?,
         "origin" => seen(node, rest)?,
@@ -454,13 +463,15 @@ fn act(node: &Node) -> Result<Act, Fault> {
                 most: size(most).map_err(told)?,
             }
         }
+        "series" => Act::Series(rest.to_owned()),
+        "eventually" if rest.is_empty() => Act::Eventually(steps_of(&node.below)?),
         "eventually" => {
             let inner = Node {
                 line: node.line,
                 text: rest.to_owned(),
                 below: node.below.clone(),
             };
-            Act::Eventually(Box::new(Step::of(&inner, act(&inner)?)))
+            Act::Eventually(vec![Step::of(&inner, act(&inner)?)])
         }
         "exit" => Act::Exit(rest.parse().map_err(|_| node.fault("exit CODE"))?),
         "stdout" | "stderr" | "output" => {
@@ -545,6 +556,7 @@ fn named(nodes: &[Node]) -> Result<Vec<(String, String)>, Fault> {
 /// request.
 fn expect(node: &Node, rest: &str) -> Result<Act, Fault> {
     match rest {
+        "broken" => return Ok(Act::ExpectBroken),
         "close" => return Ok(Act::ExpectEnd { reset: false }),
         "reset" => return Ok(Act::ExpectEnd { reset: true }),
         _ => {}
@@ -565,12 +577,14 @@ fn expect(node: &Node, rest: &str) -> Result<Act, Fault> {
     let mut expect = Expect {
         statuses,
         head: false,
+        last: false,
         within: None,
         checks,
     };
     while let Some(word) = words.next() {
         match word {
             "head" => expect.head = true,
+            "final" => expect.last = true,
             "within" => {
                 let time = words.next().unwrap_or_default();
                 expect.within = Some(duration(time).map_err(|why| node.fault(why))?);

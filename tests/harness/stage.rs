@@ -26,6 +26,7 @@ pub struct Stage {
     dir: tempfile::TempDir,
     bin: PathBuf,
     advanced: Mutex<Duration>,
+    kept: Mutex<Vec<(String, String)>>,
     notes: Mutex<Vec<String>>,
 }
 
@@ -80,6 +81,7 @@ impl Stage {
             dir: tempfile::tempdir().map_err(|error| error.to_string())?,
             bin: bin.to_owned(),
             advanced: Mutex::new(Duration::ZERO),
+            kept: Mutex::default(),
             notes: Mutex::new(Vec::new()),
         };
         stage.invite();
@@ -206,16 +208,37 @@ impl Stage {
     /// Calls with what holes may name now.
     pub fn scoped<T>(&self, call: impl FnOnce(&Scope) -> T) -> T {
         let advanced = *self.advanced.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let names = |name: &str| {
-            self.names()
-                .into_iter()
-                .find(|(held, _)| held == name)
-                .map(|(_, value)| value)
+            let find = |names: &[(String, String)]| {
+                names
+                    .iter()
+                    .rev()
+                    .find(|(held, _)| held == name)
+                    .map(|(_, value)| value.clone())
+            };
+            find(&self.names()).or_else(|| find(&kept()))
+        };
+        let keep = |name: &str, value: &[u8]| {
+            kept().push((name.to_owned(), String::from_utf8_lossy(value).into_owned()));
         };
         call(&Scope {
             names: &names,
             advanced,
+            keep: &keep,
         })
+    }
+
+    /// What is kept under a name; `value` itself where nothing was, and kept.
+    pub fn recall(&self, name: &str, value: &str) -> String {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        match kept.iter().find(|(held, _)| held == name) {
+            Some((_, before)) => before.clone(),
+            None => {
+                kept.push((name.to_owned(), value.to_owned()));
+                value.to_owned()
+            }
+        }
     }
 
     pub fn origin(&self, name: Option<&str>) -> Result<&Arc<Origin>, String> {

@@ -8,17 +8,14 @@ use regex::bytes::Regex;
 pub struct Scope<'a> {
     pub names: &'a dyn Fn(&str) -> Option<String>,
     pub advanced: Duration,
+    /// What `{name=}` in a pattern caught.
+    pub keep: &'a dyn Fn(&str, &[u8]),
 }
 
 impl Scope<'_> {
     fn hole(&self, name: &str) -> Result<String, String> {
         if let Some(date) = self.date(name)? {
             return Ok(date);
-        }
-        if let Some((what, times)) = name.rsplit_once('*')
-            && let Ok(times) = times.parse::<usize>()
-        {
-            return Ok(what.repeat(times));
         }
         (self.names)(name).ok_or_else(|| format!("nobody knows the hole {{{name}}}"))
     }
@@ -55,7 +52,14 @@ pub fn bytes(text: &str, scope: &Scope) -> Result<Vec<u8>, String> {
             '\\' => rest = escape(rest, &mut out)?,
             '{' => {
                 let end = rest.find('}').ok_or("a hole without its end")?;
-                out.extend_from_slice(scope.hole(&rest[1..end])?.as_bytes());
+                let name = &rest[1..end];
+                match name
+                    .rsplit_once('*')
+                    .map(|(what, times)| (what, times.parse()))
+                {
+                    Some((what, Ok(times))) => out.extend(bytes(what, scope)?.repeat(times)),
+                    _ => out.extend_from_slice(scope.hole(name)?.as_bytes()),
+                }
                 rest = &rest[end + 1..];
             }
             _ => {
@@ -245,10 +249,12 @@ pub fn size(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A whole value: `text {*} text` (anything), `{3..5}` (a number in that range), `{/regex/}`, other holes filled first.
+/// A whole value: `text {*} text` (anything), `{3..5}` (a number in that range), `{/regex/}`,
+/// `{name=}` (anything, kept as `{name}`), other holes filled first.
 pub fn matches(pattern: &str, value: &[u8], scope: &Scope) -> Result<bool, String> {
     let mut regex = String::from("(?s-u)^");
     let mut ranges = Vec::new();
+    let mut caught = Vec::new();
     let mut rest = pattern;
     while let Some(at) = rest.find(['{', '\\']) {
         literal(&rest.as_bytes()[..at], &mut regex);
@@ -268,6 +274,9 @@ pub fn matches(pattern: &str, value: &[u8], scope: &Scope) -> Result<bool, Strin
         let name = &hole[..end];
         if name == "*" {
             regex.push_str(".*");
+        } else if let Some(name) = name.strip_suffix('=') {
+            regex.push_str(&format!("(?P<k{}>.*)", caught.len()));
+            caught.push(name);
         } else if let Some(inner) = name
             .strip_prefix('/')
             .and_then(|name| name.strip_suffix('/'))
@@ -277,28 +286,32 @@ pub fn matches(pattern: &str, value: &[u8], scope: &Scope) -> Result<bool, Strin
             ranges.push(range);
             regex.push_str(&format!("(?P<r{}>-?[0-9]+)", ranges.len() - 1));
         } else {
-            literal(scope.hole(name)?.as_bytes(), &mut regex);
+            literal(&bytes(&format!("{{{name}}}"), scope)?, &mut regex);
         }
         rest = &hole[end + 1..];
     }
     literal(rest.as_bytes(), &mut regex);
     regex.push('$');
-    let Some(found) = self::regex(&regex)?.captures(value).map(|found| {
-        ranges.iter().enumerate().all(|(index, range)| {
-            found
-                .name(&format!("r{index}"))
-                .and_then(|digits| {
-                    std::str::from_utf8(digits.as_bytes())
-                        .ok()?
-                        .parse::<i64>()
-                        .ok()
-                })
-                .is_some_and(|number| range.contains(&number))
-        })
-    }) else {
+    let regex = self::regex(&regex)?;
+    let Some(found) = regex.captures(value) else {
         return Ok(false);
     };
-    Ok(found)
+    for (index, name) in caught.iter().enumerate() {
+        if let Some(value) = found.name(&format!("k{index}")) {
+            (scope.keep)(name, value.as_bytes());
+        }
+    }
+    Ok(ranges.iter().enumerate().all(|(index, range)| {
+        found
+            .name(&format!("r{index}"))
+            .and_then(|digits| {
+                std::str::from_utf8(digits.as_bytes())
+                    .ok()?
+                    .parse::<i64>()
+                    .ok()
+            })
+            .is_some_and(|number| range.contains(&number))
+    }))
 }
 
 fn literal(text: &[u8], regex: &mut String) {

@@ -337,6 +337,14 @@ impl Conn {
         }
     }
 
+    /// Reads until the peer ends, and keeps nothing.
+    pub fn drain(&mut self) -> Result<(), String> {
+        while self.fill()?.is_none() {
+            self.held.clear();
+        }
+        Ok(())
+    }
+
     /// Whether nothing comes for so long.
     pub fn silent(&mut self, time: Duration) -> Result<(), String> {
         self.patience(time)?;

@@ -182,7 +182,7 @@ impl Site {
              <h2>A crowd in a terminal</h2>\
              <p>Fifty visitors at once. The first line is the slowest of them, the second the count of copies the origin made.</p>\
              <pre>seq 50 | xargs -P 50 -I{} curl -s -o /dev/null -w '%{time_total}\\n' http://127.0.0.1:8080/slow | sort | tail -1\n\
-             curl -s http://127.0.0.1:8080/slow | grep -o 'made this page [^.]*'</pre>\
+             curl -si http://127.0.0.1:8080/slow | grep -i demo-made</pre>\
              <p>Use the address you opened this page with, if it is another one.</p>",
         )
     }
@@ -358,6 +358,7 @@ impl Site {
         let mut fields = vec![
             ("Content-Type", HTML.to_owned()),
             ("Content-Security-Policy", "default-src 'self'".to_owned()),
+            ("Demo-Made", count.to_string()),
         ];
         if let Some(cache) = shows.cache {
             fields.push(("Cache-Control", cache.to_owned()));
