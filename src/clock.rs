@@ -51,6 +51,12 @@ pub fn instant() -> Instant {
     Instant::now()
 }
 
+/// The timers' clock: [`instant`], but for tests that pause the runtime's time.
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
+pub fn timer() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
 /// Turns the clock of [`now`] and [`moment`] forward, for tests that will not wait.
 #[cfg(debug_assertions)]
 pub fn advance(by: Duration) {

@@ -31,6 +31,8 @@ use support::tidegate::{Folder, target};
 const SIZES: [(&str, usize); 3] = [("/1k", 1 << 10), ("/10k", 10 << 10), ("/100k", 100 << 10)];
 const CEILING: &str = "ceiling";
 const OURS: &str = "tidegate";
+/// In a closed loop one of the two is always busy; below this share of the time, others took its core.
+const UNDISTURBED: f64 = 0.9;
 /// The least eff, and the least ratio of a peer's CPU per request to ours, at 1 and 10 KB.
 const EFF: f64 = 0.80;
 const AHEAD: [(&str, f64); 3] = [("nginx", 1.3), ("haproxy", 1.3), ("varnish", 2.4)];
@@ -60,11 +62,18 @@ impl Row {
         )
     }
 
+    fn share(&self, pick: fn(&Sample) -> f64) -> f64 {
+        median(&self.samples.iter().map(pick).collect::<Vec<_>>())
+    }
+
     /// Whether the generator, not the server, set the rate.
     fn generator_bound(&self) -> bool {
-        let share =
-            |pick: fn(&Sample) -> f64| median(&self.samples.iter().map(pick).collect::<Vec<_>>());
-        share(|s| s.generator_share) > share(|s| s.server_share)
+        self.share(|s| s.generator_share) > self.share(|s| s.server_share)
+    }
+
+    /// Whether neither had its core to itself: then something else ran, and the caches were not theirs either.
+    fn disturbed(&self) -> bool {
+        self.share(|s| s.generator_share.max(s.server_share)) < UNDISTURBED
     }
 }
 
@@ -247,10 +256,11 @@ fn text_table(len: usize, rows: &[Row]) -> String {
     let ours = cpu_of(rows, OURS);
     let cells = |row: &Row| {
         let bound = if row.generator_bound() { "*" } else { "" };
+        let disturbed = if row.disturbed() { "!" } else { "" };
         vec![
             row.name.to_owned(),
             format!("{:.2}", row.cpu_us()),
-            format!("{:.0} %", spread(&row.cpu()) * 100.0),
+            format!("{:.0} %{disturbed}", spread(&row.cpu()) * 100.0),
             format!("{}{bound}", count(row.per_second() as u64)),
             format!("{:.2}", ceiling / row.cpu_us()),
             ours.map_or("-".into(), |ours| format!("{:.2}", row.cpu_us() / ours)),
@@ -265,7 +275,8 @@ fn text_table(len: usize, rows: &[Row]) -> String {
         "eff",
         "to ours",
     ];
-    table(&head, &rows) + "* the generator set the rate\n"
+    table(&head, &rows)
+        + "* the generator set the rate; ! something else ran on these cores, measure again\n"
 }
 
 fn judge(results: &[(usize, Vec<Row>)], checks: &mut Checks) {
@@ -339,7 +350,7 @@ fn json(
                     "name": row.name, "cpu_us": row.cpu_us(), "spread": spread(&row.cpu()),
                     "per_second": row.per_second(), "eff": ceiling / row.cpu_us(),
                     "to_ours": ours.map(|ours| row.cpu_us() / ours),
-                    "generator_bound": row.generator_bound(), "rounds": each,
+                    "generator_bound": row.generator_bound(), "disturbed": row.disturbed(), "rounds": each,
                 })
             })
             .collect()

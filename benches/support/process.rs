@@ -163,15 +163,27 @@ fn stat(pid: u32) -> impl Iterator<Item = String> {
         .into_iter()
 }
 
-/// Resident bytes of a process, now and at its highest (VmRSS and VmHWM of proc(5)).
-pub fn resident(pid: u32) -> (u64, u64) {
+/// What a process takes (VmRSS, VmHWM and Threads of proc(5)).
+pub struct Taken {
+    /// Resident bytes now.
+    pub resident: u64,
+    /// The most that was resident.
+    pub peak: u64,
+    pub threads: u64,
+}
+
+pub fn taken(pid: u32) -> Taken {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kilobytes = |name: &str| -> u64 {
+    let number = |name: &str| -> u64 {
         let line = status.lines().find(|line| line.starts_with(name));
         line.and_then(|l| l.split_whitespace().nth(1)?.parse().ok())
             .unwrap_or(0)
     };
-    (kilobytes("VmRSS:") << 10, kilobytes("VmHWM:") << 10)
+    Taken {
+        resident: number("VmRSS:") << 10,
+        peak: number("VmHWM:") << 10,
+        threads: number("Threads:"),
+    }
 }
 
 /// Starts VmHWM anew from what is resident now.

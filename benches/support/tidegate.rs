@@ -80,7 +80,9 @@ pub struct Folder(PathBuf);
 
 impl Folder {
     pub fn below(parent: &Path, program: &str) -> Folder {
-        let path = parent.join(format!("tidegate-{program}-{}", std::process::id()));
+        let prefix = format!("tidegate-{program}-");
+        remove_leftovers(parent, &prefix);
+        let path = parent.join(format!("{prefix}{}", std::process::id()));
         fs::create_dir_all(&path).expect("a temporary folder");
         Folder(path)
     }
@@ -97,5 +99,18 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Removes what runs left behind that were ended from outside: folders named after a process that is no more.
+fn remove_leftovers(parent: &Path, prefix: &str) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(prefix)?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }

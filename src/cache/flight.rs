@@ -65,10 +65,7 @@ pub struct Answer {
 #[derive(Debug, Clone)]
 pub enum Sharing {
     /// Every reader whose request selects this variant.
-    Everyone {
-        variant: Variant,
-        terms: Arc<Terms>,
-    },
+    Everyone { variant: Variant, terms: Arc<Terms> },
     /// Only the request it was fetched for. The note says why, for the log.
     Leader(&'static str),
 }

@@ -137,7 +137,15 @@ async fn attempt(
                 drain(&mut exchange).await;
                 exchange.finish().await;
                 drop(permit);
-                return serve_once(fetcher, errand, filler, seat, OriginHead { fields, ..head }, started).await;
+                return serve_once(
+                    fetcher,
+                    errand,
+                    filler,
+                    seat,
+                    OriginHead { fields, ..head },
+                    started,
+                )
+                .await;
             }
             Arrived::NotModified(fields, terms) => {
                 drain(&mut exchange).await;
@@ -201,10 +209,22 @@ fn settle(
     let (terms, alone) = match judged {
         Arrived::Share(terms) => {
             let refusal = storing::follower(&terms, &errand.asked).err();
-            (Some(*terms), refusal.map(|refusal| Alone { why: refusal.why(), mark: true }))
+            (
+                Some(*terms),
+                refusal.map(|refusal| Alone {
+                    why: refusal.why(),
+                    mark: true,
+                }),
+            )
         }
         Arrived::LeaderOnly { why, mark } => (None, Some(Alone { why, mark })),
-        _ => (None, Some(Alone { why: "not for sharing", mark: true })),
+        _ => (
+            None,
+            Some(Alone {
+                why: "not for sharing",
+                mark: true,
+            }),
+        ),
     };
     let variant = variant(errand, terms.as_ref());
     if let Some(seat) = seat {
@@ -218,15 +238,26 @@ fn settle(
     let fields = arrived::dressed(head, terms.as_ref(), now);
     let rendered = Head::render(head.status, &fields, &arrived::hidden(&errand.route));
     let sharing = match (&terms, alone) {
-        (Some(terms), None) => Sharing::Everyone { variant: variant.clone(), terms: Arc::new(terms.clone()) },
+        (Some(terms), None) => Sharing::Everyone {
+            variant: variant.clone(),
+            terms: Arc::new(terms.clone()),
+        },
         (_, alone) => Sharing::Leader(alone.map_or("not for sharing", |alone| alone.why)),
     };
     let answer = Arc::new(Answer {
         head: rendered.clone(),
-        length: if errand.head_only { content_length(head) } else { length(head) },
-        age: terms.as_ref().map_or(0, |terms| terms.initial_age.as_secs()),
+        length: if errand.head_only {
+            content_length(head)
+        } else {
+            length(head)
+        },
+        age: terms
+            .as_ref()
+            .map_or(0, |terms| terms.initial_age.as_secs()),
         sharing,
-        stored: terms.as_ref().map(|terms| fresh::ttl(terms, now.mono, now.mono)),
+        stored: terms
+            .as_ref()
+            .map(|terms| fresh::ttl(terms, now.mono, now.mono)),
         fwd_status: head.status,
     });
     let keeping = terms.map(|terms| Keeping {
@@ -284,7 +315,10 @@ async fn stream(
     reserve: Charge,
 ) -> Result<(), Stopped> {
     let _reserve = reserve;
-    let Landing { answer, mut keeping } = landing;
+    let Landing {
+        answer,
+        mut keeping,
+    } = landing;
     let expected = length(head);
     if expected == Some(0) && matches!(exchange.next().await, Ok(Event::End)) {
         // As below: it is in the store before anybody has read it whole.
@@ -419,11 +453,20 @@ async fn serve_once(
     merged: OriginHead,
     started: Instant,
 ) -> Result<(), Stopped> {
-    let stored = errand.stored.as_ref().ok_or(Stopped::Failed(Failure::Lost))?;
+    let stored = errand
+        .stored
+        .as_ref()
+        .ok_or(Stopped::Failed(Failure::Lost))?;
     fetcher.store.invalidate(errand.key.as_ref());
-    let head =
-        OriginHead { status: stored.head.status, framing: BodyFraming::Length(stored.body.len()), ..merged };
-    let judged = Arrived::LeaderOnly { why: "no longer to be stored", mark: true };
+    let head = OriginHead {
+        status: stored.head.status,
+        framing: BodyFraming::Length(stored.body.len()),
+        ..merged
+    };
+    let judged = Arrived::LeaderOnly {
+        why: "no longer to be stored",
+        mark: true,
+    };
     let landing = settle(fetcher, errand, filler, seat, &head, judged, started);
     filler.tell(News::Head(landing.answer));
     for piece in stored.body.pieces() {

@@ -227,7 +227,9 @@ fn class(request: &Request, route: &Route) -> Class {
 /// `only-if-cached` is always obeyed; the others only where the route says so, or a crowd that presses reload would
 /// reach the origin.
 fn directives(request: &Request, route: &Route) -> (Option<RequestDirectives>, bool) {
-    if !request.known.cache_control && !(request.known.pragma && route.honor_directives) {
+    let known = &request.known;
+    let speaks = known.cache_control || known.pragma && route.honor_directives;
+    if !speaks {
         return (None, false);
     }
     let directives = RequestDirectives::of(request);

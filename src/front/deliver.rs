@@ -426,7 +426,10 @@ fn told<'a>(miss: &'a Miss, answer: &Answer, collapsed: bool) -> Told<'a> {
         Some(ttl) => Told::stored(miss.why, answer.fwd_status, ttl, collapsed),
         None => Told::forwarded(miss.why, answer.fwd_status),
     };
-    Told { key: miss.status_key.as_deref(), ..told }
+    Told {
+        key: miss.status_key.as_deref(),
+        ..told
+    }
 }
 
 fn shape(noted: &Noted, miss: &Miss, answer: &Answer, part: &Part, status: u16) -> Shape {

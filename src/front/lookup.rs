@@ -314,7 +314,10 @@ fn miss(asking: &Asking, noted: Box<Noted>, why: Fwd, seen: Seen, stand_in: bool
             seen,
             stand_in,
             reason,
-            alone: !asking.route.cache || asking.directives.is_some_and(|directives| directives.no_store),
+            alone: !asking.route.cache
+                || asking
+                    .directives
+                    .is_some_and(|directives| directives.no_store),
         }),
     )
 }

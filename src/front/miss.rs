@@ -122,7 +122,10 @@ fn board(conn: &Conn, noted: &Noted, miss: &Miss, seen: &Seen, alone: bool) -> O
     let fetcher = &conn.site.fetcher;
     let errand = errand(conn, noted, miss, alone)?;
     if alone {
-        return Some(Boarded::Reader { reader: fetcher.alone(errand), collapsed: false });
+        return Some(Boarded::Reader {
+            reader: fetcher.alone(errand),
+            collapsed: false,
+        });
     }
     Some(fetcher.board(errand, &miss.lane, seen))
 }

@@ -233,28 +233,13 @@ async fn respond(
         asked: 1,
         next,
     };
+    let bodiless = facts.head_only || matches!(framing, Framing::None | Framing::Length(0));
     let mut sent = 0;
-    let mut pieces = Vec::new();
-    let bodiless = facts.head_only || framing == Framing::None || framing == Framing::Length(0);
-    while !bodiless {
-        pieces.clear();
-        let taken = tokio::select! {
-            biased;
-            taken = reader.body(SLICE, &mut pieces) => taken,
-            step = step(conn, source, upload.as_ref()) => match step {
-                Ok(Step::More) => continue,
-                // In a tunnel the other direction may go on.
-                Ok(Step::Over) => {
-                    upload = None;
-                    continue;
-                }
-                Ok(Step::Gone) | Err(_) => return Ok(facts.aborted()),
-            },
-        };
-        match taken {
-            Ok(0) => break,
-            Ok(n) => sent += n as u64,
-            Err(failure) => {
+    if !bodiless {
+        match down(conn, reader, source, &mut upload, framing, &mut sent).await? {
+            Down::Whole => {}
+            Down::Gone => return Ok(facts.aborted()),
+            Down::Broken(failure) => {
                 tracing::info!(
                     ?failure,
                     request_id = noted.id.as_str(),
@@ -263,9 +248,6 @@ async fn respond(
                 return Ok(outcome(sent, Next::Break));
             }
         }
-        conn.wire
-            .send_body(&pieces, framing == Framing::Chunked)
-            .await?;
     }
     if framing == Framing::Chunked && !facts.head_only {
         conn.wire.send_bytes(b"0\r\n\r\n").await?;
@@ -274,6 +256,50 @@ async fn respond(
         return Ok(outcome(sent, Next::Close));
     }
     Ok(outcome(sent, Next::Keep))
+}
+
+/// How the way down ended.
+enum Down {
+    Whole,
+    Gone,
+    Broken(Failure),
+}
+
+/// The answer's body goes down, and what is left of the request's goes up.
+async fn down(
+    conn: &mut Conn,
+    reader: &mut Reader,
+    source: &mut Source,
+    upload: &mut Option<mpsc::Sender<Upload>>,
+    framing: Framing,
+    sent: &mut u64,
+) -> io::Result<Down> {
+    let mut pieces = Vec::new();
+    loop {
+        pieces.clear();
+        // A tunnel's client that has ended its side may still listen.
+        let listens = framing == Framing::Upgrade && upload.is_none();
+        let taken = tokio::select! {
+            biased;
+            taken = reader.body(SLICE, &mut pieces) => taken,
+            step = step(conn, source, upload.as_ref()), if !listens => match step {
+                Ok(Step::More) => continue,
+                Ok(Step::Over) => {
+                    *upload = None;
+                    continue;
+                }
+                Ok(Step::Gone) | Err(_) => return Ok(Down::Gone),
+            },
+        };
+        match taken {
+            Ok(0) => return Ok(Down::Whole),
+            Ok(n) => *sent += n as u64,
+            Err(failure) => return Ok(Down::Broken(failure)),
+        }
+        conn.wire
+            .send_body(&pieces, framing == Framing::Chunked)
+            .await?;
+    }
 }
 
 async fn fail(

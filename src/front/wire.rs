@@ -128,7 +128,8 @@ impl Wire {
                     Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
                     Poll::Pending => {
                         // The clock starts when the socket is first full, and moves when the client takes something.
-                        let (since, taken, armed) = paced.get_or_insert_with(|| (clock::uptime_millis(), 0, None));
+                        let (since, taken, armed) =
+                            paced.get_or_insert_with(|| (clock::uptime_millis(), 0, None));
                         if *armed != Some(*taken) {
                             *armed = Some(*taken);
                             match pace.millis_for(*taken + SLICE as u64) {

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::error::{OriginError, OriginErrorKind};
 use super::exchange::Outgoing;
+use crate::clock;
 
 /// What is left of the request's body to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +132,7 @@ impl Home {
                 between_bytes,
                 total,
             })),
-            sent: Mutex::new((left == Left::Nothing).then(Instant::now)),
+            sent: Mutex::new((left == Left::Nothing).then(clock::timer)),
             head_seen: AtomicBool::new(false),
             changed: Notify::new(),
         })
@@ -161,7 +162,7 @@ impl Home {
     }
 
     fn sent_all(&self) {
-        self.sent.lock().get_or_insert_with(Instant::now);
+        self.sent.lock().get_or_insert_with(clock::timer);
         self.changed.notify_one();
     }
 
@@ -304,7 +305,7 @@ async fn within<T>(
     between_bytes: Duration,
     total: Option<Instant>,
 ) -> Result<T, OriginError> {
-    let silence = Instant::now() + between_bytes;
+    let silence = clock::timer() + between_bytes;
     let (deadline, kind) = match total {
         Some(total) if total < silence => (total, OriginErrorKind::Total),
         _ => (silence, OriginErrorKind::BetweenBytes),

@@ -7,6 +7,7 @@
 //! through. Where every server rests, none does. This is not health checking: it only keeps one dead server among
 //! several from swallowing the traffic by being the least busy.
 
+use crate::clock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -174,7 +175,7 @@ impl Budget {
     /// The server could not be reached.
     pub(super) fn unreachable(&self, server: usize) {
         if let Some(load) = self.state.lock().servers.get_mut(server) {
-            load.rests_until = Some(Instant::now() + REST);
+            load.rests_until = Some(clock::timer() + REST);
         }
     }
 
@@ -197,7 +198,7 @@ impl State {
     fn pick(&mut self, per_server: usize) -> Option<usize> {
         let count = self.servers.len();
         let some_rest = self.servers.iter().any(|load| load.rests_until.is_some());
-        let now = some_rest.then(Instant::now);
+        let now = some_rest.then(clock::timer);
         let rests = |load: &Load| match (now, load.rests_until) {
             (Some(now), Some(until)) => until > now,
             _ => false,
@@ -495,7 +496,7 @@ mod tests {
         drop(one);
         let mut first = ask(&budget);
         assert!(poll(&mut first).is_pending());
-        budget.state.lock().servers[dead].rests_until = Some(Instant::now());
+        budget.state.lock().servers[dead].rests_until = Some(clock::timer());
         let mut second = ask(&budget);
         assert!(poll(&mut second).is_pending());
         let tries = poll(&mut first);

@@ -21,6 +21,7 @@ use super::exchange::Outgoing;
 use super::http1::Http1;
 use super::http2::Http2;
 use super::upstream::{Protocol, Server, Upstream};
+use crate::clock;
 
 /// Where a connection may come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +116,7 @@ async fn connect(
     from: Source,
     total: Instant,
 ) -> Result<Connection, OriginError> {
-    let soon = Instant::now() + upstream.spec.connect_timeout;
+    let soon = clock::timer() + upstream.spec.connect_timeout;
     let (deadline, late) = match total < soon {
         true => (total, OriginErrorKind::Total),
         false => (soon, OriginErrorKind::ConnectTimeout),

@@ -8,6 +8,7 @@ use http::{HeaderMap, Method};
 use pingora::http::RequestHeader;
 use tokio::time::{Instant, sleep_until};
 
+use crate::clock;
 use crate::rules::response::BodyFraming;
 
 use super::body::BodySender;
@@ -86,7 +87,7 @@ impl Exchange {
         body: Outgoing,
     ) -> Result<Self, OriginError> {
         let server = permit.server();
-        let total = Instant::now() + upstream.spec.total_timeout;
+        let total = clock::timer() + upstream.spec.total_timeout;
         let repeatable =
             matches!(body, Outgoing::None | Outgoing::Length(0)) && is_idempotent(&head.method);
         let mut attempts = 1;
@@ -210,7 +211,7 @@ impl Exchange {
         if let Some(event) = opened.parse()? {
             return Ok(Some(event));
         }
-        let now = Instant::now();
+        let now = clock::timer();
         let since = *self.waits_since.get_or_insert(now);
         // Also over an origin that never stops sending, where no timer would get its turn.
         if !opened.line.is_tunnel() && self.total.is_some_and(|total| total <= now) {
@@ -225,7 +226,7 @@ impl Exchange {
         tokio::select! {
             biased;
             () = line.fill() => {
-                self.waits_since = Some(Instant::now());
+                self.waits_since = Some(clock::timer());
                 Ok(None)
             }
             // The request has just been sent whole: another deadline.
@@ -268,7 +269,7 @@ impl Exchange {
         let server = self.server;
         let total = self
             .total
-            .unwrap_or_else(|| Instant::now() + upstream.spec.total_timeout);
+            .unwrap_or_else(|| clock::timer() + upstream.spec.total_timeout);
         Box::pin(async move {
             match upstream.server(server) {
                 Some(server) => {

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Fault;
+use super::clock;
 use super::wire::PATIENCE;
 
 #[derive(Default)]
@@ -69,13 +70,13 @@ impl Meeting {
     }
 
     fn until(&self, what: &str, met: impl Fn(&State) -> bool) -> Result<(), String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = clock::now() + PATIENCE;
         let mut state = self.state();
         while !met(&state) {
             if state.over {
                 return Err(format!("{what}: the script ended"));
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(clock::now());
             if left == Duration::ZERO {
                 return Err(format!("{what}: nobody came"));
             }

@@ -1,19 +1,22 @@
 //! The wire harness: scripts of bytes against the real binary. In reading order:
 //!
-//! - [`tree`] an indented outline, [`text`] bytes and patterns, [`script`] the language;
+//! - [`tree`] an indented outline, [`text`] bytes and patterns, [`script`] and [`steps`] the language;
 //! - [`wire`] HTTP/1 on a socket, [`meet`] barriers between parties;
 //! - [`proxy`] the process under test, [`origin`] the scripted one behind it;
-//! - [`actor`] whoever carries out steps, [`check`] what is held against an answer;
+//! - [`actor`] whoever carries out steps, [`speak`] in HTTP, [`check`] what is held against an answer;
 //! - [`stage`] one script from start to verdict, [`coverage`] promises against what carries them.
 
 mod actor;
 mod check;
+mod clock;
 pub mod coverage;
 mod meet;
 mod origin;
 mod proxy;
 pub mod script;
+mod speak;
 pub mod stage;
+mod steps;
 mod text;
 mod tree;
 mod wire;

@@ -12,7 +12,7 @@ use super::actor::{Actor, Asked};
 use super::proxy::free_port;
 use super::script::{Answer, Door, Seen};
 use super::stage::Stage;
-use super::wire::{Body, Conn, Framing, Head, Piece};
+use super::wire::{Body, Conn, Framing, Head, PATIENCE, Piece};
 
 pub struct Origin {
     pub name: String,
@@ -115,78 +115,92 @@ impl Origin {
             }
             self.state().connections += 1;
             let (origin, stage) = (Arc::clone(self), Arc::clone(stage));
-            thread::spawn(move || {
-                if let Err(fault) = origin.serve(stream, &stage)
-                    && !stage.meeting.over()
-                {
-                    stage.meeting.fail(fault);
-                }
-            });
+            thread::spawn(move || origin.serve(stream, &stage));
         }
     }
 
-    fn serve(&self, stream: TcpStream, stage: &Arc<Stage>) -> Result<(), Fault> {
+    fn serve(&self, stream: TcpStream, stage: &Arc<Stage>) {
+        let fail = |fault| {
+            if !stage.meeting.over() {
+                stage.meeting.fail(fault);
+            }
+        };
         let conn = Conn::new(stream, |stream| {
             stage.meeting.keep(stream);
             self.state().streams.push(Arc::downgrade(stream));
         });
-        let mut conn = conn.map_err(|why| Fault::at(0, why))?;
+        let Ok(mut conn) = conn else { return };
         loop {
             // An idle connection may wait for as long as the script runs.
             let _ = conn.patience(Duration::from_secs(60));
             let head = match conn.head() {
                 Ok(Some(head)) => head,
-                Ok(None) => return Ok(()),
-                Err(why) => {
-                    return Err(Fault::at(
-                        0,
-                        format!("the origin was sent a broken head: {why}"),
-                    ));
-                }
+                Ok(None) => return,
+                Err(why) => return fail(Fault::at(0, format!("the origin was sent {why}"))),
             };
-            let _ = conn.patience(super::wire::PATIENCE);
             let _busy = Busy::new(self);
-            stage.note(&format!("origin {} ← {}", self.name, head.shown()));
-            let (method, target) = start_line(&head).map_err(|why| Fault::at(0, why))?;
-            if !stage.script.direct {
-                proper(&head, &method).map_err(|why| {
-                    Fault::at(
-                        0,
-                        format!("{why}, in what the origin was sent:\n{}", head.shown()),
-                    )
-                })?;
-            }
-            self.state().asked.push((method.clone(), target.clone()));
-            let framing = Framing::of_request(&head).map_err(|why| Fault::at(0, why))?;
-            let Some(answer) = self.answer(&method, &target) else {
-                let why = format!(
-                    "the origin {} has no answer left for {method} {target}",
-                    self.name
-                );
-                return Err(Fault::at(0, why));
+            // Faults are told before the connection closes, or its peer would be blamed.
+            let (answer, asked) = match self.receive(stage, &mut conn, head) {
+                Ok(Some(received)) => received,
+                Ok(None) => return,
+                Err(fault) => return fail(fault),
             };
-            let mut body = Vec::new();
-            if !answer.early
-                && !read_body(&mut conn, framing, &mut body)
-                    .map_err(|why| Fault::at(answer.line, why))?
-            {
-                return Ok(());
+            let mut actor = Actor::origin(stage, &self.name, conn, asked);
+            for step in &answer.steps {
+                match actor.step(step) {
+                    Err(_) if actor.cut => return,
+                    Err(fault) => return fail(fault),
+                    Ok(()) => {}
+                }
             }
-            let asked = Asked {
+            match actor.conn {
+                Some(open) if !answer.early => conn = open,
+                _ => return,
+            }
+        }
+    }
+
+    /// Checks and records a request, and finds its answer. None where the request's body does not come whole.
+    fn receive(
+        &self,
+        stage: &Stage,
+        conn: &mut Conn,
+        head: Head,
+    ) -> Result<Option<(&Answer, Asked)>, Fault> {
+        let told = |why: String| {
+            Fault::at(
+                0,
+                format!("{why}, in what the origin was sent:\n{}", head.shown()),
+            )
+        };
+        conn.patience(PATIENCE).map_err(told)?;
+        stage.note(&format!("origin {} ← {}", self.name, head.shown()));
+        let (method, target) = start_line(&head).map_err(told)?;
+        if !stage.script.direct {
+            proper(&head, &method).map_err(told)?;
+        }
+        let framing = Framing::of_request(&head).map_err(told)?;
+        self.state().asked.push((method.clone(), target.clone()));
+        let Some(answer) = self.answer(&method, &target) else {
+            let why = format!(
+                "the origin {} has no answer left for {method} {target}",
+                self.name
+            );
+            return Err(Fault::at(0, why));
+        };
+        let mut body = Vec::new();
+        if !answer.early && !read_body(conn, framing, &mut body).map_err(told)? {
+            return Ok(None);
+        }
+        Ok(Some((
+            answer,
+            Asked {
                 method,
                 target,
                 head,
                 body,
-            };
-            let mut actor = Actor::origin(stage, &self.name, conn, asked);
-            for step in &answer.steps {
-                actor.step(step)?;
-            }
-            match actor.conn {
-                Some(open) if !answer.early => conn = open,
-                _ => return Ok(()),
-            }
-        }
+            },
+        )))
     }
 
     fn answer(&self, method: &str, target: &str) -> Option<&Answer> {

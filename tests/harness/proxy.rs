@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::clock;
 use super::wire::PATIENCE;
 
 pub struct Proxy {
@@ -107,11 +108,11 @@ impl Proxy {
             errors,
             admin,
         };
-        let deadline = Instant::now() + PATIENCE * 2;
+        let deadline = clock::now() + PATIENCE * 2;
         for address in [admin, listen] {
             while TcpStream::connect(address).is_err() {
                 proxy.alive()?;
-                if Instant::now() > deadline {
+                if clock::now() > deadline {
                     return Err(format!("nobody listens on {address}\n{}", proxy.said()));
                 }
                 std::thread::sleep(Duration::from_millis(2));

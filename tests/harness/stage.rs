@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Fault;
 use super::actor::Actor;
+use super::clock;
 use super::meet::Meeting;
 use super::origin::Origin;
 use super::proxy::{Proxy, base_config, free_port, lay_over};
@@ -167,7 +168,7 @@ impl Stage {
             let origin = self
                 .origins
                 .first()
-                .map_or_else(super::actor::nowhere, |origin| origin.address);
+                .map_or_else(free_port, |origin| origin.address);
             lay_over(
                 &base_config(self.listen, self.admin, origin, self.dir.path()),
                 &written,
@@ -282,9 +283,9 @@ impl Stage {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(told)?;
-        let deadline = Instant::now() + PATIENCE * 2;
+        let deadline = clock::now() + PATIENCE * 2;
         while child.try_wait().map_err(told)?.is_none() {
-            if Instant::now() > deadline {
+            if clock::now() > deadline {
                 let _ = child.kill();
                 let output = child.wait_with_output().map_err(told)?;
                 return Err(format!(

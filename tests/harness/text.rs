@@ -1,8 +1,10 @@
 //! What a script writes for bytes: escapes, holes, generated bodies, and patterns that answers are held against.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use regex::bytes::Regex;
+
+use super::clock;
 
 /// Names that holes may use: `{listen}`, `{origin}`, `{dir}` …, and the hour as the proxy sees it.
 pub struct Scope<'a> {
@@ -29,10 +31,7 @@ impl Scope<'_> {
         let Some(shift) = when.strip_prefix("now") else {
             return Ok(None);
         };
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            + self.advanced;
+        let wall = clock::wall() + self.advanced;
         let wall = match shift.split_at_checked(1) {
             Some(("+", by)) => wall + duration(by)?,
             Some(("-", by)) => wall.saturating_sub(duration(by)?),

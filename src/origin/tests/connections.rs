@@ -3,6 +3,7 @@
 use super::Do::{AwaitClose, Pause, Read, Reset};
 use super::OriginErrorKind as Kind;
 use super::*;
+use crate::clock;
 
 #[tokio::test]
 async fn connections_are_reused_only_when_nothing_speaks_against_it() {
@@ -165,7 +166,7 @@ async fn c73_a_crowd_shares_the_budget() {
     spec.max_in_flight = 10;
     spec.queue = 50;
     let upstream = Upstream::new(spec).unwrap();
-    let began = Instant::now();
+    let began = clock::timer();
     let crowd: Vec<_> = (0..50)
         .map(|_| {
             let upstream = upstream.clone();
@@ -193,7 +194,7 @@ async fn an_idle_connection_is_closed_in_time() {
         let (mut stream, _) = listener.accept().await.unwrap();
         read_head(&mut stream).await.unwrap();
         stream.write_all(HELLO.as_bytes()).await.unwrap();
-        let began = Instant::now();
+        let began = clock::timer();
         assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
         began.elapsed()
     });

@@ -3,6 +3,7 @@
 use super::Do::{AwaitClose, Hang, Pause, Read, ReadBytes};
 use super::OriginErrorKind as Kind;
 use super::*;
+use crate::clock;
 
 #[tokio::test]
 async fn c70_every_deadline_is_kept_and_is_a_504() {
@@ -205,7 +206,7 @@ async fn deadlines_run_on_over_calls_that_are_cancelled() {
             .await
             .unwrap();
         let mut body = Vec::new();
-        let began = Instant::now();
+        let began = clock::timer();
         loop {
             match timeout(Duration::from_millis(5), exchange.next()).await {
                 Err(_) | Ok(Ok(Event::Head(_))) => {
@@ -239,7 +240,7 @@ async fn the_first_byte_is_not_due_before_the_body_is_sent() {
     );
     let mut sender = exchange.body_sender().unwrap();
     assert!(exchange.body_sender().is_none());
-    let began = Instant::now();
+    let began = clock::timer();
     let (sent, event) = tokio::join!(
         async {
             tokio::time::sleep(Duration::from_millis(50)).await;

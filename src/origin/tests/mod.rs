@@ -1,5 +1,6 @@
 //! Exchanges against small origins that do exactly what they are told, on a free port each.
 
+use crate::clock;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use pingora::http::RequestHeader;
 use pingora::tls::ServerTlsStream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::*;
 
@@ -210,7 +211,7 @@ async fn fails(script: Vec<Do>, change: impl FnOnce(&mut UpstreamSpec)) -> (Orig
     let mut spec = spec(origin.addr);
     change(&mut spec);
     let upstream = Upstream::new(spec).unwrap();
-    let began = Instant::now();
+    let began = clock::timer();
     let error = timeout(LONG, fetch(&upstream, "GET"))
         .await
         .unwrap()
