@@ -22,6 +22,25 @@ pub fn now() -> Now {
     }
 }
 
+/// Both clocks at a moment that [`instant`] told a short while ago.
+pub fn now_at(at: Instant) -> Now {
+    let mono = moment_at(at);
+    Now {
+        mono,
+        wall: wall_millis(mono) / 1000,
+    }
+}
+
+/// [`moment`] at a moment that [`instant`] told.
+pub fn moment_at(at: Instant) -> Moment {
+    Moment(uptime_at(at) + turned())
+}
+
+/// [`uptime_millis`] at a moment that [`instant`] told.
+pub fn uptime_at(at: Instant) -> u64 {
+    whole_millis(at.saturating_duration_since(start()))
+}
+
 /// Monotonic milliseconds since the process first asked.
 pub fn moment() -> Moment {
     Moment(uptime_millis() + turned())

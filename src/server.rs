@@ -105,6 +105,8 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
 fn serve(policy: &Policy, listen: SocketAddr, site: &Arc<Site>, health: Arc<Health>) {
     let conf = ServerConf {
         threads: policy.listen.threads,
+        // One worker has nobody to share with, and is cheaper without the means to.
+        work_stealing: policy.listen.threads > 1,
         listener_tasks_per_fd: policy.listen.threads.clamp(1, 4),
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(1),

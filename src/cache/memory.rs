@@ -42,9 +42,18 @@ impl Memory {
 
     /// Takes `bytes` from the account, or nothing if they don't fit.
     pub fn charge(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
+        self.charge_below(bytes, self.cap)
+    }
+
+    /// The same for what must leave an eighth to others: long-lived windows, beside which pages are still to be fetched.
+    pub fn charge_modestly(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
+        self.charge_below(bytes, self.cap / 8 * 7)
+    }
+
+    fn charge_below(self: &Arc<Self>, bytes: usize, limit: usize) -> Option<Charge> {
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(bytes).filter(|sum| *sum <= self.cap)
+                used.checked_add(bytes).filter(|sum| *sum <= limit)
             })
             .ok()?;
         Some(Charge {

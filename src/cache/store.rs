@@ -249,6 +249,13 @@ impl Store {
         self.pages.run_pending_tasks();
     }
 
+    /// Bytes that are on their way or held by readers, but not stored.
+    pub fn outside(&self) -> usize {
+        self.memory
+            .used()
+            .saturating_sub(self.pages.weighted_size() as usize)
+    }
+
     /// Pages and their bytes, for gauges.
     pub fn size(&self) -> (u64, u64) {
         (self.pages.entry_count(), self.pages.weighted_size())

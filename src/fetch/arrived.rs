@@ -107,14 +107,12 @@ pub fn dressed(head: &OriginHead, terms: Option<&Terms>, now: Now) -> HeaderMap 
         Some(terms) => storing::dress(&mut fields, terms, now.wall),
         None => with_date(&mut fields, now),
     }
-    fields.append(
-        header::VIA,
-        HeaderValue::from_static(if head.http2 {
-            "2 tidegate"
-        } else {
-            "1.1 tidegate"
-        }),
-    );
+    let via = match head.version {
+        "2" => "2 tidegate",
+        "1.0" => "1.0 tidegate",
+        _ => "1.1 tidegate",
+    };
+    fields.append(header::VIA, HeaderValue::from_static(via));
     fields
 }
 

@@ -28,8 +28,10 @@ use crate::rules::storing::{self, Terms};
 use crate::rules::time::Now;
 use crate::telemetry::RefreshResult;
 
-/// What an exchange with an origin holds in buffers, in bytes, beside the flight's own floor.
-const EXCHANGE_BUFFERS: usize = 64 * 1024;
+/// What an exchange with an origin holds in buffers, in bytes.
+const EXCHANGE_BUFFERS: usize = 96 * 1024;
+/// What a window takes beside the pieces that are charged one by one: the piece on its way in and the one being read.
+const WINDOW_BUFFERS: usize = 2 * WINDOW_FLOOR;
 /// The window of an answer that cannot be kept whole.
 const LARGE_WINDOW: usize = 1024 * 1024;
 /// Pieces are cut to this, so that windows and write deadlines stay fine-grained.
@@ -158,6 +160,12 @@ async fn attempt(
                 let held = Held::for_answer(permit, &head, &mut exchange);
                 let held = held.map_err(|refused| Stopped::Failed(refused_failure(refused)))?;
                 let landing = settle(fetcher, errand, filler, seat, &head, judged, started);
+                let _window = match landing.keeping {
+                    Some(_) => None,
+                    None => reserve_window(fetcher, length(&head))
+                        .await
+                        .map_err(Stopped::Failed)?,
+                };
                 return stream(
                     fetcher, errand, filler, seat, exchange, held, &head, landing, reserve,
                 )
@@ -334,6 +342,7 @@ async fn stream(
     filler.tell(News::Head(answer));
     let mut len = 0u64;
     let mut last = None;
+    let mut window = None;
     loop {
         let event = tokio::select! {
             event = exchange.next() => event.map_err(|e| Stopped::Failed(failure(&e)))?,
@@ -350,8 +359,12 @@ async fn stream(
         };
         for piece in errand::cut(piece, PIECE) {
             len += piece.len() as u64;
-            if keeping.is_some() && len > fetcher.limits.max_object_size {
+            let too_large = len > fetcher.limits.max_object_size || fetcher.is_crowded();
+            if keeping.is_some() && too_large {
                 give_up_keeping(&mut keeping, filler, seat);
+                window = reserve_window(fetcher, None)
+                    .await
+                    .map_err(Stopped::Failed)?;
             }
             if keeping.is_some() && expected == Some(len) {
                 // Held back until the page is in the store: who has read it whole and asks again gets a hit.
@@ -376,6 +389,7 @@ async fn stream(
         push(fetcher, filler, seat, &mut None, &last).await?;
     }
     filler.complete();
+    drop(window);
     Ok(())
 }
 
@@ -391,7 +405,7 @@ async fn push(
         match filler.push(piece).await {
             Ok(Pushed::Kept) => return Ok(()),
             Ok(Pushed::NoMemory) if !shed => {
-                make_room(fetcher).await;
+                fetcher.make_room().await;
                 shed = true;
             }
             Ok(Pushed::NoMemory) => give_up_keeping(keeping, filler, seat),
@@ -499,20 +513,32 @@ fn land_on_a_newer_page(fetcher: &Fetcher, errand: &Errand, filler: &Filler) -> 
     true
 }
 
-/// The floor of a flight's window and what its exchange holds, shedding stored pages if need be.
+/// What an exchange holds, shedding stored pages if need be.
 pub async fn reserve(fetcher: &Arc<Fetcher>) -> Option<Charge> {
-    let bytes = WINDOW_FLOOR + EXCHANGE_BUFFERS;
-    if let Some(charge) = fetcher.memory.charge(bytes) {
+    if let Some(charge) = fetcher.memory.charge(EXCHANGE_BUFFERS) {
         return Some(charge);
     }
-    make_room(fetcher).await;
-    fetcher.memory.charge(bytes)
+    fetcher.make_room().await;
+    fetcher.memory.charge(EXCHANGE_BUFFERS)
 }
 
-async fn make_room(fetcher: &Arc<Fetcher>) {
-    let fetcher = Arc::clone(fetcher);
-    // A lost worker only means that no room was made.
-    let _ = tokio::task::spawn_blocking(move || fetcher.store.shed()).await;
+/// What the window of a long answer takes. A short one is charged by its pieces.
+pub async fn reserve_window(
+    fetcher: &Arc<Fetcher>,
+    length: Option<u64>,
+) -> Result<Option<Charge>, Failure> {
+    if length.is_some_and(|length| length <= WINDOW_FLOOR as u64) {
+        return Ok(None);
+    }
+    if let Some(charge) = fetcher.memory.charge_modestly(WINDOW_BUFFERS) {
+        return Ok(Some(charge));
+    }
+    fetcher.make_room().await;
+    fetcher
+        .memory
+        .charge_modestly(WINDOW_BUFFERS)
+        .map(Some)
+        .ok_or(Failure::NoMemory)
 }
 
 fn variant(errand: &Errand, terms: Option<&Terms>) -> Variant {

@@ -61,6 +61,7 @@ pub struct Fetcher {
     upstreams: Vec<Arc<Upstream>>,
     metrics: Vec<Arc<UpstreamMetrics>>,
     limits: Limits,
+    shedding: tokio::sync::Mutex<()>,
     pub counts: Counts,
 }
 
@@ -102,6 +103,7 @@ impl Fetcher {
             upstreams,
             metrics,
             limits,
+            shedding: tokio::sync::Mutex::default(),
             counts,
         })
     }
@@ -222,6 +224,23 @@ impl Fetcher {
         if let Joined::Lead(trip, seat) = joined {
             self.take_off(errand, trip, Some(seat));
         }
+    }
+
+    /// Evicts stored pages to make room, off the workers' threads. One at a time: who waited for another's eviction has
+    /// its room.
+    async fn make_room(self: &Arc<Self>) {
+        let Ok(_alone) = self.shedding.try_lock() else {
+            let _done = self.shedding.lock().await;
+            return;
+        };
+        let fetcher = Arc::clone(self);
+        // A lost worker only means that no room was made.
+        let _ = tokio::task::spawn_blocking(move || fetcher.store.shed()).await;
+    }
+
+    /// Whether what is on its way or held by readers takes half of the memory: then nothing more is kept whole.
+    fn is_crowded(&self) -> bool {
+        self.store.outside() > self.memory.cap() / 2
     }
 
     fn trip(&self, errand: &Errand, generation: u64, window: Option<usize>) -> Arc<Trip> {

@@ -138,7 +138,7 @@ fn hand_over(hand: &mut Option<Hand>, exchange: &mut Exchange) {
 }
 
 async fn answer(
-    fetcher: &Fetcher,
+    fetcher: &Arc<Fetcher>,
     route: &Route,
     invalidates: Option<&Invalidates>,
     filler: &Filler,
@@ -148,6 +148,7 @@ async fn answer(
 ) -> Result<(), Failure> {
     let mut permit = Some(permit);
     let mut held = None;
+    let mut window = None;
     loop {
         let event = tokio::select! {
             event = exchange.next() => event.map_err(|error| fly::failure(&error))?,
@@ -163,6 +164,7 @@ async fn answer(
                             .map_err(fly::refused_failure)?,
                     );
                 }
+                window = fly::reserve_window(fetcher, fly::length(&head)).await?;
                 tell(filler, route, &head);
             }
             Event::Switched(head) => {
@@ -187,6 +189,7 @@ async fn answer(
     exchange.finish().await;
     drop(held);
     filler.complete();
+    drop(window);
     Ok(())
 }
 

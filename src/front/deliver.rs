@@ -21,6 +21,7 @@ use crate::cache::flight::{Answer, Failure, Reader, Sharing};
 use crate::clock;
 use crate::rules::cache_status::Told;
 use crate::rules::range::{self, Multipart};
+use crate::rules::time::Moment;
 use crate::rules::{conditional, fresh};
 use crate::telemetry::{CacheResult, ids};
 
@@ -69,7 +70,7 @@ pub fn common_lines(noted: &Noted, close: bool, out: &mut Vec<u8>) {
 ///
 /// # Errors
 /// The client's connection failed.
-pub async fn hit(conn: &mut Conn, noted: &Noted, hit: &Hit) -> io::Result<Outcome> {
+pub async fn hit(conn: &mut Conn, noted: &Noted, hit: Hit) -> io::Result<Outcome> {
     let told = match hit.detail {
         Some(detail) => Told::stale(hit.ttl, detail),
         None => Told::hit(hit.ttl),
@@ -78,13 +79,20 @@ pub async fn hit(conn: &mut Conn, noted: &Noted, hit: &Hit) -> io::Result<Outcom
         key: hit.key.as_deref(),
         ..told
     };
-    let (bytes, status, next) =
-        entry(conn, noted, &hit.entry, &hit.part, &told, hit.route.x_cache).await?;
+    let at = clock::moment_at(noted.began);
+    let page = Page {
+        entry: &hit.entry,
+        part: &hit.part,
+        told: &told,
+        x_cache: hit.route.x_cache,
+        at,
+    };
+    let (bytes, status, next) = send_page(conn, noted, page).await?;
     Ok(Outcome {
         status,
         bytes,
         result: hit.result,
-        route: Some(Arc::clone(&hit.route)),
+        route: Some(hit.route),
         asked: 0,
         next,
     })
@@ -98,16 +106,23 @@ pub async fn stored(
     conn: &mut Conn,
     noted: &Noted,
     miss: &Miss,
-    page: &Arc<Entry>,
+    entry: &Entry,
     told: Told<'_>,
     result: CacheResult,
 ) -> io::Result<Outcome> {
-    let part = part_of(conn, &page.head, Some(page.body.len()));
+    let part = part_of(conn, &entry.head, Some(entry.body.len()));
     let told = Told {
         key: miss.status_key.as_deref(),
         ..told
     };
-    let (bytes, status, next) = entry(conn, noted, page, &part, &told, miss.route.x_cache).await?;
+    let page = Page {
+        entry,
+        part: &part,
+        told: &told,
+        x_cache: miss.route.x_cache,
+        at: clock::moment(),
+    };
+    let (bytes, status, next) = send_page(conn, noted, page).await?;
     Ok(Outcome {
         status,
         bytes,
@@ -118,20 +133,30 @@ pub async fn stored(
     })
 }
 
-/// Sends `part` of a stored page. Body bytes, status, and what becomes of the connection.
-async fn entry(
-    conn: &mut Conn,
-    noted: &Noted,
-    entry: &Entry,
-    part: &Part,
-    told: &Told<'_>,
+/// A stored page on its way to one client.
+struct Page<'a> {
+    entry: &'a Entry,
+    part: &'a Part,
+    told: &'a Told<'a>,
     x_cache: bool,
-) -> io::Result<(u64, u16, Next)> {
+    /// When its age is told.
+    at: Moment,
+}
+
+/// Sends a stored page. Body bytes, status, and what becomes of the connection.
+async fn send_page(conn: &mut Conn, noted: &Noted, page: Page<'_>) -> io::Result<(u64, u16, Next)> {
+    let Page {
+        entry,
+        part,
+        told,
+        x_cache,
+        at,
+    } = page;
     let close = conn.closes(noted);
     let next = if close { Next::Close } else { Next::Keep };
     let mut lines = Lines::take();
     let out = &mut lines.0;
-    let age = fresh::age(&entry.terms, entry.stored, clock::moment());
+    let age = fresh::age(&entry.terms, entry.stored, at);
     let size = entry.body.len();
     match part {
         Part::Whole | Part::HeadOnly => {
@@ -216,19 +241,36 @@ async fn problem(
     Ok((outcome.bytes, outcome.status, outcome.next))
 }
 
-/// Head, lines and body in one vectored write, as far as the socket takes it.
+/// Head, lines and body in one write, as far as the socket takes it: a small answer is put together first, a larger one
+/// is gathered by the kernel.
 async fn send(conn: &mut Conn, head: &[u8], lines: &[u8], pieces: &[Bytes]) -> io::Result<()> {
-    if let [one] = pieces {
-        return conn
-            .wire
-            .send(&mut [IoSlice::new(head), IoSlice::new(lines), IoSlice::new(one)])
-            .await;
+    match pieces {
+        [] => send_small(conn, head, lines, &[]).await,
+        [one] if one.len() <= SMALL => send_small(conn, head, lines, one).await,
+        [one] => {
+            conn.wire
+                .send(&mut [IoSlice::new(head), IoSlice::new(lines), IoSlice::new(one)])
+                .await
+        }
+        _ => {
+            let mut slices = Vec::with_capacity(pieces.len() + 2);
+            slices.push(IoSlice::new(head));
+            slices.push(IoSlice::new(lines));
+            slices.extend(pieces.iter().map(|piece| IoSlice::new(piece)));
+            conn.wire.send(&mut slices).await
+        }
     }
-    let mut slices = Vec::with_capacity(pieces.len() + 2);
-    slices.push(IoSlice::new(head));
-    slices.push(IoSlice::new(lines));
-    slices.extend(pieces.iter().map(|piece| IoSlice::new(piece)));
-    conn.wire.send(&mut slices).await
+}
+
+/// Up to this a copy costs less than another slice in the kernel.
+const SMALL: usize = 4 * 1024;
+
+async fn send_small(conn: &mut Conn, head: &[u8], lines: &[u8], body: &[u8]) -> io::Result<()> {
+    let mut whole = Lines::take();
+    whole.0.extend_from_slice(head);
+    whole.0.extend_from_slice(lines);
+    whole.0.extend_from_slice(body);
+    conn.wire.send_bytes(&whole.0).await
 }
 
 fn told_lines(age: u64, told: &Told<'_>, x_cache: bool, out: &mut Vec<u8>) {

@@ -13,6 +13,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use pingora::protocols::Stream;
 
@@ -48,6 +49,8 @@ pub struct Conn {
     policy: Arc<Policy>,
     /// The deadline for the head under way is running.
     head_armed: bool,
+    /// When the last answer ended.
+    last: Instant,
 }
 
 /// Serves a connection until it ends.
@@ -69,6 +72,7 @@ pub async fn serve(site: Arc<Site>, stream: Stream, scheme: Scheme) {
         client,
         policy,
         head_armed: true,
+        last: clock::instant(),
     };
     let next = loop {
         let next = conn.one().await;
@@ -88,8 +92,8 @@ impl Conn {
     /// One request, from its first byte to the last of its answer.
     async fn one(&mut self) -> Next {
         loop {
-            let now = clock::instant();
             if !self.inbox.is_empty() {
+                let now = clock::instant();
                 let policy = self.site.policy.load();
                 if !Arc::ptr_eq(&policy, &self.policy) {
                     self.policy = Arc::clone(&policy);
@@ -107,7 +111,7 @@ impl Conn {
                     Decision::More => {}
                     Decision::Hit(noted, hit) => {
                         self.wire.post().set_idle(false);
-                        let sent = deliver::hit(self, &noted, &hit).await;
+                        let sent = deliver::hit(self, &noted, hit).await;
                         return self.done(&noted, sent);
                     }
                     Decision::Miss(noted, what) => {
@@ -158,7 +162,8 @@ impl Conn {
     fn await_next(&mut self) {
         self.head_armed = false;
         if self.inbox.is_empty() {
-            self.wire.post().arm(self.policy.listen.idle_timeout);
+            let idle = self.policy.listen.idle_timeout.as_millis() as u64;
+            self.wire.post().arm_at(clock::uptime_at(self.last) + idle);
             self.wire.post().set_idle(true);
         }
     }
@@ -219,7 +224,7 @@ impl Conn {
     /// Records an answer and drops its request's bytes.
     fn done(&mut self, noted: &Noted, sent: io::Result<Outcome>) -> Next {
         let outcome = sent.unwrap_or_else(|_| Outcome::aborted());
-        record::answered(&self.site, self.client, self.inbox.bytes(), noted, &outcome);
+        self.last = record::answered(&self.site, self.client, self.inbox.bytes(), noted, &outcome);
         if outcome.next == Next::Keep {
             self.inbox.consume(noted.head_len);
         }

@@ -20,6 +20,7 @@ use crate::rules::host::Scheme;
 use crate::rules::refresh;
 use crate::rules::request::{self, Method, Parsed, RequestBody};
 use crate::rules::reuse::{self, Demand, Reuse};
+use crate::rules::storing::LARGEST_ORDINARY_HEAD;
 use crate::rules::target::Target;
 use crate::rules::time::Now;
 use crate::rules::vary;
@@ -32,7 +33,7 @@ pub enum Decision {
     /// Answered here, without a route.
     Here(Problem, Option<Box<Noted>>),
     /// From memory.
-    Hit(Box<Noted>, Hit),
+    Hit(Noted, Hit),
     /// By a flight.
     Miss(Box<Noted>, Box<Miss>),
     /// Past the cache.
@@ -98,14 +99,14 @@ pub fn decide(
         Ok(Parsed::Partial) => Decision::More,
         Err(reject) => Decision::Here(Problem::reject(reject), None),
         Ok(Parsed::Complete { request, head_len }) => {
-            let noted = Box::new(Noted::of(buf, &request, head_len, began));
+            let noted = Noted::of(buf, &request, head_len, began);
             let mut room = Some(noted);
             let decided = with_route(policy, &request, scheme, client, head_len, |asking| {
                 room.take().map(|noted| on_route(site, asking, noted))
             });
             match (decided.flatten(), room) {
                 (Some(decision), _) => decision,
-                (None, noted) => Decision::Here(Problem::no_route(), noted),
+                (None, noted) => Decision::Here(Problem::no_route(), noted.map(Box::new)),
             }
         }
     }
@@ -128,10 +129,10 @@ pub fn again<T>(
     }
 }
 
-fn on_route(site: &Site, asking: &Asking, noted: Box<Noted>) -> Decision {
+fn on_route(site: &Site, asking: &Asking, noted: Noted) -> Decision {
     let request = asking.request;
     if let Some(problem) = answered_here(asking) {
-        return Decision::Here(problem, Some(noted));
+        return Decision::Here(problem, Some(Box::new(noted)));
     }
     let cacheable = matches!(request.method, Method::Get | Method::Head)
         && request.body == RequestBody::None
@@ -148,9 +149,9 @@ fn on_route(site: &Site, asking: &Asking, noted: Box<Noted>) -> Decision {
             )
             .is_err()
     {
-        return Decision::Here(Problem::looped(), Some(noted));
+        return Decision::Here(Problem::looped(), Some(Box::new(noted)));
     }
-    let now = clock::now();
+    let now = clock::now_at(noted.began);
     let slot = site.fetcher.find(asking.key, now.mono);
     let entry = slot.as_ref().and_then(|slot| {
         let sent = asking.as_sent();
@@ -216,7 +217,7 @@ fn on_route(site: &Site, asking: &Asking, noted: Box<Noted>) -> Decision {
             ..
         } if entry.rest.holds(now.mono) => hit(asking, noted, entry, now, ttl, Some(Detail::Sie)),
         Reuse::Forward { why, fallback } => miss(asking, noted, why, seen(), fallback.is_some()),
-        Reuse::OnlyIfCached => Decision::Here(Problem::only_if_cached(), Some(noted)),
+        Reuse::OnlyIfCached => Decision::Here(Problem::only_if_cached(), Some(Box::new(noted))),
         Reuse::NotForYou => miss(
             asking,
             noted,
@@ -261,7 +262,7 @@ fn renew(site: &Site, asking: &Asking, noted: &Noted, entry: &Arc<Entry>, now: N
 
 fn hit(
     asking: &Asking,
-    noted: Box<Noted>,
+    noted: Noted,
     entry: &Arc<Entry>,
     now: Now,
     ttl: i64,
@@ -294,9 +295,9 @@ fn hit(
     )
 }
 
-fn miss(asking: &Asking, noted: Box<Noted>, why: Fwd, seen: Seen, stand_in: bool) -> Decision {
+fn miss(asking: &Asking, noted: Noted, why: Fwd, seen: Seen, stand_in: bool) -> Decision {
     if asking.only_if_cached {
-        return Decision::Here(Problem::only_if_cached(), Some(noted));
+        return Decision::Here(Problem::only_if_cached(), Some(Box::new(noted)));
     }
     let reason = if seen.entry.is_some() {
         Reason::Revalidate
@@ -304,7 +305,7 @@ fn miss(asking: &Asking, noted: Box<Noted>, why: Fwd, seen: Seen, stand_in: bool
         Reason::Miss
     };
     Decision::Miss(
-        noted,
+        Box::new(noted),
         Box::new(Miss {
             route: Arc::clone(asking.route),
             lane: (asking.key.to_key(), asking.class),
@@ -314,25 +315,33 @@ fn miss(asking: &Asking, noted: Box<Noted>, why: Fwd, seen: Seen, stand_in: bool
             seen,
             stand_in,
             reason,
-            alone: !asking.route.cache
-                || asking
-                    .directives
-                    .is_some_and(|directives| directives.no_store),
+            alone: goes_alone(asking),
         }),
     )
 }
 
-fn pass(asking: &Asking, noted: Box<Noted>) -> Decision {
+/// Whether a request leads nobody: its route isn't cached, it says no-store where that is honoured, or it is so odd that
+/// its answer may be one that an ordinary request wouldn't get.
+fn goes_alone(asking: &Asking) -> bool {
+    !asking.route.cache
+        || asking
+            .directives
+            .is_some_and(|directives| directives.no_store)
+        || asking.head_len > LARGEST_ORDINARY_HEAD
+        || asking.request.known.method_override
+}
+
+fn pass(asking: &Asking, noted: Noted) -> Decision {
     let request = asking.request;
     let (path, query) = match request.target {
         Target::Origin { path, query } => (path, query),
         Target::Asterisk => ("*", None),
     };
     let Some(head) = super::pass::head(asking, &noted) else {
-        return Decision::Here(Problem::looped(), Some(noted));
+        return Decision::Here(Problem::looped(), Some(Box::new(noted)));
     };
     Decision::Pass(
-        noted,
+        Box::new(noted),
         Box::new(Pass {
             route: Arc::clone(asking.route),
             body: request.body,

@@ -98,7 +98,9 @@ impl HttpServerApp for Front {
         self.site.connections.add(1);
         // Nothing but HTTP/1 is offered on a listener without TLS.
         if let ServerSession::H1(session) = session {
-            h1::serve(Arc::clone(&self.site), session.into_inner(), self.scheme).await;
+            let site = Arc::clone(&self.site);
+            // A task of its own: the engine's, with all it holds, ends here.
+            tokio::spawn(h1::serve(site, session.into_inner(), self.scheme));
         }
         None
     }

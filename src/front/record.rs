@@ -39,9 +39,16 @@ impl Outcome {
     }
 }
 
-/// Counts and logs an answered request; `buf` holds its head still.
-pub fn answered(site: &Site, client: IpAddr, buf: &[u8], noted: &Noted, outcome: &Outcome) {
-    let micros = micros_since(noted.began);
+/// Counts and logs an answered request; `buf` holds its head still. Returns when it ended.
+pub fn answered(
+    site: &Site,
+    client: IpAddr,
+    buf: &[u8],
+    noted: &Noted,
+    outcome: &Outcome,
+) -> Instant {
+    let ended = clock::instant();
+    let micros = ended.saturating_duration_since(noted.began).as_micros() as u64;
     let metrics = match &outcome.route {
         Some(route) => &site.routes[route.id],
         None => &site.unrouted,
@@ -49,7 +56,7 @@ pub fn answered(site: &Site, client: IpAddr, buf: &[u8], noted: &Noted, outcome:
     metrics.count(outcome.result, outcome.status, outcome.bytes, micros);
     let asked = outcome.route.as_ref().filter(|_| outcome.asked > 0);
     site.access.write(&Access {
-        at: clock::moment(),
+        at: clock::moment_at(ended),
         request_id: &noted.id,
         trace_id: noted.trace.as_ref().map(|trace| trace.trace_id()),
         client,
@@ -65,6 +72,7 @@ pub fn answered(site: &Site, client: IpAddr, buf: &[u8], noted: &Noted, outcome:
         upstream: asked.map(|route| site.fetcher.upstream(route.upstream).name()),
         attempts: outcome.asked,
     });
+    ended
 }
 
 /// Counts and logs what could not be read as a request.
@@ -88,10 +96,4 @@ pub fn unread(site: &Site, client: IpAddr, problem: &Problem, bytes: u64) {
         upstream: None,
         attempts: 0,
     });
-}
-
-fn micros_since(began: Instant) -> u64 {
-    clock::instant()
-        .saturating_duration_since(began)
-        .as_micros() as u64
 }

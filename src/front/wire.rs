@@ -116,8 +116,13 @@ impl Wire {
             stream, post, pace, ..
         } = self;
         std::future::poll_fn(|cx| {
-            while !pieces.is_empty() {
-                match Pin::new(&mut *stream).poll_write_vectored(cx, pieces) {
+            while let Some(first) = pieces.first() {
+                let stream = Pin::new(&mut *stream);
+                let written = match pieces.len() {
+                    1 => stream.poll_write(cx, first),
+                    _ => stream.poll_write_vectored(cx, pieces),
+                };
+                match written {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     Poll::Ready(Ok(n)) => {
                         IoSlice::advance_slices(&mut pieces, n);

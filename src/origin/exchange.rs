@@ -48,7 +48,8 @@ pub struct OriginHead {
     pub fields: HeaderMap,
     /// How the end of the body is known. `Length` is kept to; `Close` over HTTP/2 means that the stream ends itself.
     pub framing: BodyFraming,
-    pub http2: bool,
+    /// The version it was received in, as `Via` tells it: `1.0`, `1.1` or `2`.
+    pub version: &'static str,
 }
 
 /// One request and its answer. Dropping it closes the connection (HTTP/1) or resets the stream (HTTP/2).

@@ -261,7 +261,7 @@ impl Http1 {
             status,
             fields,
             framing,
-            http2: false,
+            version: if http11 { "1.1" } else { "1.0" },
         })))
     }
 
@@ -303,7 +303,7 @@ impl Http1 {
             status: 101,
             fields,
             framing: BodyFraming::Close,
-            http2: false,
+            version: "1.1",
         }))
     }
 

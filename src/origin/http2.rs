@@ -171,7 +171,7 @@ impl Http2 {
             status,
             fields,
             framing,
-            http2: true,
+            version: "2",
         }))
     }
 

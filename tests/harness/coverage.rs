@@ -10,7 +10,7 @@ use super::script::Script;
 /// One line of `promises.txt`.
 struct Promise {
     id: String,
-    /// As a test's name would have it: `rfc9111_5_2_2_5`. Classes of security.md are their own: `c29`.
+    /// As a test's name would have it: `rfc9111_5_2_2_5`. Classes of attacks and faults are their own: `c29`.
     section: Option<String>,
     heading: String,
     says: String,

@@ -80,11 +80,23 @@ impl Actor<'_> {
     pub fn respond(&mut self, respond: &Respond) -> Result<(), String> {
         let stage = Arc::clone(self.stage);
         let message = &respond.message;
-        let to_head = self
-            .asked
-            .as_ref()
-            .is_some_and(|asked| asked.method == "HEAD");
+        let asked = self.asked.as_ref();
+        let to_head = asked.is_some_and(|asked| asked.method == "HEAD");
+        // `{asked}` is what was asked, `{asked Cookie}` a field of it: an origin may reflect.
+        let reflected = |name: &str| {
+            let asked = asked?;
+            let field = match name.strip_prefix("asked")? {
+                "" => format!("{} {}", asked.method, asked.target).into_bytes(),
+                field => asked.head.all(field.trim()).join(&b", "[..]),
+            };
+            Some(String::from_utf8_lossy(&field).into_owned())
+        };
         let bytes = stage.scoped(|scope| {
+            let names = |name: &str| reflected(name).or_else(|| (scope.names)(name));
+            let scope = &Scope {
+                names: &names,
+                ..*scope
+            };
             let mut head = bytes(
                 &format!("HTTP/1.1 {} {}\r\n", respond.status, respond.reason),
                 scope,
