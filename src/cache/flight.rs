@@ -255,6 +255,12 @@ impl Reader {
         }
     }
 
+    /// Whether [`Reader::body`] would return at once.
+    pub fn is_ready(&self) -> bool {
+        let state = self.flight.state.lock();
+        state.len > self.at || state.end.is_some()
+    }
+
     /// The next pieces of the body, up to about `most` bytes; none at its end. Cancel-safe.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{DONE, MISUSED, failed, mistaken, say};
+use crate::config::policy::Policy;
 use crate::config::{self, Flags};
 
 /// Serve: stand in front of an app
@@ -50,8 +51,18 @@ pub(super) fn run(run: &Run) -> u8 {
         Ok(policy) => policy,
         Err(report) => return mistaken(&report, "nothing was started"),
     };
+    say(&opening(&policy));
     match crate::server::run(policy) {
         Ok(()) => DONE,
         Err(error) => failed(&error),
     }
+}
+
+/// What to open, for whoever started it by hand; the log on standard output is for machines.
+fn opening(policy: &Policy) -> String {
+    let admin = match policy.admin.address {
+        Some(address) => format!("; metrics and health: http://{address}"),
+        None => String::new(),
+    };
+    format!("open http://{}{admin}\n", policy.listen.address)
 }

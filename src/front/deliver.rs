@@ -33,7 +33,13 @@ thread_local! {
 }
 
 /// A buffer of the worker's, given back when dropped.
-struct Lines(Vec<u8>);
+pub struct Lines(Vec<u8>);
+
+impl Lines {
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
 
 impl Lines {
     fn take() -> Lines {
@@ -427,7 +433,7 @@ pub async fn flight(
         framing: shape.framing,
         range,
     };
-    head(conn, noted, &start, &between).await?;
+    let opening = head(noted, &start, &between);
     let result = match (&answer.sharing, collapsed) {
         (Sharing::Everyone { .. }, true) => CacheResult::Collapsed,
         (Sharing::Leader(_), _) if alone => CacheResult::HitForMiss,
@@ -442,9 +448,10 @@ pub async fn flight(
         next,
     };
     if shape.framing == Framing::None || shape.to == 0 {
+        conn.wire.send_bytes(opening.bytes()).await?;
         return Ok(outcome(0, if close { Next::Close } else { Next::Keep }));
     }
-    let (bytes, whole) = body(conn, &mut reader, &shape).await?;
+    let (bytes, whole) = body(conn, &mut reader, &shape, opening).await?;
     let next = match whole {
         Ok(()) if close => Next::Close,
         Ok(()) => Next::Keep,
@@ -507,18 +514,11 @@ pub struct Between<'a> {
     pub range: Option<(Range<u64>, u64)>,
 }
 
-/// Sends the head of an answer that is still on its way.
-///
-/// # Errors
-/// The client's connection failed.
-pub async fn head(
-    conn: &mut Conn,
-    noted: &Noted,
-    start: &[u8],
-    between: &Between<'_>,
-) -> io::Result<()> {
+/// The head of an answer that is still on its way, from its status line to its empty line.
+pub fn head(noted: &Noted, start: &[u8], between: &Between<'_>) -> Lines {
     let mut lines = Lines::take();
     let out = &mut lines.0;
+    out.extend_from_slice(start);
     if between.age > 0 {
         out.extend_from_slice(b"Age: ");
         decimal(between.age, out);
@@ -533,10 +533,7 @@ pub async fn head(
     match between.framing {
         Framing::Upgrade => {
             out.extend_from_slice(b"Connection: upgrade\r\n\r\n");
-            return conn
-                .wire
-                .send(&mut [IoSlice::new(start), IoSlice::new(out)])
-                .await;
+            return lines;
         }
         _ => common_lines(noted, between.close, out),
     }
@@ -548,21 +545,26 @@ pub async fn head(
         (_, Framing::Chunked) => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n"),
         _ => out.extend_from_slice(b"\r\n"),
     }
-    conn.wire
-        .send(&mut [IoSlice::new(start), IoSlice::new(out)])
-        .await
+    lines
 }
 
-/// Streams the body as it grows. What was sent, and whether that is all.
+/// Sends the head, with what there is of the body, and streams the rest as it grows. What was sent, and whether that is
+/// all.
 async fn body(
     conn: &mut Conn,
     reader: &mut Reader,
     shape: &Shape,
+    opening: Lines,
 ) -> io::Result<(u64, Result<(), Failure>)> {
     let chunked = shape.framing == Framing::Chunked;
     let (mut at, mut sent) = (0u64, 0u64);
     let mut pieces: Vec<Bytes> = Vec::new();
+    let mut opening = opening.bytes();
     while at < shape.to {
+        if !opening.is_empty() && !reader.is_ready() {
+            conn.wire.send_bytes(opening).await?;
+            opening = &[];
+        }
         pieces.clear();
         let taken = tokio::select! {
             biased;
@@ -574,7 +576,10 @@ async fn body(
         match taken {
             Ok(0) => break,
             Ok(_) => {}
-            Err(failure) => return Ok((sent, Err(failure))),
+            Err(failure) => {
+                conn.wire.send_bytes(opening).await?;
+                return Ok((sent, Err(failure)));
+            }
         }
         let (start, end) = (
             at,
@@ -584,10 +589,12 @@ async fn body(
         trim(&mut pieces, start, shape.from, shape.to);
         let len: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         if len > 0 {
-            conn.wire.send_body(&pieces, chunked).await?;
+            conn.wire.send_body(opening, &pieces, chunked).await?;
+            opening = &[];
             sent += len;
         }
     }
+    conn.wire.send_bytes(opening).await?;
     if let Framing::Length(length) = shape.framing
         && sent < length
     {

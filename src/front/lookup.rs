@@ -198,7 +198,7 @@ fn on_route(site: &Site, asking: &Asking, noted: Noted) -> Decision {
                     entry.stored,
                     now.mono,
                     entry.cost,
-                    chance(),
+                    chance,
                     refresh::BETA,
                 );
             if eager {

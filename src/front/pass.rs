@@ -221,7 +221,8 @@ async fn respond(
         framing,
         range: None,
     };
-    deliver::head(conn, noted, answer.head.bytes(), &between).await?;
+    let opening = deliver::head(noted, answer.head.bytes(), &between);
+    conn.wire.send_bytes(opening.bytes()).await?;
     if framing == Framing::Upgrade {
         source.tunnel();
     }
@@ -296,9 +297,7 @@ async fn down(
             Ok(n) => *sent += n as u64,
             Err(failure) => return Ok(Down::Broken(failure)),
         }
-        conn.wire
-            .send_body(&pieces, framing == Framing::Chunked)
-            .await?;
+        conn.wire.send_body(&[], &pieces, framing == Framing::Chunked).await?;
     }
 }
 

@@ -160,26 +160,23 @@ impl Wire {
         self.send(&mut [IoSlice::new(bytes)]).await
     }
 
-    /// Writes body pieces, framed as one chunk each batch if `chunked` (RFC 9112 §7.1).
+    /// Writes `head`, if it isn't empty, and body pieces, framed as one chunk if `chunked` (RFC 9112 §7.1).
     ///
     /// # Errors
     /// As [`Wire::send`].
-    pub async fn send_body(&mut self, pieces: &[Bytes], chunked: bool) -> io::Result<()> {
+    pub async fn send_body(&mut self, head: &[u8], pieces: &[Bytes], chunked: bool) -> io::Result<()> {
         let len: usize = pieces.iter().map(Bytes::len).sum();
         let size = format!("{len:x}\r\n");
-        let mut slices = Vec::with_capacity(pieces.len() + 2);
-        if chunked {
+        let mut slices = Vec::with_capacity(pieces.len() + 3);
+        slices.push(IoSlice::new(head));
+        if chunked && len > 0 {
             slices.push(IoSlice::new(size.as_bytes()));
         }
         slices.extend(pieces.iter().map(|piece| IoSlice::new(piece)));
-        if chunked {
+        if chunked && len > 0 {
             slices.push(IoSlice::new(b"\r\n"));
         }
-        // The kernel takes 1,024 slices a call at most; pieces are few, but an origin may dribble.
-        for batch in slices.chunks_mut(512) {
-            self.send(batch).await?;
-        }
-        Ok(())
+        self.send(&mut slices).await
     }
 
     /// Whether the client has gone: completes on its end of stream or error, or when it sends on (into `inbox`).

@@ -18,14 +18,14 @@ pub const MOST_AHEAD: f64 = 2.0;
 /// Whether this hit on a fresh answer should start a refresh behind it (XFetch: Vattani et al.,
 /// "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015): at random, the likelier the
 /// nearer it is to expiry, and the earlier the longer `fetch_cost`, the time its last fetch took.
-/// `random` is evenly drawn from 0 to 1. Never within the first half of its time here, and never
+/// `random` draws evenly from 0 to 1, where a draw decides. Never within the first half of its time here, and never
 /// later than without: the jitter only shortens.
 pub fn eager(
     terms: &Terms,
     stored: Moment,
     now: Moment,
     fetch_cost: Duration,
-    random: f64,
+    random: impl FnOnce() -> f64,
     beta: f64,
 ) -> bool {
     if terms.always_revalidate {
@@ -36,8 +36,12 @@ pub fn eager(
     if remaining <= 0 {
         return false;
     }
+    // most hits are far from it, and draw nothing
+    if remaining as f64 > millis(fetch_cost) as f64 * MOST_AHEAD {
+        return false;
+    }
     // 0 draws an infinity, which the bound cuts
-    let draw = (-random.clamp(0.0, 1.0).ln() * beta.max(0.0)).min(MOST_AHEAD);
+    let draw = (-random().clamp(0.0, 1.0).ln() * beta.max(0.0)).min(MOST_AHEAD);
     let ahead = (millis(fetch_cost) as f64 * draw).min(here as f64 / 2.0);
     remaining as f64 <= ahead
 }
@@ -61,7 +65,7 @@ mod tests {
 
     fn at(ms: u64, random: f64) -> bool {
         // ten seconds to live
-        eager(&terms(10), Moment(0), Moment(ms), COST, random, BETA)
+        eager(&terms(10), Moment(0), Moment(ms), COST, || random, BETA)
     }
 
     #[test]
@@ -78,7 +82,7 @@ mod tests {
         assert!(!at(10_000, 0.0));
         let mut no_cache = terms(10);
         no_cache.always_revalidate = true;
-        assert!(!eager(&no_cache, Moment(0), Moment(9_999), COST, 0.0, BETA));
+        assert!(!eager(&no_cache, Moment(0), Moment(9_999), COST, || 0.0, BETA));
     }
 
     #[test]
@@ -89,10 +93,10 @@ mod tests {
             Moment(0),
             Moment(4_999),
             slow,
-            0.0,
+            || 0.0,
             BETA
         ));
-        assert!(eager(&terms(10), Moment(0), Moment(5_000), slow, 0.0, BETA));
+        assert!(eager(&terms(10), Moment(0), Moment(5_000), slow, || 0.0, BETA));
     }
 
     #[test]
@@ -107,7 +111,7 @@ mod tests {
         /// fresh.
         #[test]
         fn eager_refresh_only_grows_likelier(a in 0u64..12_000, later in 0u64..2_000, random in 0.0..=1.0f64, cost in 0u64..20_000) {
-            let at = |ms| eager(&terms(10), Moment(0), Moment(ms), Duration::from_millis(cost), random, BETA);
+            let at = |ms| eager(&terms(10), Moment(0), Moment(ms), Duration::from_millis(cost), || random, BETA);
             prop_assert!(!at(a) || at(a + later) || a + later >= 10_000);
         }
     }

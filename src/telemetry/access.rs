@@ -24,8 +24,8 @@ pub struct Access<'a> {
     pub trace_id: Option<&'a str>,
     pub client: IpAddr,
     pub method: &'a str,
-    pub host: &'a str,
-    pub path: &'a str,
+    pub host: &'a [u8],
+    pub path: &'a [u8],
     pub query: Option<&'a str>,
     /// Left out of the line when `None`.
     pub user_agent: Option<&'a [u8]>,
@@ -98,7 +98,7 @@ fn format(access: &Access, hidden: &[Box<[u8]>], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\",\"method\":\"");
     escape(access.method.as_bytes(), SHORT_FIELD_MOST, out);
     out.extend_from_slice(b"\",\"host\":\"");
-    escape(access.host.as_bytes(), FIELD_MOST, out);
+    escape(access.host, FIELD_MOST, out);
     out.extend_from_slice(b"\",\"path\":\"");
     target(access.path, access.query, hidden, out);
     if let Some(agent) = access.user_agent {
@@ -170,7 +170,7 @@ fn rfc3339(unix: u64) -> [u8; 19] {
 
 /// Path and query as they came, but for the values of hidden parameters; both together are cut as
 /// one field.
-fn target(path: &str, query: Option<&str>, hidden: &[Box<[u8]>], out: &mut Vec<u8>) {
+fn target(path: &[u8], query: Option<&str>, hidden: &[Box<[u8]>], out: &mut Vec<u8>) {
     let mut room = FIELD_MOST;
     let mut put = |bytes: &[u8], out: &mut Vec<u8>| {
         let before = out.len();
@@ -181,7 +181,7 @@ fn target(path: &str, query: Option<&str>, hidden: &[Box<[u8]>], out: &mut Vec<u
             0
         };
     };
-    put(path.as_bytes(), out);
+    put(path, out);
     let Some(query) = query else { return };
     put(b"?", out);
     if hidden.is_empty() {
@@ -313,8 +313,8 @@ mod tests {
             trace_id: None,
             client: [192, 0, 2, 1].into(),
             method: "GET",
-            host: "example.com",
-            path: "/p",
+            host: b"example.com",
+            path: b"/p",
             query: Some("a=1"),
             user_agent: None,
             status: 200,
