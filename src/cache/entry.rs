@@ -57,7 +57,7 @@ impl Head {
         }
         Head {
             status,
-            bytes: out.freeze(),
+            bytes: Bytes::copy_from_slice(&out),
             fields_at,
             etag,
             last_modified,
@@ -285,20 +285,39 @@ pub struct EntryParts {
 pub struct Rest {
     until: AtomicU64,
     failures: AtomicU32,
+    claimed_until: AtomicU64,
 }
+
+/// How long a claimed refresh keeps others from trying, in milliseconds. The flight table does so for as long as it takes.
+const CLAIM: u64 = 1_000;
 
 impl Rest {
     pub fn holds(&self, now: Moment) -> bool {
         now.0 < self.until.load(Ordering::Relaxed)
     }
 
+    /// One failure, however many requests shared it.
     pub fn failed(&self, now: Moment) {
+        if self.holds(now) {
+            return;
+        }
         let failures = self
             .failures
             .fetch_add(1, Ordering::Relaxed)
             .saturating_add(1);
         self.until
             .store(now.after(refresh::rest(failures)).0, Ordering::Relaxed);
+    }
+
+    /// Whether this request is to start the refresh: one a second is, and none while the page rests.
+    pub fn claim(&self, now: Moment) -> bool {
+        let claimed = self.claimed_until.load(Ordering::Relaxed);
+        !self.holds(now)
+            && now.0 >= claimed
+            && self
+                .claimed_until
+                .compare_exchange(claimed, now.0 + CLAIM, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 }
 

@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -18,11 +18,12 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use super::entry::{Entry, Head};
-use super::memory::Memory;
+use super::memory::{Charge, Memory};
 use super::table::Variant;
 #[cfg(test)]
 use crate::clock;
 use crate::rules::storing::Terms;
+use crate::rules::time::Moment;
 
 /// A window shrinks to this under memory pressure, in bytes; every flight has it reserved before it asks an origin.
 pub const WINDOW_FLOOR: usize = 64 * 1024;
@@ -52,8 +53,9 @@ pub struct Answer {
     pub head: Head,
     /// Body length, if the origin told it.
     pub length: Option<u64>,
-    /// Seconds of age it came with.
-    pub age: u64,
+    /// Seconds of age it came with, if that is known.
+    pub age: Option<u64>,
+    pub arrived: Moment,
     pub sharing: Sharing,
     /// Seconds it is stored for, if it is stored.
     pub stored: Option<i64>,
@@ -66,8 +68,8 @@ pub struct Answer {
 pub enum Sharing {
     /// Every reader whose request selects this variant.
     Everyone { variant: Variant, terms: Arc<Terms> },
-    /// Only the request it was fetched for. The note says why, for the log.
-    Leader(&'static str),
+    /// Only the request it was fetched for, and why. `oddity`: for its Authorization, so that others may try together.
+    Leader { why: &'static str, oddity: bool },
 }
 
 /// What a reader learns before the body.
@@ -76,8 +78,11 @@ pub enum News {
     /// An interim answer (103), passed on to HTTP/1.1 clients.
     Interim(u16, Arc<HeaderMap>),
     Head(Arc<Answer>),
-    /// Nothing new to read: the stored page was validated, or was there already.
-    Landed(Arc<Entry>),
+    /// Nothing new to read: the stored page was validated, or another was there already.
+    Landed {
+        entry: Arc<Entry>,
+        validated: bool,
+    },
     Failed(Failure),
 }
 
@@ -87,6 +92,9 @@ pub struct Flight {
     pub started: Instant,
     generation: u64,
     alone: bool,
+    /// The reader whose request was sent to the origin.
+    leader: AtomicU64,
+    next_reader: AtomicU64,
     state: Mutex<State>,
     /// For readers: something was added.
     grown: Notify,
@@ -95,6 +103,8 @@ pub struct Flight {
     /// For the filler: the last reader left.
     readers: AtomicUsize,
     memory: Arc<Memory>,
+    /// What its window may hold beyond pieces that are charged themselves.
+    reserve: Mutex<Option<Charge>>,
 }
 
 struct State {
@@ -124,6 +134,9 @@ impl Flight {
             started,
             generation,
             alone: window.is_some(),
+            leader: AtomicU64::new(0),
+            next_reader: AtomicU64::new(1),
+            reserve: Mutex::default(),
             state: Mutex::new(State {
                 interims: Vec::new(),
                 news: None,
@@ -147,10 +160,22 @@ impl Flight {
         self.generation
     }
 
-    /// The first reader of a flight nobody else can have boarded.
+    /// The reader that a new flight is for: it leads.
     pub fn board_first(self: &Arc<Self>) -> Reader {
         let mut state = self.state.lock();
-        self.seat(&mut state, true)
+        let reader = self.seat(&mut state);
+        self.lead(reader.id);
+        reader
+    }
+
+    /// From now on the answer is to this reader's request.
+    pub fn lead(&self, reader: u64) {
+        self.leader.store(reader, Ordering::Release);
+    }
+
+    /// Holds a charge for as long as the flight has readers.
+    pub fn reserve(&self, charge: Option<Charge>) {
+        *self.reserve.lock() = charge;
     }
 
     /// A reader from the start, or `None` if the start has been let go already.
@@ -159,10 +184,10 @@ impl Flight {
         if state.base > 0 {
             return None;
         }
-        Some(self.seat(&mut state, false))
+        Some(self.seat(&mut state))
     }
 
-    fn seat(self: &Arc<Self>, state: &mut State, leader: bool) -> Reader {
+    fn seat(self: &Arc<Self>, state: &mut State) -> Reader {
         self.readers.fetch_add(1, Ordering::Relaxed);
         let seat = state.free.pop().unwrap_or_else(|| {
             state.positions.push(None);
@@ -171,10 +196,10 @@ impl Flight {
         state.positions[seat] = Some(0);
         Reader {
             flight: Arc::clone(self),
+            id: self.next_reader.fetch_add(1, Ordering::Relaxed),
             seat,
             at: 0,
             interims: 0,
-            leader,
         }
     }
 
@@ -216,7 +241,7 @@ pub struct Reader {
     seat: usize,
     at: u64,
     interims: usize,
-    leader: bool,
+    id: u64,
 }
 
 impl Reader {
@@ -231,7 +256,12 @@ impl Reader {
 
     /// Whether it reads for the request that the origin was asked for.
     pub fn is_leader(&self) -> bool {
-        self.leader
+        self.flight.leader.load(Ordering::Acquire) == self.id
+    }
+
+    /// What it is known by in its flight.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// The next thing known before the body: interim answers as they come, then the one that counts. Cancel-safe.
@@ -295,25 +325,23 @@ impl Reader {
     }
 }
 
-/// Takes pieces from offset `at` on, and moves it.
+/// Takes up to `most` bytes from offset `at` on, and moves it.
 fn take(at: &mut u64, state: &State, most: usize, out: &mut Vec<Bytes>) -> usize {
     let mut start = state.base;
     let mut taken = 0;
     for piece in &state.pieces {
         let end = start + piece.len() as u64;
         if end > *at {
-            let rest = piece.slice((*at - start) as usize..);
-            let rest = if rest.len() > most {
-                rest.slice(..most)
-            } else {
-                rest
-            };
-            if taken > 0 && taken + rest.len() > most {
+            let from = (*at - start) as usize;
+            let to = piece.len().min(from + (most - taken));
+            if from < to {
+                out.push(piece.slice(from..to));
+                taken += to - from;
+                *at += (to - from) as u64;
+            }
+            if to < piece.len() {
                 break;
             }
-            taken += rest.len();
-            *at += rest.len() as u64;
-            out.push(rest);
         }
         start = end;
     }
@@ -381,7 +409,7 @@ impl Filler {
     pub fn tell(&self, news: News) {
         let mut state = self.flight.state.lock();
         match &news {
-            News::Landed(_) => state.end = Some(Ok(())),
+            News::Landed { .. } => state.end = Some(Ok(())),
             News::Failed(failure) => state.end = Some(Err(failure.clone())),
             News::Head(_) | News::Interim(..) => {}
         }
@@ -440,16 +468,15 @@ impl Filler {
             window
         };
         let unread = (state.len - state.fastest()) as usize;
-        if unread == 0 {
-            // The floor was reserved for this.
-            return Ok(Some(self.append(state, piece.clone())));
-        }
-        if unread + piece.len() > window {
+        if unread > 0 && unread + piece.len() > window {
             return Ok(None);
         }
-        Ok(memory
-            .hold(piece.clone())
-            .map(|held| self.append(state, held)))
+        match memory.hold(piece.clone()) {
+            Some(held) => Ok(Some(self.append(state, held))),
+            // The window's reserve is for this.
+            None if unread == 0 => Ok(Some(self.append(state, piece.clone()))),
+            None => Ok(None),
+        }
     }
 
     fn append(&self, mut state: MutexGuard<'_, State>, piece: Bytes) -> Pushed {
@@ -465,6 +492,17 @@ impl Filler {
         loop {
             let drained = self.flight.drained.notified();
             if !self.kept && self.flight.readers() == 0 {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    /// Completes when nobody is aboard.
+    pub async fn empty(&self) {
+        loop {
+            let drained = self.flight.drained.notified();
+            if self.flight.readers() == 0 {
                 return;
             }
             drained.await;
@@ -561,6 +599,36 @@ mod tests {
             Err(Failure::FellBehind)
         );
         assert!(flight.board().is_none(), "the start is gone");
+    }
+
+    #[tokio::test]
+    async fn long_pieces_are_read_in_parts_and_lose_nothing() {
+        let (flight, filler, _memory) = flight(None);
+        let mut reader = flight.board_first();
+        let pieces: Vec<Bytes> = (0..3u8).map(|n| Bytes::from(vec![n; 100_000])).collect();
+        for piece in &pieces {
+            filler.push(piece).await.unwrap();
+        }
+        filler.complete();
+        let (mut out, mut largest) = (Vec::new(), 0);
+        loop {
+            match reader.body(65_536, &mut out).await.unwrap() {
+                0 => break,
+                taken => largest = largest.max(taken),
+            }
+        }
+        assert_eq!(out.concat(), pieces.concat());
+        assert!(largest <= 65_536);
+    }
+
+    #[tokio::test]
+    async fn leadership_moves_with_the_request_that_is_sent() {
+        let (flight, _filler, _memory) = flight(None);
+        let first = flight.board_first();
+        let second = flight.board().unwrap();
+        assert!(first.is_leader() && !second.is_leader());
+        flight.lead(second.id());
+        assert!(!first.is_leader() && second.is_leader());
     }
 
     #[tokio::test]

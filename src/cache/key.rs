@@ -4,18 +4,18 @@
 //! two pages never meet in one entry.
 
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use moka::Equivalent;
 
 static SEED: LazyLock<foldhash::fast::RandomState> =
     LazyLock::new(foldhash::fast::RandomState::default);
 
-/// A key that owns its bytes.
+/// A key that owns its bytes; clones share them.
 #[derive(Debug, Clone)]
 pub struct Key {
     hash: u64,
-    bytes: Box<[u8]>,
+    bytes: Arc<[u8]>,
 }
 
 /// The same, borrowed from the buffer it was written into.
@@ -128,11 +128,11 @@ mod tests {
     fn equal_hashes_do_not_make_equal_keys() {
         let a = Key {
             hash: 1,
-            bytes: (*b"a").into(),
+            bytes: (*b"a").as_slice().into(),
         };
         let b = Key {
             hash: 1,
-            bytes: (*b"b").into(),
+            bytes: (*b"b").as_slice().into(),
         };
         assert_ne!(a, b);
         assert!(!a.as_ref().equivalent(&b));

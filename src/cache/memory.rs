@@ -62,9 +62,10 @@ impl Memory {
         })
     }
 
-    /// A piece of body that gives its bytes back when its last holder drops it, or nothing if it doesn't fit.
+    /// A piece of body that gives its bytes back when its last holder drops it, or nothing if it doesn't fit. Bodies leave
+    /// an eighth of the account, so that what they fill it with never keeps a small request from being made.
     pub fn hold(self: &Arc<Self>, piece: Bytes) -> Option<Bytes> {
-        let charge = self.charge(weight(piece.len()))?;
+        let charge = self.charge_modestly(weight(piece.len()))?;
         Some(Bytes::from_owner(Held {
             piece,
             _charge: charge,

@@ -41,6 +41,9 @@ pub struct Slot {
     dead: AtomicBool,
     /// When it was read last, in milliseconds, to the second.
     touched: AtomicU64,
+    /// When, and under which generation of its key, it was put.
+    put: Moment,
+    generation: u64,
 }
 
 impl Slot {
@@ -96,17 +99,16 @@ pub enum Kept {
     Outdated,
 }
 
-type Refused = Arc<Mutex<HashMap<u64, (Arc<Slot>, Moment)>>>;
+type Refused = Arc<Mutex<HashMap<u64, Arc<Slot>>>>;
 
 /// See the module.
 pub struct Store {
     id: u64,
     pages: Cache<Key, Arc<Slot>, KeyHasher>,
     refused: Refused,
-    stripes: Box<[Stripe]>,
+    stripes: Arc<[Stripe]>,
     memory: Arc<Memory>,
     max_variants: usize,
-    shedding: Mutex<()>,
     evicted: Arc<AtomicU64>,
     invalidated: AtomicU64,
 }
@@ -123,6 +125,8 @@ impl Store {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let refused = Refused::default();
         let noted = Arc::clone(&refused);
+        let stripes: Arc<[Stripe]> = (0..STRIPES).map(|_| Stripe::default()).collect();
+        let watched = Arc::clone(&stripes);
         let evicted = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&evicted);
         let pages = Cache::builder()
@@ -131,7 +135,7 @@ impl Store {
             .eviction_listener(move |_, slot: Arc<Slot>, cause| {
                 if cause == RemovalCause::Size {
                     counted.fetch_add(1, Ordering::Relaxed);
-                    note_refused(&noted, slot);
+                    note_refused(&noted, &watched, slot);
                 }
             })
             .build_with_hasher(KeyHasher::default());
@@ -139,10 +143,9 @@ impl Store {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             pages,
             refused,
-            stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
+            stripes,
             memory,
             max_variants,
-            shedding: Mutex::new(()),
             evicted,
             invalidated: AtomicU64::new(0),
         }
@@ -175,6 +178,14 @@ impl Store {
             return Kept::Outdated;
         }
         let before = self.pages.get(&key.as_ref());
+        let newer =
+            |other: &Arc<Entry>| other.variant == entry.variant && other.stored > entry.stored;
+        if before
+            .as_ref()
+            .is_some_and(|before| before.variants.iter().any(newer))
+        {
+            return Kept::Outdated;
+        }
         let mut variants = vec![Arc::clone(&entry)];
         if let Some(before) = before.as_ref().filter(|_| !entry.variant.names.is_empty()) {
             let others = before
@@ -183,11 +194,50 @@ impl Store {
                 .filter(|other| other.variant != entry.variant && !other.variant.names.is_empty());
             variants.extend(others.take(self.max_variants.saturating_sub(1)).cloned());
         }
+        self.replace(key, before, variants, generation, now);
+        Kept::Yes
+    }
+
+    /// Forgets one entry, if it is still what is stored.
+    pub fn forget(&self, key: &Key, entry: &Arc<Entry>, now: Moment) {
+        let stripe = self.stripe(key.hash());
+        let _writing = stripe.write.lock();
+        let Some(before) = self.pages.get(&key.as_ref()) else {
+            return;
+        };
+        let left: Vec<Arc<Entry>> = before
+            .variants
+            .iter()
+            .filter(|other| !Arc::ptr_eq(other, entry))
+            .cloned()
+            .collect();
+        if left.len() == before.variants.len() {
+            return;
+        }
+        if left.is_empty() {
+            self.pages.invalidate(key);
+            before.dead.store(true, Ordering::Release);
+            return;
+        }
+        let generation = before.generation;
+        self.replace(key, Some(before), left, generation, now);
+    }
+
+    fn replace(
+        &self,
+        key: &Key,
+        before: Option<Arc<Slot>>,
+        variants: Vec<Arc<Entry>>,
+        generation: u64,
+        now: Moment,
+    ) {
         let slot = Arc::new(Slot {
             key: key.clone(),
             variants,
             dead: AtomicBool::new(false),
             touched: AtomicU64::new(now.0),
+            put: now,
+            generation,
         });
         self.refused.lock().remove(&key.hash());
         self.pages.insert(key.clone(), slot);
@@ -195,7 +245,6 @@ impl Store {
             before.dead.store(true, Ordering::Release);
         }
         self.pages.run_pending_tasks();
-        Kept::Yes
     }
 
     /// Forgets the page and everything on its way to it (RFC 9111 §4.4).
@@ -207,17 +256,14 @@ impl Store {
         if let Some(slot) = self.pages.remove(&key) {
             slot.dead.store(true, Ordering::Release);
         }
-        if let Some((slot, _)) = self.refused.lock().remove(&key.hash()) {
+        if let Some(slot) = self.refused.lock().remove(&key.hash()) {
             slot.dead.store(true, Ordering::Release);
         }
     }
 
     /// Makes room for what is on its way: evicts pages, longest unread first and none that is being read, until the
-    /// account is down to four fifths. Blocking; one at a time, others return at once.
+    /// account is down to four fifths. Blocking.
     pub fn shed(&self) {
-        let Some(_alone) = self.shedding.try_lock() else {
-            return;
-        };
         let goal = self.memory.cap() / 5 * 4;
         let mut need = self.memory.used().saturating_sub(goal);
         if need == 0 {
@@ -238,6 +284,15 @@ impl Store {
                 .variants
                 .iter()
                 .any(|entry| Arc::strong_count(entry) > 1)
+            {
+                continue;
+            }
+            let stripe = self.stripe(slot.key.hash());
+            let _writing = stripe.write.lock();
+            if !self
+                .pages
+                .get(&slot.key.as_ref())
+                .is_some_and(|current| Arc::ptr_eq(&current, &slot))
             {
                 continue;
             }
@@ -272,37 +327,42 @@ impl Store {
     }
 
     fn just_refused(&self, key: KeyRef, now: Moment) -> Option<Arc<Slot>> {
-        let mut refused = self.refused.lock();
-        let (slot, since) = refused.get(&key.hash())?;
-        if now.0 > since.0 + FINDABLE {
-            refused.remove(&key.hash());
-            return None;
-        }
-        (slot.key.as_ref().bytes() == key.bytes()).then(|| Arc::clone(slot))
+        let refused = self.refused.lock();
+        let slot = refused.get(&key.hash())?;
+        let current = self.generation(key.hash()) == slot.generation;
+        let found =
+            current && now.0 < slot.put.0 + FINDABLE && slot.key.as_ref().bytes() == key.bytes();
+        found.then(|| Arc::clone(slot))
     }
 
     fn stripe(&self, hash: u64) -> &Stripe {
-        &self.stripes[hash as usize % STRIPES]
+        stripe(&self.stripes, hash)
     }
 }
 
-fn note_refused(refused: &Refused, slot: Arc<Slot>) {
+/// Keeps a page that was refused at admission for a second, unless it has been invalidated meanwhile.
+fn note_refused(refused: &Refused, stripes: &[Stripe], slot: Arc<Slot>) {
     let now = clock::now().mono;
-    let young = slot
-        .variants
-        .first()
-        .is_some_and(|entry| now.0 < entry.stored.0 + FINDABLE);
-    if !young || slot.dead.load(Ordering::Acquire) {
+    let expired = |slot: &Slot| now.0 >= slot.put.0 + FINDABLE;
+    let current = stripe(stripes, slot.key.hash())
+        .generation
+        .load(Ordering::Acquire)
+        == slot.generation;
+    let mut refused = refused.lock();
+    refused.retain(|_, slot| !expired(slot));
+    if expired(&slot)
+        || !current
+        || slot.dead.load(Ordering::Acquire)
+        || refused.len() >= REFUSED_PAGES
+    {
         slot.dead.store(true, Ordering::Release);
         return;
     }
-    let mut refused = refused.lock();
-    if refused.len() >= REFUSED_PAGES {
-        refused.retain(|_, (_, since)| now.0 <= since.0 + FINDABLE);
-    }
-    if refused.len() < REFUSED_PAGES {
-        refused.insert(slot.key.hash(), (slot, now));
-    }
+    refused.insert(slot.key.hash(), slot);
+}
+
+fn stripe(stripes: &[Stripe], hash: u64) -> &Stripe {
+    &stripes[hash as usize % STRIPES]
 }
 
 /// A worker's hottest pages, held weakly: eviction frees them all the same.

@@ -8,6 +8,7 @@
 //! What it does not know: whether a flight will succeed. A leader holds a [`Ticket`]; dropping it, for whatever
 //! reason, takes the flight out of the table.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash};
 
@@ -18,6 +19,8 @@ use super::sync::{Arc, AtomicU64, Mutex, Ordering};
 const SHARDS: usize = 16;
 /// Marks one page may have, one a variant; the oldest gives way.
 const MARKS_PER_LANE: usize = 32;
+/// What a mark takes beside its key and values, in bytes.
+const MARK_WEIGHT: usize = 320;
 
 /// Request fields an answer depends on, and their normalised values in one request (RFC 9111 §4.1). No names: every
 /// request matches.
@@ -40,9 +43,9 @@ pub struct Ask<'a> {
 }
 
 /// Where a request found itself.
-pub enum Joined<K: Eq + Hash + Clone, F, T> {
-    /// A flight is under way: read what it reads.
-    Follow(Arc<F>),
+pub enum Joined<K: Eq + Hash + Clone, F, T, R> {
+    /// A flight is under way, and this is how it was boarded.
+    Follow(Arc<F>, R),
     /// Nobody is fetching it: this request's flight is now in the table.
     Lead(Arc<F>, Ticket<K, F>),
     /// A hit-for-miss mark holds: go to the origin for oneself.
@@ -56,13 +59,14 @@ pub struct Table<K, F> {
     shards: Box<[Mutex<Shard<K, F>>]>,
     hasher: foldhash::fast::RandomState,
     next_id: AtomicU64,
-    marks_per_shard: usize,
+    weight_per_shard: usize,
 }
 
 struct Shard<K, F> {
     lanes: HashMap<K, Lane<F>, foldhash::fast::RandomState>,
-    /// Marks in the order they were made, for the bound.
-    order: VecDeque<(K, u64)>,
+    /// Marks in the order they were made, with their bytes, for the bound. Some may be gone already.
+    order: VecDeque<(K, u64, usize)>,
+    weight: usize,
 }
 
 struct Lane<F> {
@@ -73,6 +77,8 @@ struct Lane<F> {
 struct Filed<F> {
     id: u64,
     generation: u64,
+    /// Until when, in milliseconds, its answer may be taken without asking again.
+    until: u64,
     /// Before the head: what it is presumed to be, if anything. After it: what it is.
     variant: Option<Variant>,
     flight: Arc<F>,
@@ -81,56 +87,62 @@ struct Filed<F> {
 struct Mark {
     id: u64,
     variant: Option<Variant>,
+    since: u64,
     until: u64,
     /// The flight that asks again after the mark ended.
     probe: Option<u64>,
 }
 
 impl<K: Eq + Hash + Clone, F> Table<K, F> {
-    /// A table that keeps at most about `marks` hit-for-miss marks.
+    /// A table that keeps at most about `marks` bytes of hit-for-miss marks.
     pub fn new(marks: usize) -> Arc<Table<K, F>> {
         let shard = || {
             Mutex::new(Shard {
                 lanes: HashMap::default(),
                 order: VecDeque::new(),
+                weight: 0,
             })
         };
         Arc::new(Table {
             shards: (0..SHARDS).map(|_| shard()).collect(),
             hasher: foldhash::fast::RandomState::default(),
             next_id: AtomicU64::new(1),
-            marks_per_shard: marks.div_ceil(SHARDS),
+            weight_per_shard: marks / SHARDS,
         })
     }
 
-    /// Seats a request: with a flight under way, alone under a mark, with what `look_again` finds, or as the leader of
-    /// the flight that `make` makes.
-    pub fn join<T>(
+    /// Seats a request: with a flight under way that `board` boards, alone under a mark, with what `look_again` finds, or
+    /// as the leader of the flight that `make` makes.
+    pub fn join<T, R>(
         self: &Arc<Self>,
         key: &K,
         ask: &Ask,
+        board: impl FnOnce(&Arc<F>) -> Option<R>,
         look_again: impl FnOnce() -> Option<T>,
         make: impl FnOnce() -> Arc<F>,
-    ) -> Joined<K, F, T> {
+    ) -> Joined<K, F, T, R> {
         let mut shard = self.shard(key).lock();
+        let selected = Selected::by(ask);
         let lane = shard.lanes.entry(key.clone()).or_insert_with(Lane::empty);
-        if let Some(flight) = lane.joinable(ask) {
-            // Under a mark nobody waits: the last answer could not be shared, and somebody is asking already.
-            return if lane.mark(ask).is_none() {
-                Joined::Follow(flight)
-            } else {
-                Joined::Alone
+        lane.forget_old_marks(ask.now);
+        if let Some(flight) = lane.joinable(ask, &selected) {
+            // Under a mark nobody waits: the last answer could not be shared, and somebody is asking already. Nor can one
+            // board a flight that has let its start go.
+            let marked = lane.mark(&selected).is_some();
+            return match board(&flight).filter(|_| !marked) {
+                Some(boarded) => Joined::Follow(flight, boarded),
+                None => Joined::Alone,
             };
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        if let Some(mark) = lane.mark(ask) {
+        if let Some(mark) = lane.mark(&selected) {
             if ask.now < mark.until || mark.probe.is_some() {
                 return Joined::Alone;
             }
             mark.probe = Some(id);
         }
         if let Some(found) = look_again() {
-            if let Some(mark) = lane.mark(ask) {
+            if let Some(mark) = lane.mark(&selected) {
                 mark.probe = None;
             }
             shard.tidy(key);
@@ -141,9 +153,11 @@ impl<K: Eq + Hash + Clone, F> Table<K, F> {
             names,
         });
         let flight = make();
+        let generation = ask.generation;
         lane.flights.push(Filed {
             id,
-            generation: ask.generation,
+            generation,
+            until: u64::MAX,
             variant,
             flight: Arc::clone(&flight),
         });
@@ -197,12 +211,23 @@ impl<K: Eq + Hash + Clone, F> Shard<K, F> {
         }
     }
 
-    /// Forgets the oldest marks over `most`.
+    fn close(&mut self, key: &K, id: u64) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.flights.retain(|filed| filed.id != id);
+            for mark in lane.marks.iter_mut().filter(|mark| mark.probe == Some(id)) {
+                mark.probe = None;
+            }
+        }
+        self.tidy(key);
+    }
+
+    /// Forgets the oldest marks over `most` bytes.
     fn bound(&mut self, most: usize) {
-        while self.order.len() > most {
-            let Some((key, id)) = self.order.pop_front() else {
+        while self.weight > most {
+            let Some((key, id, weight)) = self.order.pop_front() else {
                 return;
             };
+            self.weight -= weight;
             if let Some(lane) = self.lanes.get_mut(&key) {
                 lane.marks.retain(|mark| mark.id != id);
             }
@@ -219,25 +244,57 @@ impl<F> Lane<F> {
         }
     }
 
-    fn joinable(&self, ask: &Ask) -> Option<Arc<F>> {
+    fn joinable(&self, ask: &Ask, selected: &Selected) -> Option<Arc<F>> {
         self.flights
             .iter()
-            .find(|filed| {
-                filed.generation >= ask.generation && matches(filed.variant.as_ref(), ask)
-            })
+            .filter(|filed| filed.generation >= ask.generation && ask.now < filed.until)
+            .find(|filed| selected.matches(filed.variant.as_ref()))
             .map(|filed| Arc::clone(&filed.flight))
     }
 
-    fn mark(&mut self, ask: &Ask) -> Option<&mut Mark> {
+    fn mark(&mut self, selected: &Selected) -> Option<&mut Mark> {
         self.marks
             .iter_mut()
-            .find(|mark| matches(mark.variant.as_ref(), ask))
+            .find(|mark| selected.matches(mark.variant.as_ref()))
+    }
+
+    /// A mark is for a page that is asked for all the time. Where nobody came for as long as it held, the next crowd waits
+    /// for one answer again.
+    fn forget_old_marks(&mut self, now: u64) {
+        self.marks.retain(|mark| {
+            mark.probe.is_some() || now < mark.until.saturating_add(mark.until - mark.since)
+        });
     }
 }
 
-/// An unknown variant matches every request; it may turn out otherwise when the head comes.
-fn matches(variant: Option<&Variant>, ask: &Ask) -> bool {
-    variant.is_none_or(|v| v.names.is_empty() || (ask.select)(&v.names) == v.values)
+/// What a request selects by, worked out once for each set of fields.
+struct Selected<'a> {
+    ask: &'a Ask<'a>,
+    known: RefCell<Vec<(Arc<[HeaderName]>, Box<[u8]>)>>,
+}
+
+impl<'a> Selected<'a> {
+    fn by(ask: &'a Ask<'a>) -> Selected<'a> {
+        Selected {
+            ask,
+            known: RefCell::default(),
+        }
+    }
+
+    /// An unknown variant matches every request; it may turn out otherwise when the head comes.
+    fn matches(&self, variant: Option<&Variant>) -> bool {
+        let Some(variant) = variant.filter(|variant| !variant.names.is_empty()) else {
+            return true;
+        };
+        let mut known = self.known.borrow_mut();
+        if let Some((_, values)) = known.iter().find(|(names, _)| *names == variant.names) {
+            return *values == variant.values;
+        }
+        let values = (self.ask.select)(&variant.names);
+        let matches = values == variant.values;
+        known.push((Arc::clone(&variant.names), values));
+        matches
+    }
 }
 
 /// A leader's seat. Dropping it takes the flight out of the table.
@@ -259,8 +316,9 @@ pub enum Settled {
 }
 
 impl<K: Eq + Hash + Clone, F> Ticket<K, F> {
-    /// The head came and can be shared: files the flight under its true variant, and lifts the mark it probed for.
-    pub fn settle(&self, variant: Variant) -> Settled {
+    /// The head came and can be shared until the moment `until`: files the flight under its true variant, and lifts the
+    /// mark it probed for.
+    pub fn settle(&self, variant: Variant, until: u64) -> Settled {
         let mut shard = self.table.shard(&self.key).lock();
         let Some(lane) = shard.lanes.get_mut(&self.key) else {
             return Settled::Closed;
@@ -280,27 +338,31 @@ impl<K: Eq + Hash + Clone, F> Ticket<K, F> {
             return Settled::Doubled;
         }
         lane.flights[at].variant = Some(variant);
+        lane.flights[at].until = until;
         Settled::Joinable
     }
 
     /// From now on nobody joins it.
     pub fn close(&self) {
-        let mut shard = self.table.shard(&self.key).lock();
-        if let Some(lane) = shard.lanes.get_mut(&self.key) {
-            lane.flights.retain(|filed| filed.id != self.id);
-            for mark in &mut lane.marks {
-                if mark.probe == Some(self.id) {
-                    mark.probe = None;
-                }
-            }
-        }
-        shard.tidy(&self.key);
+        self.table.shard(&self.key).lock().close(&self.key, self.id);
     }
 
-    /// The answer cannot be shared: until the moment `until`, requests of that variant (of any, if `None`) don't wait
-    /// for each other.
-    pub fn mark(&self, variant: Option<Variant>, until: u64) {
+    /// From now on nobody joins it, if `idle` says that nobody is on it. Whether that is so.
+    pub fn close_if(&self, idle: impl FnOnce() -> bool) -> bool {
+        let mut shard = self.table.shard(&self.key).lock();
+        let idle = idle();
+        if idle {
+            shard.close(&self.key, self.id);
+        }
+        idle
+    }
+
+    /// The answer cannot be shared: from `now` until the moment `until`, requests of that variant (of any, if `None`)
+    /// don't wait for each other. `weight`: what a mark of this page takes, in bytes.
+    pub fn mark(&self, variant: Option<Variant>, now: u64, until: u64, weight: usize) {
         let id = self.table.next_id.fetch_add(1, Ordering::Relaxed);
+        let values = variant.as_ref().map_or(0, |variant| variant.values.len());
+        let weight = weight + values + MARK_WEIGHT;
         let mut shard = self.table.shard(&self.key).lock();
         let lane = shard
             .lanes
@@ -315,11 +377,13 @@ impl<K: Eq + Hash + Clone, F> Ticket<K, F> {
         lane.marks.push(Mark {
             id,
             variant,
+            since: now,
             until,
             probe: None,
         });
-        shard.order.push_back((self.key.clone(), id));
-        let most = self.table.marks_per_shard;
+        shard.order.push_back((self.key.clone(), id, weight));
+        shard.weight += weight;
+        let most = self.table.weight_per_shard;
         shard.bound(most);
     }
 }

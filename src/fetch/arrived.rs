@@ -10,7 +10,7 @@ use crate::origin::OriginHead;
 use crate::rules::date;
 use crate::rules::response::BodyFraming;
 use crate::rules::reuse::is_origin_error;
-use crate::rules::storing::{self, StoreTerms, Terms, Verdict};
+use crate::rules::storing::{self, Refusal, StoreTerms, Terms, Verdict};
 use crate::rules::time::Now;
 use crate::rules::validate;
 
@@ -28,18 +28,53 @@ const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 pub enum Arrived {
     /// The stored page is still true: with these fields.
     NotModified(HeaderMap, Box<Terms>),
-    /// It is true, but no longer to be stored.
-    NotModifiedOnce(HeaderMap),
+    /// It is true, for this request alone. `outdated`: the origin wants it stored no longer.
+    NotModifiedOnce { fields: HeaderMap, outdated: bool },
     /// It validates nothing we have: ask again without validators.
     AskAgain,
     /// For everyone whose request selects it; stored when whole.
     Share(Box<Terms>),
-    /// For the leader alone. `mark`: the page's next requests need not wait for each other.
-    LeaderOnly { why: &'static str, mark: bool },
+    /// For the leader alone.
+    LeaderOnly(Alone),
     /// An error that the stored page, or a shared failure, stands in for.
     Failed(u16),
     /// Not an answer to what was asked.
     Nonsense(&'static str),
+}
+
+/// Why an answer is its leader's alone, and what follows.
+#[derive(Debug, Clone, Copy)]
+pub struct Alone {
+    pub why: &'static str,
+    /// It was for the request's Authorization: those who followed without one may try together.
+    pub oddity: bool,
+    /// The page's next requests need not wait for each other.
+    pub mark: bool,
+    /// What is stored of the page is not to be served any longer.
+    pub outdates: bool,
+}
+
+impl Alone {
+    /// Nothing follows for others.
+    pub fn just(why: &'static str) -> Alone {
+        Alone {
+            why,
+            oddity: false,
+            mark: false,
+            outdates: false,
+        }
+    }
+
+    fn refused(refusal: Refusal, status: u16) -> Alone {
+        let own_doing = refusal.is_the_requests();
+        Alone {
+            why: refusal.why(),
+            oddity: refusal == Refusal::Authorization,
+            // Who is refused for being somebody has company: all of its class are.
+            mark: (!own_doing || refusal == Refusal::Identified) && !is_origin_error(status),
+            outdates: !own_doing && status < 400,
+        }
+    }
 }
 
 /// Judges the head of an answer to `errand`.
@@ -65,25 +100,24 @@ pub fn arrived(
         }
         _ => {}
     }
-    if errand.single_reader && errand.partial_or_conditional {
-        return Arrived::LeaderOnly {
-            why: "range or condition of the client's",
-            mark: false,
-        };
+    if errand.single_reader {
+        // It was asked for with what only this client sends.
+        return Arrived::LeaderOnly(Alone::just("asked for one reader"));
     }
-    if matches!(head.framing, BodyFraming::Length(length) if length > max_object)
-        && !errand.head_only
-    {
-        return Arrived::LeaderOnly {
-            why: "larger than max_object_size",
+    if is_event_stream(&head.fields) {
+        return Arrived::LeaderOnly(Alone {
             mark: true,
-        };
+            ..Alone::just("event stream")
+        });
+    }
+    if matches!(head.framing, BodyFraming::Length(length) if length > max_object) {
+        return Arrived::LeaderOnly(Alone {
+            mark: true,
+            ..Alone::just("larger than max_object_size")
+        });
     }
     match judge(errand, head.status, &head.fields, own_terms, now, delay) {
-        Verdict::Refuse(why) => Arrived::LeaderOnly {
-            why: why.why(),
-            mark: !is_origin_error(head.status),
-        },
+        Verdict::Refuse(refusal) => Arrived::LeaderOnly(Alone::refused(refusal, head.status)),
         Verdict::Store(terms) => Arrived::Share(Box::new(terms)),
     }
 }
@@ -99,6 +133,17 @@ pub fn hidden(route: &Route) -> Vec<HeaderName> {
     }
     hidden
 }
+
+/// An event stream never ends by itself and is never whole.
+pub fn is_event_stream(fields: &HeaderMap) -> bool {
+    let kind = fields
+        .get(header::CONTENT_TYPE)
+        .map_or(&[][..], |value| value.as_bytes());
+    kind.get(..EVENT_STREAM.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(EVENT_STREAM))
+}
+
+const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 /// The fields that go to clients, with what this proxy owes them.
 pub fn dressed(head: &OriginHead, terms: Option<&Terms>, now: Now) -> HeaderMap {
@@ -143,8 +188,15 @@ fn not_modified(
     with_date(&mut brought, now);
     let merged = validate::merge(&before, &brought);
     match judge(errand, stored.head.status, &merged, own, now, delay) {
+        Verdict::Store(_) if errand.single_reader => Arrived::NotModifiedOnce {
+            fields: merged,
+            outdated: false,
+        },
         Verdict::Store(terms) => Arrived::NotModified(merged, Box::new(terms)),
-        Verdict::Refuse(_) => Arrived::NotModifiedOnce(merged),
+        Verdict::Refuse(refusal) => Arrived::NotModifiedOnce {
+            fields: merged,
+            outdated: !refusal.is_the_requests(),
+        },
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header;
 use std::time::Instant;
 
-use super::arrived::{self, Arrived};
+use super::arrived::{self, Alone, Arrived};
 use super::errand::{self, Errand, Reason};
 use super::keep::{self, Keeping};
 use super::{Fetcher, Seat, Trip, vary_values};
@@ -62,8 +62,10 @@ pub async fn fly(
             Ok(()) => return,
             Err(Stopped::Abandoned) => return,
             Err(Stopped::Broken(failure)) => match trip.spare.lock().take().filter(|_| again) {
-                Some(spare) => {
+                Some((spare, reader)) => {
                     again = false;
+                    // The answer will be to that request, so it is that reader's.
+                    filler.flight().lead(reader);
                     errand = spare;
                     continue;
                 }
@@ -97,8 +99,10 @@ async fn attempt(
 ) -> Result<(), Stopped> {
     let upstream = fetcher.upstream(errand.route.upstream);
     let permit = tokio::select! {
-        permit = upstream.permit(Duration::MAX) => permit.map_err(|refused| Stopped::Failed(refused_failure(refused)))?,
-        () = filler.abandoned() => return Err(Stopped::Abandoned),
+        permit = upstream.permit(Duration::MAX) => {
+            permit.map_err(|refused| Stopped::Failed(refused_failure(refused)))?
+        }
+        () = deserted(errand, filler, seat) => return Err(Stopped::Abandoned),
     };
     if land_on_a_newer_page(fetcher, errand, filler) {
         return Ok(());
@@ -135,10 +139,13 @@ async fn attempt(
             }
             Arrived::Nonsense(why) => return Err(Stopped::Failed(Failure::BadGateway(why))),
             Arrived::Failed(status) => return Err(Stopped::Failed(Failure::OriginStatus(status))),
-            Arrived::NotModifiedOnce(fields) => {
+            Arrived::NotModifiedOnce { fields, outdated } => {
                 drain(&mut exchange).await;
                 exchange.finish().await;
                 drop(permit);
+                if outdated && let Some(stored) = &errand.stored {
+                    fetcher.store.forget(&errand.key, stored, now.mono);
+                }
                 return serve_once(
                     fetcher,
                     errand,
@@ -156,21 +163,34 @@ async fn attempt(
                 let merged = OriginHead { fields, ..head };
                 return not_modified(fetcher, errand, filler, seat, merged, *terms, started);
             }
-            Arrived::Share(_) | Arrived::LeaderOnly { .. } => {
+            Arrived::Share(_) | Arrived::LeaderOnly(_) => {
                 let held = Held::for_answer(permit, &head, &mut exchange);
                 let held = held.map_err(|refused| Stopped::Failed(refused_failure(refused)))?;
                 let landing = settle(fetcher, errand, filler, seat, &head, judged, started);
-                let _window = match landing.keeping {
-                    Some(_) => None,
-                    None => reserve_window(fetcher, length(&head))
-                        .await
-                        .map_err(Stopped::Failed)?,
-                };
+                if landing.keeping.is_none() {
+                    let window = reserve_window(fetcher, length(&head)).await;
+                    filler.flight().reserve(window.map_err(Stopped::Failed)?);
+                }
                 return stream(
                     fetcher, errand, filler, seat, exchange, held, &head, landing, reserve,
                 )
                 .await;
             }
+        }
+    }
+}
+
+/// Completes when those who wanted it have gone while it still waits for its turn: nothing was asked yet, so nothing is
+/// lost. What renews a stored page goes on: its clients left with that page.
+async fn deserted(errand: &Errand, filler: &Filler, seat: Option<&Seat>) {
+    if errand.reason != Reason::Miss {
+        return std::future::pending().await;
+    }
+    loop {
+        filler.empty().await;
+        let flight = filler.flight();
+        if seat.is_none_or(|seat| seat.close_if(|| flight.readers() == 0)) {
+            return;
         }
     }
 }
@@ -217,26 +237,30 @@ fn settle(
     let (terms, alone) = match judged {
         Arrived::Share(terms) => {
             let refusal = storing::follower(&terms, &errand.asked).err();
-            (
-                Some(*terms),
-                refusal.map(|refusal| Alone {
-                    why: refusal.why(),
-                    mark: true,
-                }),
-            )
-        }
-        Arrived::LeaderOnly { why, mark } => (None, Some(Alone { why, mark })),
-        _ => (
-            None,
-            Some(Alone {
-                why: "not for sharing",
+            let alone = refusal.map(|refusal| Alone {
                 mark: true,
-            }),
-        ),
+                ..Alone::just(refusal.why())
+            });
+            (Some(*terms), alone)
+        }
+        Arrived::LeaderOnly(alone) => (None, Some(alone)),
+        _ => (None, Some(Alone::just("not for sharing"))),
     };
+    if let (Some(Alone { outdates: true, .. }), Some(stored)) = (alone, &errand.stored) {
+        fetcher.store.forget(&errand.key, stored, now.mono);
+    }
     let variant = variant(errand, terms.as_ref());
     if let Some(seat) = seat {
-        file(fetcher, errand, seat, head, &variant, alone.as_ref(), now);
+        file(
+            fetcher,
+            errand,
+            seat,
+            head,
+            &variant,
+            terms.as_ref(),
+            alone,
+            now,
+        );
     }
     filler.keep(terms.is_some());
     match terms {
@@ -250,7 +274,13 @@ fn settle(
             variant: variant.clone(),
             terms: Arc::new(terms.clone()),
         },
-        (_, alone) => Sharing::Leader(alone.map_or("not for sharing", |alone| alone.why)),
+        (_, alone) => {
+            let alone = alone.unwrap_or(Alone::just("not for sharing"));
+            Sharing::Leader {
+                why: alone.why,
+                oddity: alone.oddity,
+            }
+        }
     };
     let answer = Arc::new(Answer {
         head: rendered.clone(),
@@ -261,7 +291,8 @@ fn settle(
         },
         age: terms
             .as_ref()
-            .map_or(0, |terms| terms.initial_age.as_secs()),
+            .map_or_else(|| age(head), |terms| Some(terms.initial_age.as_secs())),
+        arrived: now.mono,
         sharing,
         stored: terms
             .as_ref()
@@ -279,28 +310,33 @@ fn settle(
     Landing { answer, keeping }
 }
 
-/// An answer that is its leader's alone.
-struct Alone {
-    why: &'static str,
-    /// The page's next requests need not wait for each other.
-    mark: bool,
-}
-
-/// Files a flight in the table: joinable by its variant's requests, or a hit-for-miss mark in its place.
+/// Files a flight in the table: joinable by its variant's requests while its answer is fresh, or a hit-for-miss mark in
+/// its place.
+#[expect(clippy::too_many_arguments, reason = "what was judged meets who waits")]
 fn file(
     fetcher: &Fetcher,
     errand: &Errand,
     seat: &Seat,
     head: &OriginHead,
     variant: &Variant,
-    alone: Option<&Alone>,
+    terms: Option<&Terms>,
+    alone: Option<Alone>,
     now: Now,
 ) {
+    let fresh_until = terms.map_or(now.mono, |terms| {
+        // A second at least: those who waited for it come all at once, and not later.
+        let left = terms
+            .lifetime
+            .saturating_sub(terms.initial_age)
+            .saturating_add(terms.swr);
+        now.mono.after(left.max(Duration::from_secs(1)))
+    });
     match alone {
-        None if seat.settle(variant.clone()) == Settled::Joinable => {}
+        None if seat.settle(variant.clone(), fresh_until.0) == Settled::Joinable => {}
         Some(Alone { mark: true, .. }) => {
             let until = now.mono.after(fetcher.limits.hit_for_miss);
-            seat.mark(mark_variant(errand, head), until.0);
+            let weight = errand.key.len();
+            seat.mark(mark_variant(errand, head), now.mono.0, until.0, weight);
         }
         _ => seat.close(),
     }
@@ -342,7 +378,6 @@ async fn stream(
     filler.tell(News::Head(answer));
     let mut len = 0u64;
     let mut last = None;
-    let mut window = None;
     loop {
         let event = tokio::select! {
             event = exchange.next() => event.map_err(|e| Stopped::Failed(failure(&e)))?,
@@ -362,9 +397,8 @@ async fn stream(
             let too_large = len > fetcher.limits.max_object_size || fetcher.is_crowded();
             if keeping.is_some() && too_large {
                 give_up_keeping(&mut keeping, filler, seat);
-                window = reserve_window(fetcher, None)
-                    .await
-                    .map_err(Stopped::Failed)?;
+                let window = reserve_window(fetcher, None).await;
+                filler.flight().reserve(window.map_err(Stopped::Failed)?);
             }
             if keeping.is_some() && expected == Some(len) {
                 // Held back until the page is in the store: who has read it whole and asks again gets a hit.
@@ -389,7 +423,6 @@ async fn stream(
         push(fetcher, filler, seat, &mut None, &last).await?;
     }
     filler.complete();
-    drop(window);
     Ok(())
 }
 
@@ -453,7 +486,10 @@ fn not_modified(
     if let Some(seat) = seat {
         seat.close();
     }
-    filler.tell(News::Landed(entry));
+    filler.tell(News::Landed {
+        entry,
+        validated: true,
+    });
     Ok(())
 }
 
@@ -471,17 +507,23 @@ async fn serve_once(
         .stored
         .as_ref()
         .ok_or(Stopped::Failed(Failure::Lost))?;
-    fetcher.store.invalidate(errand.key.as_ref());
+    let mut fields = merged.fields;
+    // It is told anew below.
+    fields.remove(header::VIA);
     let head = OriginHead {
         status: stored.head.status,
         framing: BodyFraming::Length(stored.body.len()),
+        fields,
         ..merged
     };
-    let judged = Arrived::LeaderOnly {
-        why: "no longer to be stored",
+    let judged = Arrived::LeaderOnly(Alone {
         mark: true,
-    };
-    let landing = settle(fetcher, errand, filler, seat, &head, judged, started);
+        ..Alone::just("validated for one request")
+    });
+    let mut landing = settle(fetcher, errand, filler, seat, &head, judged, started);
+    if let Some(answer) = Arc::get_mut(&mut landing.answer) {
+        answer.fwd_status = 304;
+    }
     filler.tell(News::Head(landing.answer));
     for piece in stored.body.pieces() {
         push(fetcher, filler, seat, &mut None, piece).await?;
@@ -509,7 +551,10 @@ fn land_on_a_newer_page(fetcher: &Fetcher, errand: &Errand, filler: &Filler) -> 
     if !newer || !errand.would_serve(entry, now) {
         return false;
     }
-    filler.tell(News::Landed(Arc::clone(entry)));
+    filler.tell(News::Landed {
+        entry: Arc::clone(entry),
+        validated: false,
+    });
     true
 }
 
@@ -575,7 +620,19 @@ pub fn length(head: &OriginHead) -> Option<u64> {
     }
 }
 
-fn content_length(head: &OriginHead) -> Option<u64> {
+/// The age an answer came with, for answers whose age nobody here counts.
+pub fn age(head: &OriginHead) -> Option<u64> {
+    head.fields
+        .get(header::AGE)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// What an answer to HEAD says of its page.
+pub fn content_length(head: &OriginHead) -> Option<u64> {
     head.fields
         .get(header::CONTENT_LENGTH)?
         .to_str()
@@ -600,16 +657,10 @@ impl Held {
         head: &OriginHead,
         exchange: &mut Exchange,
     ) -> Result<Held, Refused> {
-        let kind = head
-            .fields
-            .get(header::CONTENT_TYPE)
-            .map(|value| value.as_bytes());
-        match kind {
-            Some(kind) if starts_with_ignoring_case(kind, b"text/event-stream") => {
-                Held::stream(permit, exchange)
-            }
-            _ => Ok(Held::Work { _permit: permit }),
+        if arrived::is_event_stream(&head.fields) {
+            return Held::stream(permit, exchange);
         }
+        Ok(Held::Work { _permit: permit })
     }
 
     /// # Errors
@@ -620,11 +671,6 @@ impl Held {
             _permit: permit.into_stream()?,
         })
     }
-}
-
-fn starts_with_ignoring_case(text: &[u8], start: &[u8]) -> bool {
-    text.get(..start.len())
-        .is_some_and(|head| head.eq_ignore_ascii_case(start))
 }
 
 /// The rest of an answer that nobody reads, if it is short; else its connection is closed.

@@ -50,7 +50,8 @@ pub struct Limits {
 /// A flight and, in case its leader fails before a head came, another request to try with.
 pub struct Trip {
     pub flight: Arc<Flight>,
-    spare: Mutex<Option<Errand>>,
+    /// Another request to try with, and whose it is.
+    spare: Mutex<Option<(Errand, u64)>>,
 }
 
 /// What every fetch works with: the store, the table of flights, the origins.
@@ -83,9 +84,6 @@ pub enum Boarded {
     Alone,
 }
 
-/// Hit-for-miss marks kept at most.
-const MARKS: usize = 65_536;
-
 impl Fetcher {
     /// `metrics`: one for each of `upstreams`.
     pub fn new(
@@ -95,7 +93,7 @@ impl Fetcher {
         metrics: Vec<Arc<UpstreamMetrics>>,
         limits: Limits,
     ) -> Arc<Fetcher> {
-        let (table, counts) = (Table::new(MARKS), Counts::default());
+        let (table, counts) = (Table::new(memory.cap() / 32), Counts::default());
         Arc::new(Fetcher {
             store,
             memory,
@@ -151,21 +149,22 @@ impl Fetcher {
                 .is_none_or(|known| !Arc::ptr_eq(known, entry));
             (new && errand.would_serve(entry, now)).then(|| Arc::clone(entry))
         };
-        let joined = self.table.join(lane, &ask, look_again, || {
-            self.trip(&errand, ask.generation, None)
-        });
+        let joined = self.table.join(
+            lane,
+            &ask,
+            |trip| trip.flight.board(),
+            look_again,
+            || self.trip(&errand, ask.generation, None),
+        );
         match joined {
             Joined::Found(entry) => Boarded::Found(entry),
-            Joined::Follow(trip) => match trip.flight.board() {
-                Some(reader) => {
-                    trip.spare.lock().get_or_insert(errand);
-                    Boarded::Reader {
-                        reader,
-                        collapsed: true,
-                    }
+            Joined::Follow(trip, reader) => {
+                trip.spare.lock().get_or_insert((errand, reader.id()));
+                Boarded::Reader {
+                    reader,
+                    collapsed: true,
                 }
-                None => Boarded::Alone,
-            },
+            }
             Joined::Lead(trip, seat) => {
                 let reader = trip.flight.board_first();
                 self.take_off(errand, trip, Some(seat));
@@ -187,11 +186,8 @@ impl Fetcher {
         reader
     }
 
-    /// Refreshes in the background, unless somebody does already or the page rests after a failure.
+    /// Refreshes in the background, unless somebody does already.
     pub fn refresh(self: &Arc<Self>, entry: &Arc<Entry>, lane: &Lane, now: Now, errand: Errand) {
-        if entry.rest.holds(now.mono) {
-            return;
-        }
         let variant = &entry.variant;
         let select = |names: &[http::HeaderName]| {
             if *names == *variant.names {
@@ -214,13 +210,13 @@ impl Fetcher {
                 .find(|other| other.variant == *variant)?;
             (!Arc::ptr_eq(current, entry)).then_some(())
         };
-        let memory = &self.memory;
-        let joined = self.table.join(lane, &ask, look_again, || {
-            Arc::new(Trip {
-                flight: Flight::new(memory, clock::instant(), ask.generation, None),
-                spare: Mutex::default(),
-            })
-        });
+        let joined = self.table.join(
+            lane,
+            &ask,
+            |_| Some(()),
+            look_again,
+            || self.trip(&errand, ask.generation, None),
+        );
         if let Joined::Lead(trip, seat) = joined {
             self.take_off(errand, trip, Some(seat));
         }
@@ -252,7 +248,11 @@ impl Fetcher {
     }
 
     fn take_off(self: &Arc<Self>, errand: Errand, trip: Arc<Trip>, seat: Option<Seat>) {
-        let filler = Filler::new(&trip.flight, !errand.single_reader);
+        // With a page to stand in, a fetch outlives its client, who may have been served that.
+        let filler = Filler::new(
+            &trip.flight,
+            !errand.single_reader || errand.stored.is_some(),
+        );
         let flying = Flying::begin(self);
         let fetcher = Arc::clone(self);
         tokio::spawn(async move {
@@ -267,6 +267,14 @@ pub struct Seen {
     pub now: Now,
     pub entry: Option<Arc<Entry>>,
     pub presumed: Option<Arc<[http::HeaderName]>>,
+}
+
+impl Seen {
+    /// The page varies on these fields, it turned out: look with them, and from now on.
+    pub fn look_for(&mut self, names: Arc<[http::HeaderName]>) {
+        self.presumed = Some(names);
+        self.now = clock::now();
+    }
 }
 
 /// The normalised values by which a request selects its variant.

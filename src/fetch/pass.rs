@@ -93,6 +93,7 @@ async fn carry(
     let _reserve = fly::reserve(fetcher).await.ok_or(Failure::NoMemory)?;
     // From here on the body may come. A client that has gone is noticed below.
     let _ = admit.send(());
+    let head_only = passage.head.method == http::Method::HEAD;
     let exchange = tokio::select! {
         exchange = Exchange::start(upstream, &permit, passage.head, passage.outgoing) => exchange,
         () = filler.abandoned() => return Err(Failure::Lost),
@@ -108,6 +109,7 @@ async fn carry(
     let down = answer(
         fetcher,
         &passage.route,
+        head_only,
         invalidates,
         filler,
         exchange,
@@ -116,15 +118,43 @@ async fn carry(
     );
     tokio::pin!(up, down);
     let mut uploading = true;
+    // Until a head has said what came of it, an unsafe request may have changed what it was aimed at.
+    let unknown = Unknown {
+        fetcher,
+        invalidates,
+    };
     // The body goes up while the answer comes down, each at its own pace; the answer's end is the end of both.
     loop {
         tokio::select! {
-            ended = &mut down => return ended,
+            ended = &mut down => {
+                if ended.is_ok() {
+                    unknown.told();
+                }
+                return ended;
+            }
             complete = &mut up, if uploading => match complete {
                 true => uploading = false,
                 false => return Err(Failure::Lost),
             },
         }
+    }
+}
+
+/// Dropped without having been told of an answer, it invalidates as if there had been a good one.
+struct Unknown<'a> {
+    fetcher: &'a Fetcher,
+    invalidates: Option<&'a Invalidates>,
+}
+
+impl Unknown<'_> {
+    fn told(mut self) {
+        self.invalidates = None;
+    }
+}
+
+impl Drop for Unknown<'_> {
+    fn drop(&mut self) {
+        invalidate(self.fetcher, self.invalidates, 200, &HeaderMap::new());
     }
 }
 
@@ -140,6 +170,7 @@ fn hand_over(hand: &mut Option<Hand>, exchange: &mut Exchange) {
 async fn answer(
     fetcher: &Arc<Fetcher>,
     route: &Route,
+    head_only: bool,
     invalidates: Option<&Invalidates>,
     filler: &Filler,
     mut exchange: Exchange,
@@ -148,7 +179,6 @@ async fn answer(
 ) -> Result<(), Failure> {
     let mut permit = Some(permit);
     let mut held = None;
-    let mut window = None;
     loop {
         let event = tokio::select! {
             event = exchange.next() => event.map_err(|error| fly::failure(&error))?,
@@ -157,22 +187,23 @@ async fn answer(
         match event {
             Event::Interim { status, fields } => filler.interim(status, fields),
             Event::Head(head) => {
-                invalidate(fetcher, invalidates, &head);
+                invalidate(fetcher, invalidates, head.status, &head.fields);
                 if let Some(permit) = permit.take() {
                     held = Some(
                         Held::for_answer(permit, &head, &mut exchange)
                             .map_err(fly::refused_failure)?,
                     );
                 }
-                window = fly::reserve_window(fetcher, fly::length(&head)).await?;
-                tell(filler, route, &head);
+                let window = fly::reserve_window(fetcher, fly::length(&head)).await?;
+                filler.flight().reserve(window);
+                tell(filler, route, &head, head_only);
             }
             Event::Switched(head) => {
                 if let Some(permit) = permit.take() {
                     held = Some(Held::stream(permit, &mut exchange).map_err(fly::refused_failure)?);
                 }
                 hand_over(&mut hand, &mut exchange);
-                tell(filler, route, &head);
+                tell(filler, route, &head, head_only);
             }
             Event::Body(piece) => {
                 for piece in cut(piece, fly::PIECE) {
@@ -189,7 +220,6 @@ async fn answer(
     exchange.finish().await;
     drop(held);
     filler.complete();
-    drop(window);
     Ok(())
 }
 
@@ -218,22 +248,35 @@ async fn upload(
     }
 }
 
-fn invalidate(fetcher: &Fetcher, invalidates: Option<&Invalidates>, head: &OriginHead) {
+fn invalidate(
+    fetcher: &Fetcher,
+    invalidates: Option<&Invalidates>,
+    status: u16,
+    fields: &HeaderMap,
+) {
     let Some(invalidates) = invalidates else {
         return;
     };
-    for key in invalidates(head.status, &head.fields) {
+    for key in invalidates(status, fields) {
         fetcher.store.invalidate(KeyRef::new(&key));
     }
 }
 
-fn tell(filler: &Filler, route: &Route, head: &OriginHead) {
+fn tell(filler: &Filler, route: &Route, head: &OriginHead, head_only: bool) {
     let fields = arrived::dressed(head, None, clock::now());
     filler.tell(News::Head(Arc::new(Answer {
         head: Head::render(head.status, &fields, &arrived::hidden(route)),
-        length: fly::length(head),
-        age: 0,
-        sharing: Sharing::Leader("past the cache"),
+        length: if head_only {
+            fly::content_length(head)
+        } else {
+            fly::length(head)
+        },
+        age: fly::age(head),
+        arrived: clock::moment(),
+        sharing: Sharing::Leader {
+            why: "past the cache",
+            oddity: false,
+        },
         stored: None,
         fwd_status: head.status,
     })));

@@ -210,6 +210,13 @@ pub fn with_route<T>(
 
 fn class(request: &Request, route: &Route) -> Class {
     let known = &request.known;
+    if request
+        .lines
+        .iter()
+        .any(|line| identity::is_credential(line.name))
+    {
+        return Class::Identified;
+    }
     if known.cookies_many {
         let lines = request
             .lines
@@ -240,6 +247,12 @@ fn directives(request: &Request, route: &Route) -> (Option<RequestDirectives>, b
 impl Asking<'_> {
     pub fn is_head(&self) -> bool {
         self.request.method == Method::Head
+    }
+
+    /// Whether it asks for another protocol that goes on to the origin: a WebSocket, and nothing that has a body.
+    pub fn upgrades(&self) -> bool {
+        let websocket = |value: &[u8]| value.trim_ascii().eq_ignore_ascii_case(b"websocket");
+        self.request.body == RequestBody::None && self.request.upgrade.is_some_and(websocket)
     }
 
     /// What a shared fetch would make of the fields that Vary may name.
@@ -326,7 +339,7 @@ impl Asking<'_> {
                 fresh.as_str()
             }
         };
-        let upgrade = kind == Kind::Pass && self.request.upgrade.is_some();
+        let upgrade = kind == Kind::Pass && self.upgrades();
         let show_client = kind != Kind::Shared || self.route.forward_client_address;
         forward::fields(
             self.request,

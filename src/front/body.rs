@@ -1,13 +1,15 @@
 //! A request's body as it comes from its client: strictly framed, bounded, and not too slow.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::h1::Conn;
-use super::wire::SLICE;
 use crate::clock;
 use crate::fetch::Upload;
 use crate::rules::chunked::Decoder;
 use crate::rules::request::RequestBody;
+
+/// What a client must have sent before its patience is counted anew.
+const UPLOAD_SLICE: u64 = 4 * 1024;
 
 /// Why a body can't be had.
 #[derive(Debug)]
@@ -28,8 +30,8 @@ pub struct Source {
     most: Option<u64>,
     left: Left,
     ahead: std::collections::VecDeque<Bytes>,
-    /// When the first byte was waited for, in the process's milliseconds.
-    since: Option<u64>,
+    /// When this slice was first waited for, in the process's milliseconds, and what had been read by then.
+    since: Option<(u64, u64)>,
     ended: bool,
 }
 
@@ -74,12 +76,15 @@ impl Source {
     /// # Errors
     /// The body is malformed, too large or too slow, or its client has gone.
     pub async fn read_ahead(&mut self, conn: &mut Conn, most: usize) -> Result<(), BadBody> {
-        let mut read = 0;
-        while self.is_owed() && read < most {
+        // Put together as it comes: a thousand small chunks are not a thousand pieces.
+        let mut read = BytesMut::new();
+        while self.is_owed() && read.len() < most {
             if let Some(piece) = self.read_piece(conn).await? {
-                read += piece.len();
-                self.ahead.push_back(piece);
+                read.extend_from_slice(&piece);
             }
+        }
+        if !read.is_empty() {
+            self.ahead.push_back(read.freeze());
         }
         Ok(())
     }
@@ -138,14 +143,7 @@ impl Source {
                 *left -= n as u64;
                 (n, Bytes::copy_from_slice(&held[..n]), *left == 0)
             }
-            Left::Chunked(decoder) => {
-                let step = decoder.decode(held).map_err(|_| BadBody::Malformed)?;
-                (
-                    step.consumed,
-                    Bytes::copy_from_slice(&held[step.data.clone()]),
-                    step.done,
-                )
-            }
+            Left::Chunked(decoder) => decode(decoder, held)?,
         };
         conn.inbox.cut(self.head_len, used);
         if over {
@@ -161,14 +159,35 @@ impl Source {
             return;
         }
         let now = clock::uptime_millis();
-        let since = *self.since.get_or_insert(now);
+        // Anew with each slice: haste now is no credit for later.
+        let (since, had) = *self.since.get_or_insert((now, 0));
+        if self.read >= had + UPLOAD_SLICE {
+            self.since = Some((now, self.read));
+        }
+        let since = self.since.map_or(since, |(since, _)| since);
         let listen = &conn.policy().listen;
         let silence = now + listen.body_timeout.as_millis() as u64;
         let pace = conn
             .wire
             .pace()
-            .millis_for(self.read + SLICE as u64 / 16)
+            .millis_for(UPLOAD_SLICE)
             .map_or(u64::MAX, |millis| since + millis);
         conn.wire.post().arm_at(silence.min(pace));
+    }
+}
+
+/// Everything that `held` has of the body: what was used, the body's bytes, whether it has ended.
+fn decode(decoder: &mut Decoder, held: &[u8]) -> Result<(usize, Bytes, bool), BadBody> {
+    let mut body = BytesMut::new();
+    let mut used = 0;
+    loop {
+        let step = decoder
+            .decode(&held[used..])
+            .map_err(|_| BadBody::Malformed)?;
+        body.extend_from_slice(&held[used..][step.data]);
+        used += step.consumed;
+        if step.done || step.consumed == 0 || used == held.len() {
+            return Ok((used, body.freeze(), step.done));
+        }
     }
 }

@@ -27,6 +27,8 @@ use crate::telemetry::{CacheResult, ids};
 
 /// The part between head and body is written here; one buffer a worker.
 const LINES: usize = 1024;
+/// Buffers kept per worker.
+const POOLED: usize = 64;
 
 thread_local! {
     static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
@@ -55,7 +57,11 @@ impl Drop for Lines {
         let mut lines = std::mem::take(&mut self.0);
         if lines.capacity() <= 16 * LINES {
             lines.clear();
-            POOL.with_borrow_mut(|pool| pool.push(lines));
+            POOL.with_borrow_mut(|pool| {
+                if pool.len() < POOLED {
+                    pool.push(lines);
+                }
+            });
         }
     }
 }
@@ -340,7 +346,8 @@ fn has_body(status: u16) -> bool {
 /// # Errors
 /// The client's connection failed.
 pub async fn interim(conn: &mut Conn, status: u16, fields: &HeaderMap) -> io::Result<()> {
-    let head = Head::render(status, fields, &[]);
+    // A cookie belongs to one visitor, and whose this answer will be isn't known yet.
+    let head = Head::render(status, fields, &[header::SET_COOKIE]);
     conn.wire
         .send(&mut [IoSlice::new(head.bytes()), IoSlice::new(b"\r\n")])
         .await
@@ -426,7 +433,7 @@ pub async fn flight(
         _ => None,
     };
     let between = Between {
-        age: answer.age,
+        age: age_of(answer),
         told: &told,
         x_cache: miss.route.x_cache,
         close,
@@ -436,7 +443,7 @@ pub async fn flight(
     let opening = head(noted, &start, &between);
     let result = match (&answer.sharing, collapsed) {
         (Sharing::Everyone { .. }, true) => CacheResult::Collapsed,
-        (Sharing::Leader(_), _) if alone => CacheResult::HitForMiss,
+        (Sharing::Leader { .. }, _) if alone => CacheResult::HitForMiss,
         _ => CacheResult::Miss,
     };
     let outcome = |bytes, next| Outcome {
@@ -470,9 +477,21 @@ fn broken(failure: &Failure, noted: &Noted) -> Next {
     Next::Break
 }
 
+/// How old an answer under way is by now, where that is to be told: whoever joins late gets it older.
+fn age_of(answer: &Answer) -> Option<u64> {
+    let here = clock::moment().since(answer.arrived).as_secs();
+    match answer.age {
+        Some(0) | None if here == 0 => answer.age.filter(|_| answer.stored.is_none()),
+        age => Some(age.unwrap_or(0) + here).filter(|_| age.is_some() || answer.stored.is_some()),
+    }
+}
+
 fn told<'a>(miss: &'a Miss, answer: &Answer, collapsed: bool) -> Told<'a> {
     let told = match answer.stored {
-        Some(ttl) => Told::stored(miss.why, answer.fwd_status, ttl, collapsed),
+        Some(ttl) => {
+            let here = clock::moment().since(answer.arrived).as_secs() as i64;
+            Told::stored(miss.why, answer.fwd_status, ttl - here, collapsed)
+        }
         None => Told::forwarded(miss.why, answer.fwd_status),
     };
     Told {
@@ -505,7 +524,8 @@ fn shape(noted: &Noted, miss: &Miss, answer: &Answer, part: &Part, status: u16) 
 
 /// The lines between an answer's own head and its body.
 pub struct Between<'a> {
-    pub age: u64,
+    /// As `Age`, if there is one to tell.
+    pub age: Option<u64>,
     pub told: &'a Told<'a>,
     pub x_cache: bool,
     pub close: bool,
@@ -519,9 +539,9 @@ pub fn head(noted: &Noted, start: &[u8], between: &Between<'_>) -> Lines {
     let mut lines = Lines::take();
     let out = &mut lines.0;
     out.extend_from_slice(start);
-    if between.age > 0 {
+    if let Some(age) = between.age {
         out.extend_from_slice(b"Age: ");
-        decimal(between.age, out);
+        decimal(age, out);
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"Cache-Status: ");

@@ -136,7 +136,11 @@ impl Conn {
             match self.more().await {
                 Ok(0) => return Next::Keep.or_end(self.inbox.is_empty()),
                 Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::TimedOut && !self.inbox.is_empty() => {
+                // A stray empty line is no request that could have an answer.
+                Err(e)
+                    if e.kind() == io::ErrorKind::TimedOut
+                        && !self.inbox.bytes().trim_ascii().is_empty() =>
+                {
                     return Box::pin(self.refuse(&Problem::slow_head())).await;
                 }
                 Err(_) => return Next::Break,

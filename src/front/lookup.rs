@@ -136,7 +136,7 @@ fn on_route(site: &Site, asking: &Asking, noted: Noted) -> Decision {
     }
     let cacheable = matches!(request.method, Method::Get | Method::Head)
         && request.body == RequestBody::None
-        && request.upgrade.is_none();
+        && !asking.upgrades();
     if !cacheable {
         return pass(asking, noted);
     }
@@ -240,6 +240,9 @@ fn answered_here(asking: &Asking) -> Option<Problem> {
     {
         return Some(Problem::body_too_large());
     }
+    if is_purge(request.method) {
+        return Some(Problem::not_here());
+    }
     if request.method == Method::Options
         && (request.target == Target::Asterisk || request.known.max_forwards == Some(&b"0"[..]))
     {
@@ -248,9 +251,14 @@ fn answered_here(asking: &Asking) -> Option<Problem> {
     None
 }
 
+/// The field's words for taking a page out of a cache: an operator's business, on a listener of their own (C51).
+fn is_purge(method: Method) -> bool {
+    matches!(method, Method::Other(name) if ["PURGE", "BAN", "REFRESH", "PURGEALL"].contains(&name))
+}
+
 /// Refreshes a page in the background: nobody waits for it.
 fn renew(site: &Site, asking: &Asking, noted: &Noted, entry: &Arc<Entry>, now: Now) {
-    if entry.rest.holds(now.mono) {
+    if !entry.rest.claim(now.mono) {
         return;
     }
     let lane = (asking.key.to_key(), asking.class);
@@ -346,7 +354,7 @@ fn pass(asking: &Asking, noted: Noted) -> Decision {
             route: Arc::clone(asking.route),
             body: request.body,
             expect_continue: request.expect_continue,
-            upgrade: request.upgrade.is_some(),
+            upgrade: asking.upgrades(),
             safe: request.method.is_safe(),
             head_only: asking.is_head(),
             head,

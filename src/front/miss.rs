@@ -12,12 +12,14 @@ use super::record::Outcome;
 use super::{Site, deliver};
 use crate::cache::entry::Entry;
 use crate::cache::flight::{Answer, Failure, News, Reader, Sharing};
+use crate::cache::table::Variant;
 use crate::clock;
 use crate::fetch::{Boarded, Errand, Seen, errand_ttl, vary_values};
 use crate::rules::cache_status::{Detail, Told, Way};
+use crate::rules::identity::Class;
 use crate::rules::request::Request;
 use crate::rules::reuse::is_origin_error;
-use crate::rules::storing;
+use crate::rules::storing::{self, Terms};
 use crate::telemetry::CacheResult;
 
 /// More than this a client may not pipeline while it waits.
@@ -47,20 +49,21 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Out
     };
     let mut alone = miss.alone;
     for change in 0.. {
+        // A place first: who is refused one must not have asked for anything.
+        let Some(place) = Place::take(&conn.site, conn.policy().cache.max_waiters) else {
+            return rescue(conn, noted, &miss, None, Problem::too_many_waiters()).await;
+        };
         let boarded = match board(conn, noted, &miss, &seen, alone || change >= CHANGES) {
             Some(boarded) => boarded,
             None => return conn.answer(&Problem::looped(), noted, None).await,
         };
         let (mut reader, collapsed) = match boarded {
-            Boarded::Found(entry) => return landed(conn, noted, &miss, entry, true).await,
+            Boarded::Found(entry) => return landed(conn, noted, &miss, entry, false, true).await,
             Boarded::Reader { reader, collapsed } => (reader, collapsed),
             Boarded::Alone => {
                 alone = true;
                 continue;
             }
-        };
-        let Some(place) = Place::take(&conn.site, conn.policy().cache.max_waiters) else {
-            return rescue(conn, noted, &miss, None, Problem::too_many_waiters()).await;
         };
         let waited = wait(conn, noted, &miss, &mut reader).await?;
         drop(place);
@@ -83,17 +86,18 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Out
                     )
                     .await;
                 }
-                Standing::Another(presumed) => {
-                    seen = Seen {
-                        now: clock::now(),
-                        entry: seen.entry,
-                        presumed: Some(presumed),
-                    };
-                }
+                Standing::Another(presumed) => seen.look_for(presumed),
+                Standing::Again => {}
                 Standing::Alone => alone = true,
             },
-            Waited::News(News::Landed(entry)) => {
-                return landed(conn, noted, &miss, entry, collapsed).await;
+            Waited::News(News::Landed { entry, validated }) => {
+                match selects(conn, &entry.variant, &entry.terms, &reader) {
+                    Standing::Mine => {
+                        return landed(conn, noted, &miss, entry, validated, collapsed).await;
+                    }
+                    Standing::Another(presumed) => seen.look_for(presumed),
+                    Standing::Alone | Standing::Failed(_) | Standing::Again => alone = true,
+                }
             }
             Waited::News(News::Failed(failure)) => {
                 let status = if let Failure::OriginStatus(status) = failure {
@@ -152,6 +156,8 @@ enum Standing {
     Another(Arc<[http::HeaderName]>),
     /// It is its leader's alone.
     Alone,
+    /// It is its leader's alone because of that request's Authorization: others try together.
+    Again,
     /// It is an error that all who waited share.
     Failed(Failure),
 }
@@ -161,39 +167,48 @@ fn standing(answer: &Answer, reader: &Reader, conn: &Conn) -> Standing {
         return Standing::Mine;
     }
     match &answer.sharing {
-        Sharing::Leader(_) if is_origin_error(answer.fwd_status) => {
+        Sharing::Leader { .. } if is_origin_error(answer.fwd_status) => {
             Standing::Failed(Failure::OriginStatus(answer.fwd_status))
         }
-        Sharing::Leader(_) => Standing::Alone,
-        Sharing::Everyone { variant, terms, .. } => {
-            let mine = lookup::again(
-                conn.policy(),
-                conn.inbox.bytes(),
-                conn.scheme,
-                conn.client,
-                |asking| {
-                    let sent = asking.as_sent();
-                    let selects =
-                        vary_values(&variant.names, asking.request, &sent) == variant.values;
-                    (
-                        selects,
-                        storing::follower(terms, &asking.asked(false)).is_ok(),
-                    )
-                },
-            );
-            match mine {
-                Some((true, true)) => Standing::Mine,
-                Some((false, _)) => Standing::Another(Arc::clone(&variant.names)),
-                _ => Standing::Alone,
-            }
-        }
+        Sharing::Leader { oddity: true, .. } if !has_authorization(conn) => Standing::Again,
+        Sharing::Leader { .. } => Standing::Alone,
+        Sharing::Everyone { variant, terms } => selects(conn, variant, terms, reader),
+    }
+}
+
+fn has_authorization(conn: &Conn) -> bool {
+    with_request(conn, |request| request.known.authorization).unwrap_or(true)
+}
+
+/// Whether a shared answer is for the request at hand: it selects that variant, and the rules let it take it.
+fn selects(conn: &Conn, variant: &Variant, terms: &Terms, reader: &Reader) -> Standing {
+    if reader.is_leader() {
+        return Standing::Mine;
+    }
+    let found = lookup::again(
+        conn.policy(),
+        conn.inbox.bytes(),
+        conn.scheme,
+        conn.client,
+        |asking| {
+            let values = vary_values(&variant.names, asking.request, &asking.as_sent());
+            (
+                values == variant.values,
+                storing::follower(terms, &asking.asked(false)).is_ok(),
+            )
+        },
+    );
+    match found {
+        Some((true, true)) => Standing::Mine,
+        Some((false, _)) => Standing::Another(Arc::clone(&variant.names)),
+        _ => Standing::Alone,
     }
 }
 
 /// Whether a request with a range is better served by asking for that range itself: the flight doesn't know its
 /// length, or is too large to be kept.
 fn asks_for_its_range(conn: &Conn, answer: &Answer) -> bool {
-    let uncut = answer.length.is_none() || matches!(answer.sharing, Sharing::Leader(_));
+    let uncut = answer.length.is_none() || matches!(answer.sharing, Sharing::Leader { .. });
     uncut
         && answer.head.status == 200
         && with_request(conn, |request| request.known.range.is_some()).unwrap_or(false)
@@ -217,6 +232,7 @@ async fn wait(
     miss: &Miss,
     reader: &mut Reader,
 ) -> io::Result<Waited> {
+    let anonymous = miss.lane.1 == Class::Anonymous;
     let started = reader.flight().started;
     let slow_at = miss
         .stand_in
@@ -234,7 +250,8 @@ async fn wait(
             true = conn.wire.gone(&mut conn.inbox, PIPELINED) => return Ok(Waited::Gone),
         };
         match news {
-            News::Interim(status, fields) if !noted.http10 => {
+            // Another's early answer may say whose it is.
+            News::Interim(status, fields) if !noted.http10 && (anonymous || reader.is_leader()) => {
                 deliver::interim(conn, status, &fields).await?
             }
             News::Interim(..) => {}
@@ -249,14 +266,14 @@ async fn landed(
     noted: &Noted,
     miss: &Miss,
     entry: Arc<Entry>,
+    validated: bool,
     collapsed: bool,
 ) -> io::Result<Outcome> {
     let now = clock::now();
     let ttl = errand_ttl(&entry, now);
-    let validated = miss.seen.entry.is_some() && !collapsed;
     let (told, result) = if validated {
         (
-            Told::stored(miss.why, 304, ttl, false),
+            Told::stored(miss.why, 304, ttl, collapsed),
             CacheResult::Revalidated,
         )
     } else {

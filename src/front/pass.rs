@@ -114,7 +114,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, pass: Pass) -> io::Result<Out
             News::Head(answer) => break answer,
             News::Failed(failure) => return fail(conn, noted, &facts, &source, &failure).await,
             // Nothing of a passage lands in the store.
-            News::Landed(_) => return Ok(facts.aborted()),
+            News::Landed { .. } => return Ok(facts.aborted()),
         }
     };
     if answer.head.status == 101 {
@@ -214,7 +214,7 @@ async fn respond(
     };
     let x_cache = facts.route.x_cache;
     let between = Between {
-        age: 0,
+        age: answer.age,
         told: &told,
         x_cache,
         close,
@@ -297,7 +297,9 @@ async fn down(
             Ok(n) => *sent += n as u64,
             Err(failure) => return Ok(Down::Broken(failure)),
         }
-        conn.wire.send_body(&[], &pieces, framing == Framing::Chunked).await?;
+        conn.wire
+            .send_body(&[], &pieces, framing == Framing::Chunked)
+            .await?;
     }
 }
 

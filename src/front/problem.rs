@@ -49,6 +49,10 @@ impl Problem {
         )
     }
 
+    pub fn not_here() -> Problem {
+        Problem::new(405, "pages are not purged from here", CacheResult::Refused)
+    }
+
     pub fn looped() -> Problem {
         Problem::new(
             508,

@@ -110,8 +110,8 @@ impl Wire {
     /// The socket's, or [`io::ErrorKind::TimedOut`] when the client takes too little.
     pub async fn send(&mut self, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
         IoSlice::advance_slices(&mut pieces, 0);
-        // Since when, how much, and for how much the deadline is set.
-        let mut paced: Option<(u64, u64, Option<u64>)> = None;
+        // Since when the client is to take a slice, and how much of it it has taken.
+        let mut paced: Option<(u64, u64)> = None;
         let Wire {
             stream, post, pace, ..
         } = self;
@@ -126,19 +126,19 @@ impl Wire {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     Poll::Ready(Ok(n)) => {
                         IoSlice::advance_slices(&mut pieces, n);
-                        if let Some((_, taken, _)) = &mut paced {
+                        if let Some((_, taken)) = &mut paced {
                             *taken += n as u64;
                         }
                     }
                     Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
                     Poll::Pending => {
-                        // The clock starts when the socket is first full, and moves when the client takes something.
-                        let (since, taken, armed) =
-                            paced.get_or_insert_with(|| (clock::uptime_millis(), 0, None));
-                        if *armed != Some(*taken) {
-                            *armed = Some(*taken);
-                            match pace.millis_for(*taken + SLICE as u64) {
-                                Some(millis) => post.arm_at(*since + millis),
+                        // The clock starts when the socket is first full, and anew with each slice: haste now is no
+                        // credit for later.
+                        if paced.is_none_or(|(_, taken)| taken >= SLICE as u64) {
+                            let now = clock::uptime_millis();
+                            paced = Some((now, 0));
+                            match pace.millis_for(SLICE as u64) {
+                                Some(millis) => post.arm_at(now + millis),
                                 None => post.disarm(),
                             }
                         }
@@ -164,7 +164,12 @@ impl Wire {
     ///
     /// # Errors
     /// As [`Wire::send`].
-    pub async fn send_body(&mut self, head: &[u8], pieces: &[Bytes], chunked: bool) -> io::Result<()> {
+    pub async fn send_body(
+        &mut self,
+        head: &[u8],
+        pieces: &[Bytes],
+        chunked: bool,
+    ) -> io::Result<()> {
         let len: usize = pieces.iter().map(Bytes::len).sum();
         let size = format!("{len:x}\r\n");
         let mut slices = Vec::with_capacity(pieces.len() + 3);

@@ -67,6 +67,28 @@ pub const ANALYTICS: &[&str] = &[
     "_cfuvid",
 ];
 
+/// Whether a field beside Authorization and Cookie says who asks: API keys and tokens that apps read by custom.
+pub fn is_credential(name: &str) -> bool {
+    // most fields of most requests are told by their length
+    match name.len() {
+        7 => name.eq_ignore_ascii_case("api-key") || name.eq_ignore_ascii_case("x-token"),
+        9 => name.eq_ignore_ascii_case("x-api-key"),
+        12 => [
+            "x-auth-token",
+            "x-csrf-token",
+            "x-session-id",
+            "x-user-token",
+        ]
+        .iter()
+        .any(|n| name.eq_ignore_ascii_case(n)),
+        13 => name.eq_ignore_ascii_case("authorization"),
+        14 => name.eq_ignore_ascii_case("x-access-token"),
+        15 => name.eq_ignore_ascii_case("x-authorization"),
+        20 => name.eq_ignore_ascii_case("x-amz-security-token"),
+        _ => false,
+    }
+}
+
 /// Reads the class of a request: `cookies` are the values of its Cookie lines.
 pub fn class<'a>(
     authorization: bool,

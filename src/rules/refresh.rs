@@ -82,7 +82,14 @@ mod tests {
         assert!(!at(10_000, 0.0));
         let mut no_cache = terms(10);
         no_cache.always_revalidate = true;
-        assert!(!eager(&no_cache, Moment(0), Moment(9_999), COST, || 0.0, BETA));
+        assert!(!eager(
+            &no_cache,
+            Moment(0),
+            Moment(9_999),
+            COST,
+            || 0.0,
+            BETA
+        ));
     }
 
     #[test]
@@ -96,7 +103,14 @@ mod tests {
             || 0.0,
             BETA
         ));
-        assert!(eager(&terms(10), Moment(0), Moment(5_000), slow, || 0.0, BETA));
+        assert!(eager(
+            &terms(10),
+            Moment(0),
+            Moment(5_000),
+            slow,
+            || 0.0,
+            BETA
+        ));
     }
 
     #[test]

@@ -155,6 +155,20 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether it is the request that was odd, so that another's answer may well be stored.
+    pub fn is_the_requests(self) -> bool {
+        matches!(
+            self,
+            Refusal::Method
+                | Refusal::Body
+                | Refusal::LargeHead
+                | Refusal::MethodOverride
+                | Refusal::RequestNoStore
+                | Refusal::Authorization
+                | Refusal::Identified
+        )
+    }
+
     /// In a few words, for logs.
     pub fn why(self) -> &'static str {
         match self {
