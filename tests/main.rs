@@ -12,6 +12,7 @@
 #[path = "e2e/fastapi.rs"]
 mod fastapi;
 mod harness;
+mod rust;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -53,6 +54,9 @@ fn main() -> ExitCode {
     }
     for (name, test) in fastapi::tests() {
         trials.push(Trial::test(name, move || test().map_err(Failed::from)).with_kind("e2e"));
+    }
+    for (name, test) in rust::tests() {
+        trials.push(Trial::test(name, move || test().map_err(Failed::from)).with_kind("rust"));
     }
     trials.push(Trial::test("every-promise-is-carried", move || {
         let gaps = Table::read(root, &scripts)?.gaps();

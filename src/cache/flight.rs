@@ -18,7 +18,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use super::entry::{Entry, Head};
-use super::memory::{Charge, Memory};
+use super::memory::{Charge, Memory, held, weight};
 use super::table::Variant;
 #[cfg(test)]
 use crate::clock;
@@ -116,6 +116,8 @@ struct State {
     /// Offset of the end.
     len: u64,
     window: Option<usize>,
+    /// Memory that was taken for the whole body before its first byte came.
+    allowance: Option<Charge>,
     end: Option<Result<(), Failure>>,
     /// Where each reader is; `None` where one has left.
     positions: Vec<Option<u64>>,
@@ -144,6 +146,7 @@ impl Flight {
                 base: 0,
                 len: 0,
                 window,
+                allowance: None,
                 end: None,
                 positions: Vec::new(),
                 free: Vec::new(),
@@ -423,12 +426,15 @@ impl Filler {
     pub fn open_window(&self, window: usize) {
         let mut state = self.flight.state.lock();
         state.window = Some(window.max(WINDOW_FLOOR));
+        state.allowance = None;
         state.trim();
     }
 
-    /// Keeps everything: the answer is to be stored, though one reader alone gets it.
-    pub fn keep_all(&self) {
-        self.flight.state.lock().window = None;
+    /// Keeps everything, out of memory that was taken for it beforehand where its length is known.
+    pub fn keep_all(&self, allowance: Option<Charge>) {
+        let mut state = self.flight.state.lock();
+        state.window = None;
+        state.allowance = allowance;
     }
 
     /// Appends a piece, waiting for room if there is a window.
@@ -453,10 +459,17 @@ impl Filler {
         let mut state = self.flight.state.lock();
         let memory = &self.flight.memory;
         let Some(window) = state.window else {
-            return Ok(Some(match memory.hold(piece.clone()) {
-                Some(held) => self.append(state, held),
-                None => Pushed::NoMemory,
-            }));
+            let allowed = state
+                .allowance
+                .as_mut()
+                .and_then(|left| left.split(weight(piece.len())));
+            let kept = match allowed {
+                Some(charge) => Some(held(piece.clone(), charge)),
+                None => memory.hold(piece.clone()),
+            };
+            return Ok(Some(
+                kept.map_or(Pushed::NoMemory, |kept| self.append(state, kept)),
+            ));
         };
         if state.positions.iter().all(Option::is_none) {
             return Err(Abandoned);
@@ -527,9 +540,8 @@ impl Filler {
 
     fn finish(&self, end: Result<(), Failure>) {
         let mut state = self.flight.state.lock();
-        if state.end.is_none() {
-            state.end = Some(end);
-        }
+        state.allowance = None;
+        state.end.get_or_insert(end);
         drop(state);
         self.flight.grown.notify_waiters();
     }

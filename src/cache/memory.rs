@@ -66,10 +66,7 @@ impl Memory {
     /// an eighth of the account, so that what they fill it with never keeps a small request from being made.
     pub fn hold(self: &Arc<Self>, piece: Bytes) -> Option<Bytes> {
         let charge = self.charge_modestly(weight(piece.len()))?;
-        Some(Bytes::from_owner(Held {
-            piece,
-            _charge: charge,
-        }))
+        Some(held(piece, charge))
     }
 }
 
@@ -86,10 +83,29 @@ pub struct Charge {
     bytes: usize,
 }
 
+impl Charge {
+    /// Gives `bytes` of this charge to one of their own, if there are so many left.
+    pub fn split(&mut self, bytes: usize) -> Option<Charge> {
+        self.bytes = self.bytes.checked_sub(bytes)?;
+        Some(Charge {
+            memory: Arc::clone(&self.memory),
+            bytes,
+        })
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         self.memory.used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
+}
+
+/// A piece of body that gives `charge` back when its last holder drops it.
+pub fn held(piece: Bytes, charge: Charge) -> Bytes {
+    Bytes::from_owner(Held {
+        piece,
+        _charge: charge,
+    })
 }
 
 struct Held {

@@ -125,6 +125,7 @@ impl<K: Eq + Hash + Clone, F> Table<K, F> {
         let selected = Selected::by(ask);
         let lane = shard.lanes.entry(key.clone()).or_insert_with(Lane::empty);
         lane.forget_old_marks(ask.now);
+        lane.flights.retain(|filed| ask.now < filed.until);
         if let Some(flight) = lane.joinable(ask, &selected) {
             // Under a mark nobody waits: the last answer could not be shared, and somebody is asking already. Nor can one
             // board a flight that has let its start go.
@@ -247,7 +248,7 @@ impl<F> Lane<F> {
     fn joinable(&self, ask: &Ask, selected: &Selected) -> Option<Arc<F>> {
         self.flights
             .iter()
-            .filter(|filed| filed.generation >= ask.generation && ask.now < filed.until)
+            .filter(|filed| filed.generation >= ask.generation)
             .find(|filed| selected.matches(filed.variant.as_ref()))
             .map(|filed| Arc::clone(&filed.flight))
     }
@@ -270,7 +271,7 @@ impl<F> Lane<F> {
 /// What a request selects by, worked out once for each set of fields.
 struct Selected<'a> {
     ask: &'a Ask<'a>,
-    known: RefCell<Vec<(Arc<[HeaderName]>, Box<[u8]>)>>,
+    known: RefCell<Vec<Variant>>,
 }
 
 impl<'a> Selected<'a> {
@@ -287,12 +288,15 @@ impl<'a> Selected<'a> {
             return true;
         };
         let mut known = self.known.borrow_mut();
-        if let Some((_, values)) = known.iter().find(|(names, _)| *names == variant.names) {
-            return *values == variant.values;
+        if let Some(known) = known.iter().find(|known| known.names == variant.names) {
+            return known.values == variant.values;
         }
         let values = (self.ask.select)(&variant.names);
         let matches = values == variant.values;
-        known.push((Arc::clone(&variant.names), values));
+        known.push(Variant {
+            names: Arc::clone(&variant.names),
+            values,
+        });
         matches
     }
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::arrived::{self, Alone, Arrived};
 use super::errand::{self, Errand, Reason};
 use super::keep::{self, Keeping};
+use super::meter::Meter;
 use super::{Fetcher, Seat, Trip, vary_values};
 use crate::cache::entry::Head;
 use crate::cache::flight::{
@@ -26,12 +27,13 @@ use crate::rules::fresh;
 use crate::rules::response::BodyFraming;
 use crate::rules::storing::{self, Terms};
 use crate::rules::time::Now;
-use crate::telemetry::RefreshResult;
+use crate::telemetry::{OriginResult, RefreshResult};
 
 /// What an exchange with an origin holds in buffers, in bytes.
 const EXCHANGE_BUFFERS: usize = 96 * 1024;
-/// What a window takes beside the pieces that are charged one by one: the piece on its way in and the one being read.
-const WINDOW_BUFFERS: usize = 2 * WINDOW_FLOOR;
+/// What a window takes beside the pieces that are charged one by one: the one being read, the one that
+/// waits, and the one on its way in.
+const WINDOW_BUFFERS: usize = 3 * WINDOW_FLOOR;
 /// The window of an answer that cannot be kept whole.
 const LARGE_WINDOW: usize = 1024 * 1024;
 /// Pieces are cut to this, so that windows and write deadlines stay fine-grained.
@@ -59,7 +61,12 @@ pub async fn fly(
     let mut again = true;
     loop {
         let failure = match attempt(fetcher, &errand, &mut filler, seat.as_ref()).await {
-            Ok(()) => return,
+            Ok(came_of_it) => {
+                if errand.reason == Reason::Refresh {
+                    fetcher.metrics[errand.route.upstream].refreshed(came_of_it);
+                }
+                return;
+            }
             Err(Stopped::Abandoned) => return,
             Err(Stopped::Broken(failure)) => match trip.spare.lock().take().filter(|_| again) {
                 Some((spare, reader)) => {
@@ -96,16 +103,20 @@ async fn attempt(
     errand: &Errand,
     filler: &mut Filler,
     seat: Option<&Seat>,
-) -> Result<(), Stopped> {
+) -> Result<RefreshResult, Stopped> {
     let upstream = fetcher.upstream(errand.route.upstream);
+    let metrics = &fetcher.metrics[errand.route.upstream];
     let permit = tokio::select! {
         permit = upstream.permit(Duration::MAX) => {
-            permit.map_err(|refused| Stopped::Failed(refused_failure(refused)))?
+            permit.map_err(|refused| {
+                metrics.count(OriginResult::Refused);
+                Stopped::Failed(refused_failure(refused))
+            })?
         }
         () = deserted(errand, filler, seat) => return Err(Stopped::Abandoned),
     };
     if land_on_a_newer_page(fetcher, errand, filler) {
-        return Ok(());
+        return Ok(RefreshResult::Stored);
     }
     let reserve = reserve(fetcher)
         .await
@@ -116,11 +127,15 @@ async fn attempt(
         let head = errand
             .to_head(validating)
             .ok_or(Stopped::Failed(Failure::BadGateway("unsendable request")))?;
+        let mut meter = Meter::start(metrics);
         let exchange = tokio::select! {
-            exchange = Exchange::start(upstream, &permit, head, Outgoing::None) => exchange.map_err(|e| broken(&e))?,
+            exchange = Exchange::start(upstream, &permit, head, Outgoing::None) => {
+                exchange.map_err(|error| broken(&error, &mut meter))?
+            }
             () = filler.abandoned() => return Err(Stopped::Abandoned),
         };
-        let (mut exchange, head) = next_head(exchange, filler).await?;
+        let (mut exchange, head) = next_head(exchange, filler, &mut meter).await?;
+        meter.head(&head);
         let now = clock::now();
         let max_object = fetcher.limits.max_object_size;
         let judged = arrived::arrived(
@@ -135,6 +150,7 @@ async fn attempt(
             Arrived::AskAgain => {
                 drain(&mut exchange).await;
                 exchange.finish().await;
+                meter.end();
                 validating = false;
             }
             Arrived::Nonsense(why) => return Err(Stopped::Failed(Failure::BadGateway(why))),
@@ -142,6 +158,7 @@ async fn attempt(
             Arrived::NotModifiedOnce { fields, outdated } => {
                 drain(&mut exchange).await;
                 exchange.finish().await;
+                meter.end();
                 drop(permit);
                 if outdated && let Some(stored) = &errand.stored {
                     fetcher.store.forget(&errand.key, stored, now.mono);
@@ -159,20 +176,24 @@ async fn attempt(
             Arrived::NotModified(fields, terms) => {
                 drain(&mut exchange).await;
                 exchange.finish().await;
+                meter.end();
                 drop(permit);
                 let merged = OriginHead { fields, ..head };
                 return not_modified(fetcher, errand, filler, seat, merged, *terms, started);
             }
             Arrived::Share(_) | Arrived::LeaderOnly(_) => {
+                let (judged, allowance) = allow(fetcher, judged, length(&head)).await;
                 let held = Held::for_answer(permit, &head, &mut exchange);
                 let held = held.map_err(|refused| Stopped::Failed(refused_failure(refused)))?;
                 let landing = settle(fetcher, errand, filler, seat, &head, judged, started);
-                if landing.keeping.is_none() {
+                if landing.keeping.is_some() {
+                    filler.keep_all(allowance);
+                } else {
                     let window = reserve_window(fetcher, length(&head)).await;
                     filler.flight().reserve(window.map_err(Stopped::Failed)?);
                 }
                 return stream(
-                    fetcher, errand, filler, seat, exchange, held, &head, landing, reserve,
+                    fetcher, errand, filler, seat, exchange, held, &head, landing, reserve, meter,
                 )
                 .await;
             }
@@ -199,10 +220,11 @@ async fn deserted(errand: &Errand, filler: &Filler, seat: Option<&Seat>) {
 async fn next_head(
     mut exchange: Exchange,
     filler: &Filler,
+    meter: &mut Meter,
 ) -> Result<(Exchange, OriginHead), Stopped> {
     loop {
         let event = tokio::select! {
-            event = exchange.next() => event.map_err(|e| broken(&e))?,
+            event = exchange.next() => event.map_err(|error| broken(&error, meter))?,
             () = filler.abandoned() => return Err(Stopped::Abandoned),
         };
         match event {
@@ -263,9 +285,8 @@ fn settle(
         );
     }
     filler.keep(terms.is_some());
-    match terms {
-        Some(_) => filler.keep_all(),
-        None => filler.open_window(fetcher.limits.pass_buffer),
+    if terms.is_none() {
+        filler.open_window(fetcher.limits.pass_buffer);
     }
     let fields = arrived::dressed(head, terms.as_ref(), now);
     let rendered = Head::render(head.status, &fields, &arrived::hidden(&errand.route));
@@ -357,7 +378,8 @@ async fn stream(
     head: &OriginHead,
     landing: Landing,
     reserve: Charge,
-) -> Result<(), Stopped> {
+    mut meter: Meter,
+) -> Result<RefreshResult, Stopped> {
     let _reserve = reserve;
     let Landing {
         answer,
@@ -368,19 +390,24 @@ async fn stream(
         // As below: it is in the store before anybody has read it whole.
         exchange.finish().await;
         drop(held);
+        meter.end();
+        let kept = came_of(keeping.as_ref());
         if let Some(keeping) = keeping {
             keep::keep(fetcher, errand, keeping, &[], 0);
         }
         filler.tell(News::Head(answer));
         filler.complete();
-        return Ok(());
+        return Ok(kept);
     }
     filler.tell(News::Head(answer));
     let mut len = 0u64;
     let mut last = None;
     loop {
         let event = tokio::select! {
-            event = exchange.next() => event.map_err(|e| Stopped::Failed(failure(&e)))?,
+            event = exchange.next() => event.map_err(|error| {
+                meter.failed(&error);
+                Stopped::Failed(failure(&error))
+            })?,
             () = filler.abandoned() => return Err(Stopped::Abandoned),
         };
         let piece = match event {
@@ -394,10 +421,11 @@ async fn stream(
         };
         for piece in errand::cut(piece, PIECE) {
             len += piece.len() as u64;
-            let too_large = len > fetcher.limits.max_object_size || fetcher.is_crowded();
+            let crowded = expected.is_none() && fetcher.is_crowded();
+            let too_large = len > fetcher.limits.max_object_size || crowded;
             if keeping.is_some() && too_large {
                 give_up_keeping(&mut keeping, filler, seat);
-                let window = reserve_window(fetcher, None).await;
+                let window = reserve_window(fetcher, expected).await;
                 filler.flight().reserve(window.map_err(Stopped::Failed)?);
             }
             if keeping.is_some() && expected == Some(len) {
@@ -410,6 +438,8 @@ async fn stream(
     }
     exchange.finish().await;
     drop(held);
+    meter.end();
+    let kept = came_of(keeping.as_ref());
     if let Some(keeping) = keeping
         && let Some(mut pieces) = filler.whole()
     {
@@ -423,7 +453,11 @@ async fn stream(
         push(fetcher, filler, seat, &mut None, &last).await?;
     }
     filler.complete();
-    Ok(())
+    Ok(kept)
+}
+
+fn came_of(keeping: Option<&Keeping>) -> RefreshResult {
+    keeping.map_or(RefreshResult::Unstorable, |_| RefreshResult::Stored)
 }
 
 async fn push(
@@ -465,7 +499,7 @@ fn not_modified(
     merged: OriginHead,
     terms: Terms,
     started: Instant,
-) -> Result<(), Stopped> {
+) -> Result<RefreshResult, Stopped> {
     let now = clock::now();
     let variant = variant(errand, Some(&terms));
     let stored = errand
@@ -490,7 +524,7 @@ fn not_modified(
         entry,
         validated: true,
     });
-    Ok(())
+    Ok(RefreshResult::Unchanged)
 }
 
 /// The stored page is still true, and the origin says that it must not be stored any longer: the leader gets it, this
@@ -502,7 +536,7 @@ async fn serve_once(
     seat: Option<&Seat>,
     merged: OriginHead,
     started: Instant,
-) -> Result<(), Stopped> {
+) -> Result<RefreshResult, Stopped> {
     let stored = errand
         .stored
         .as_ref()
@@ -529,7 +563,7 @@ async fn serve_once(
         push(fetcher, filler, seat, &mut None, piece).await?;
     }
     filler.complete();
-    Ok(())
+    Ok(RefreshResult::Unstorable)
 }
 
 /// Whoever has waited for a permit looks up again first.
@@ -557,6 +591,33 @@ fn land_on_a_newer_page(fetcher: &Fetcher, errand: &Errand, filler: &Filler) -> 
     });
     true
 }
+
+/// A body of known length gets its memory before its first byte, so that it never has to be given up amid it. Where there
+/// is none the answer is passed through a window, and nobody joins it.
+async fn allow(
+    fetcher: &Arc<Fetcher>,
+    judged: Arrived,
+    length: Option<u64>,
+) -> (Arrived, Option<Charge>) {
+    let (Arrived::Share(_), Some(length)) = (&judged, length) else {
+        return (judged, None);
+    };
+    let bytes = length as usize + PIECE_COSTS * (length as usize / PIECE + 2);
+    if let Some(charge) = fetcher.allowance(bytes) {
+        return (judged, Some(charge));
+    }
+    fetcher.make_room().await;
+    match fetcher.allowance(bytes) {
+        Some(charge) => (judged, Some(charge)),
+        None => (
+            Arrived::LeaderOnly(Alone::just("no memory to keep it")),
+            None,
+        ),
+    }
+}
+
+/// What a piece of [`PIECE`] bytes may cost beyond them, at most.
+const PIECE_COSTS: usize = PIECE / 8 + 256;
 
 /// What an exchange holds, shedding stored pages if need be.
 pub async fn reserve(fetcher: &Arc<Fetcher>) -> Option<Charge> {
@@ -686,7 +747,8 @@ async fn drain(exchange: &mut Exchange) {
     }
 }
 
-fn broken(error: &OriginError) -> Stopped {
+fn broken(error: &OriginError, meter: &mut Meter) -> Stopped {
+    meter.failed(error);
     let failure = failure(error);
     match failure {
         Failure::Timeout(_) => Stopped::Failed(failure),

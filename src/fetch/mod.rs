@@ -10,6 +10,7 @@ mod arrived;
 mod errand;
 mod fly;
 mod keep;
+mod meter;
 mod pass;
 
 use std::sync::Arc;
@@ -24,7 +25,7 @@ pub use pass::{Invalidates, Passage, Underway, Upload};
 use crate::cache::entry::Entry;
 use crate::cache::flight::{Filler, Flight, Reader};
 use crate::cache::key::{Key, KeyRef};
-use crate::cache::memory::Memory;
+use crate::cache::memory::{Charge, Memory};
 use crate::cache::store::{Slot, Store};
 use crate::cache::table::{Ask, Joined, Table, Ticket};
 use crate::clock;
@@ -232,6 +233,12 @@ impl Fetcher {
         let fetcher = Arc::clone(self);
         // A lost worker only means that no room was made.
         let _ = tokio::task::spawn_blocking(move || fetcher.store.shed()).await;
+    }
+
+    /// Memory for a whole body, unless what is on its way or held by readers would then take half of all.
+    fn allowance(&self, bytes: usize) -> Option<Charge> {
+        let fits = self.store.outside() + bytes <= self.memory.cap() / 2;
+        fits.then(|| self.memory.charge_modestly(bytes)).flatten()
     }
 
     /// Whether what is on its way or held by readers takes half of the memory: then nothing more is kept whole.

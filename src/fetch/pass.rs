@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::errand::cut;
 use super::fly::{self, Held};
+use super::meter::Meter;
 use super::{Fetcher, Flying, arrived};
 use crate::cache::entry::Head;
 use crate::cache::flight::{Abandoned, Answer, Failure, Filler, Flight, News, Reader, Sharing};
@@ -21,6 +22,7 @@ use crate::cache::key::KeyRef;
 use crate::clock;
 use crate::config::policy::Route;
 use crate::origin::{BodySender, Event, Exchange, OriginHead, Outgoing, Permit};
+use crate::telemetry::OriginResult;
 
 /// A request that goes past the cache.
 pub struct Passage {
@@ -86,11 +88,16 @@ async fn carry(
     admit: oneshot::Sender<()>,
 ) -> Result<(), Failure> {
     let upstream = fetcher.upstream(passage.route.upstream);
+    let metrics = &fetcher.metrics[passage.route.upstream];
     let permit = tokio::select! {
-        permit = upstream.permit(Duration::MAX) => permit.map_err(fly::refused_failure)?,
+        permit = upstream.permit(Duration::MAX) => permit.map_err(|refused| {
+            metrics.count(OriginResult::Refused);
+            fly::refused_failure(refused)
+        })?,
         () = filler.abandoned() => return Err(Failure::Lost),
     };
     let _reserve = fly::reserve(fetcher).await.ok_or(Failure::NoMemory)?;
+    let mut meter = Meter::start(metrics);
     // From here on the body may come. A client that has gone is noticed below.
     let _ = admit.send(());
     let head_only = passage.head.method == http::Method::HEAD;
@@ -98,7 +105,10 @@ async fn carry(
         exchange = Exchange::start(upstream, &permit, passage.head, passage.outgoing) => exchange,
         () = filler.abandoned() => return Err(Failure::Lost),
     };
-    let mut exchange = exchange.map_err(|error| fly::failure(&error))?;
+    let mut exchange = exchange.map_err(|error| {
+        meter.failed(&error);
+        fly::failure(&error)
+    })?;
     let (hand, sender) = oneshot::channel();
     let mut hand = Some(hand);
     if passage.outgoing != Outgoing::None {
@@ -106,16 +116,12 @@ async fn carry(
     }
     let up = upload(sender, uploads);
     let invalidates = passage.invalidates.as_ref();
-    let down = answer(
-        fetcher,
-        &passage.route,
+    let to = To {
+        route: &passage.route,
         head_only,
         invalidates,
-        filler,
-        exchange,
-        permit,
-        hand,
-    );
+    };
+    let down = answer(fetcher, to, filler, exchange, permit, hand, meter);
     tokio::pin!(up, down);
     let mut uploading = true;
     // Until a head has said what came of it, an unsafe request may have changed what it was aimed at.
@@ -158,6 +164,14 @@ impl Drop for Unknown<'_> {
     }
 }
 
+/// What an answer is to.
+#[derive(Clone, Copy)]
+struct To<'a> {
+    route: &'a Route,
+    head_only: bool,
+    invalidates: Option<&'a Invalidates>,
+}
+
 type Hand = oneshot::Sender<BodySender>;
 
 /// Lets the upload begin.
@@ -169,25 +183,28 @@ fn hand_over(hand: &mut Option<Hand>, exchange: &mut Exchange) {
 
 async fn answer(
     fetcher: &Arc<Fetcher>,
-    route: &Route,
-    head_only: bool,
-    invalidates: Option<&Invalidates>,
+    to: To<'_>,
     filler: &Filler,
     mut exchange: Exchange,
     permit: Permit,
     mut hand: Option<Hand>,
+    mut meter: Meter,
 ) -> Result<(), Failure> {
     let mut permit = Some(permit);
     let mut held = None;
     loop {
         let event = tokio::select! {
-            event = exchange.next() => event.map_err(|error| fly::failure(&error))?,
+            event = exchange.next() => event.map_err(|error| {
+                meter.failed(&error);
+                fly::failure(&error)
+            })?,
             () = filler.abandoned() => return Err(Failure::Lost),
         };
         match event {
             Event::Interim { status, fields } => filler.interim(status, fields),
             Event::Head(head) => {
-                invalidate(fetcher, invalidates, head.status, &head.fields);
+                meter.head(&head);
+                invalidate(fetcher, to.invalidates, head.status, &head.fields);
                 if let Some(permit) = permit.take() {
                     held = Some(
                         Held::for_answer(permit, &head, &mut exchange)
@@ -196,14 +213,14 @@ async fn answer(
                 }
                 let window = fly::reserve_window(fetcher, fly::length(&head)).await?;
                 filler.flight().reserve(window);
-                tell(filler, route, &head, head_only);
+                tell(filler, to, &head);
             }
             Event::Switched(head) => {
                 if let Some(permit) = permit.take() {
                     held = Some(Held::stream(permit, &mut exchange).map_err(fly::refused_failure)?);
                 }
                 hand_over(&mut hand, &mut exchange);
-                tell(filler, route, &head, head_only);
+                tell(filler, to, &head);
             }
             Event::Body(piece) => {
                 for piece in cut(piece, fly::PIECE) {
@@ -217,6 +234,7 @@ async fn answer(
             Event::End => break,
         }
     }
+    meter.end();
     exchange.finish().await;
     drop(held);
     filler.complete();
@@ -262,11 +280,11 @@ fn invalidate(
     }
 }
 
-fn tell(filler: &Filler, route: &Route, head: &OriginHead, head_only: bool) {
+fn tell(filler: &Filler, to: To<'_>, head: &OriginHead) {
     let fields = arrived::dressed(head, None, clock::now());
     filler.tell(News::Head(Arc::new(Answer {
-        head: Head::render(head.status, &fields, &arrived::hidden(route)),
-        length: if head_only {
+        head: Head::render(head.status, &fields, &arrived::hidden(to.route)),
+        length: if to.head_only {
             fly::content_length(head)
         } else {
             fly::length(head)

@@ -346,7 +346,7 @@ mod tests {
             rest,
             format!(
                 ",\"request_id\":\"{id:?}\",\"client\":\"192.0.2.1\",\"method\":\"GET\",\"host\":\"example.com\",\
-                 \"path\":\"/p?a=1\",\"status\":200,\"bytes\":10240,\"ms\":1.042,\"cache\":\"hit\"}}\n"
+                 \"path\":\"/p?a=1\",\"status\":200,\"bytes\":10240,\"ms\":1.042,\"cache\":\"hit\",\"attempts\":0}}\n"
             )
         );
     }
@@ -400,8 +400,8 @@ mod tests {
             let told = line(
                 &Access {
                     method: text,
-                    host: text,
-                    path: text,
+                    host: text.as_bytes(),
+                    path: text.as_bytes(),
                     query: Some(text),
                     user_agent: Some(&[text.as_bytes(), b"\xff\xfe"].concat()),
                     trace_id: Some(text),

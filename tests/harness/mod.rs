@@ -8,18 +8,18 @@
 
 mod actor;
 mod check;
-mod clock;
+pub mod clock;
 pub mod coverage;
 mod meet;
 mod origin;
-mod proxy;
+pub mod proxy;
 pub mod script;
 mod speak;
 pub mod stage;
 mod steps;
 mod text;
 mod tree;
-mod wire;
+pub mod wire;
 
 use std::fmt;
 

@@ -1,0 +1,22 @@
+//! What wire scripts cannot say: the flight table under a model checker, the arrows between rooms, the invariants
+//! of the architecture, origins that speak TLS and HTTP/2.
+
+mod arrows;
+mod flight_table;
+mod invariants;
+mod origins;
+mod site;
+
+/// Every test here, with its name.
+pub fn tests() -> Vec<Test> {
+    [
+        arrows::tests(),
+        flight_table::tests(),
+        invariants::tests(),
+        origins::tests(),
+    ]
+    .concat()
+}
+
+type Outcome = Result<(), String>;
+pub type Test = (&'static str, fn() -> Outcome);
