@@ -73,7 +73,8 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
         .cloned()
         .map(Upstream::new)
         .collect::<Result<Vec<Arc<Upstream>>, String>>()?;
-    let memory = Memory::new(policy.cache.max_memory);
+    // A sixteenth is for what is not counted piece by piece: connections, and the index of what is stored.
+    let memory = Memory::new(policy.cache.max_memory / 16 * 15);
     let store = Store::new(Arc::clone(&memory), policy.cache.max_variants);
     let limits = Limits {
         max_object_size: policy.cache.max_object_size,

@@ -149,9 +149,12 @@ fn measure(args: &Args) -> Result<Checks, String> {
         ),
     );
     checks.check(
-        tally.served * 2 >= slow,
-        "at least half of the slow readers served throughout",
-        format!("{} of {slow}", tally.served),
+        tally.served > 0 && tally.served + tally.refused + tally.broken == slow,
+        "every slow reader served, refused at once, or cut for its slowness",
+        format!(
+            "{} served, {} refused, {} cut of {slow}",
+            tally.served, tally.refused, tally.broken
+        ),
     );
     Ok(checks)
 }

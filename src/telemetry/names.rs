@@ -39,7 +39,7 @@ families! {
     CONNECTIONS_OPEN: Gauge "tidegate_connections_open" [] "Client connections open.";
 
     CACHE_BYTES: Gauge "tidegate_cache_bytes" [] "Memory charged to the cache: entries, flights and spools.";
-    CACHE_BYTES_MAX: Gauge "tidegate_cache_bytes_max" [] "What max_memory allows.";
+    CACHE_BYTES_MAX: Gauge "tidegate_cache_bytes_max" [] "What they may take: max_memory less a sixteenth.";
     CACHE_ENTRIES: Gauge "tidegate_cache_entries" [] "Entries stored, each variant one.";
     CACHE_STORED: Counter "tidegate_cache_stored_total" [] "Entries stored.";
     CACHE_EVICTED: Counter "tidegate_cache_evicted_total" [] "Entries that made room for others.";
