@@ -75,8 +75,12 @@ pub enum Sharing {
 /// What a reader learns before the body.
 #[derive(Debug, Clone)]
 pub enum News {
-    /// An interim answer (103), passed on to HTTP/1.1 clients.
-    Interim(u16, Arc<HeaderMap>),
+    /// An interim answer (103), passed on to HTTP/1.1 clients. `mine`: it is to this reader's own request.
+    Interim {
+        status: u16,
+        fields: Arc<HeaderMap>,
+        mine: bool,
+    },
     Head(Arc<Answer>),
     /// Nothing new to read: the stored page was validated, or another was there already.
     Landed {
@@ -108,7 +112,8 @@ pub struct Flight {
 }
 
 struct State {
-    interims: Vec<(u16, Arc<HeaderMap>)>,
+    /// With the reader whose request they were to.
+    interims: Vec<(u64, u16, Arc<HeaderMap>)>,
     news: Option<News>,
     pieces: VecDeque<Bytes>,
     /// Offset of the first retained piece.
@@ -273,9 +278,14 @@ impl Reader {
             let grown = self.flight.grown.notified();
             {
                 let state = self.flight.state.lock();
-                if let Some((status, fields)) = state.interims.get(self.interims) {
+                if let Some((leader, status, fields)) = state.interims.get(self.interims) {
                     self.interims += 1;
-                    return News::Interim(*status, Arc::clone(fields));
+                    let (status, fields) = (*status, Arc::clone(fields));
+                    return News::Interim {
+                        status,
+                        fields,
+                        mine: *leader == self.id,
+                    };
                 }
                 if let Some(news) = &state.news {
                     return news.clone();
@@ -400,11 +410,12 @@ impl Filler {
     }
 
     pub fn interim(&self, status: u16, fields: HeaderMap) {
+        let leader = self.flight.leader.load(Ordering::Acquire);
         self.flight
             .state
             .lock()
             .interims
-            .push((status, Arc::new(fields)));
+            .push((leader, status, Arc::new(fields)));
         self.flight.grown.notify_waiters();
     }
 
@@ -414,7 +425,7 @@ impl Filler {
         match &news {
             News::Landed { .. } => state.end = Some(Ok(())),
             News::Failed(failure) => state.end = Some(Err(failure.clone())),
-            News::Head(_) | News::Interim(..) => {}
+            News::Head(_) | News::Interim { .. } => {}
         }
         // A head that was told stays told: what fails after it is the body.
         state.news.get_or_insert(news);

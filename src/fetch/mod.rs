@@ -81,6 +81,8 @@ pub enum Boarded {
     Reader { reader: Reader, collapsed: bool },
     /// The page was there after all.
     Found(Arc<Entry>),
+    /// The page's last fetch failed just now: what is stored is to be served while it rests.
+    Resting,
     /// A hit-for-miss mark holds: the request is to go by itself, with what it alone may ask ([`Fetcher::alone`]).
     Alone,
 }
@@ -142,13 +144,19 @@ impl Fetcher {
             select: &select,
         };
         let look_again = || {
+            // Its flight may have failed between this request's look and now.
+            let rests =
+                |known: &Arc<Entry>| known.rest.holds(clock::moment()) && errand.has_stand_in(now);
+            if seen.entry.as_ref().is_some_and(rests) {
+                return Some(None);
+            }
             let slot = self.store.get(lane.0.as_ref(), now.mono)?;
             let entry = slot.find(|names| select(names))?;
             let new = seen
                 .entry
                 .as_ref()
                 .is_none_or(|known| !Arc::ptr_eq(known, entry));
-            (new && errand.would_serve(entry, now)).then(|| Arc::clone(entry))
+            (new && errand.would_serve(entry, now)).then(|| Some(Arc::clone(entry)))
         };
         let joined = self.table.join(
             lane,
@@ -158,7 +166,8 @@ impl Fetcher {
             || self.trip(&errand, ask.generation, None),
         );
         match joined {
-            Joined::Found(entry) => Boarded::Found(entry),
+            Joined::Found(Some(entry)) => Boarded::Found(entry),
+            Joined::Found(None) => Boarded::Resting,
             Joined::Follow(trip, reader) => {
                 trip.spare.lock().get_or_insert((errand, reader.id()));
                 Boarded::Reader {

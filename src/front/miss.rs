@@ -60,6 +60,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Out
         let (mut reader, collapsed) = match boarded {
             Boarded::Found(entry) => return landed(conn, noted, &miss, entry, false, true).await,
             Boarded::Reader { reader, collapsed } => (reader, collapsed),
+            Boarded::Resting => return stand_in(conn, noted, &miss, None, Detail::Sie).await,
             Boarded::Alone => {
                 alone = true;
                 continue;
@@ -107,7 +108,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Out
                 };
                 return rescue(conn, noted, &miss, status, Problem::failure(&failure)).await;
             }
-            Waited::News(News::Interim(..)) => {}
+            Waited::News(News::Interim { .. }) => {}
             Waited::Slow => return stand_in(conn, noted, &miss, None, Detail::Slow).await,
             Waited::TooLong => return rescue(conn, noted, &miss, None, Problem::waited()).await,
             Waited::Gone => {
@@ -251,10 +252,14 @@ async fn wait(
         };
         match news {
             // Another's early answer may say whose it is.
-            News::Interim(status, fields) if !noted.http10 && (anonymous || reader.is_leader()) => {
+            News::Interim {
+                status,
+                fields,
+                mine,
+            } if !noted.http10 && (anonymous || mine) => {
                 deliver::interim(conn, status, &fields).await?
             }
-            News::Interim(..) => {}
+            News::Interim { .. } => {}
             news => return Ok(Waited::News(news)),
         }
     }

@@ -107,10 +107,10 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, pass: Pass) -> io::Result<Out
             },
         };
         match news {
-            News::Interim(status, fields) if !noted.http10 => {
+            News::Interim { status, fields, .. } if !noted.http10 => {
                 deliver::interim(conn, status, &fields).await?
             }
-            News::Interim(..) => {}
+            News::Interim { .. } => {}
             News::Head(answer) => break answer,
             News::Failed(failure) => return fail(conn, noted, &facts, &source, &failure).await,
             // Nothing of a passage lands in the store.

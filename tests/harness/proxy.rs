@@ -222,11 +222,18 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        if let Ok(child) = self.child.get_mut() {
+impl Proxy {
+    /// Ends it. Threads of scripted origins may hold it for longer than the test runs.
+    pub fn stop(&self) {
+        if let Ok(mut child) = self.child.lock() {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.stop();
     }
 }

@@ -41,6 +41,9 @@ pub fn run(text: &str, bin: &Path) -> Result<(), String> {
     for origin in &stage.origins {
         origin.retire();
     }
+    if let Ok(proxy) = stage.proxy() {
+        proxy.stop();
+    }
     match (verdict, fails) {
         (Ok(()), None) => Ok(()),
         (Ok(()), Some(wanted)) => Err(format!("it had to fail like {wanted}, and passed")),
