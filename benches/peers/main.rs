@@ -32,6 +32,7 @@ const SIZES: [(&str, usize); 3] = [("/1k", 1 << 10), ("/10k", 10 << 10), ("/100k
 const CEILING: &str = "ceiling";
 const OURS: &str = "tidegate";
 /// In a closed loop one of the two is always busy; below this share of the time, others took its core.
+const SATURATED: f64 = 0.95;
 const UNDISTURBED: f64 = 0.9;
 /// The least eff, and the least ratio of a peer's CPU per request to ours, at 1 and 10 KB.
 const EFF: f64 = 0.80;
@@ -68,7 +69,7 @@ impl Row {
 
     /// Whether the generator, not the server, set the rate.
     fn generator_bound(&self) -> bool {
-        self.share(|s| s.generator_share) > self.share(|s| s.server_share)
+        self.share(|s| s.server_share) < SATURATED
     }
 
     /// Whether neither had its core to itself: then something else ran, and the caches were not theirs either.

@@ -183,13 +183,14 @@ pub fn with_route<T>(
         target::write_path(path, room);
         let path_end = room.len();
         let route = {
-            let host = std::str::from_utf8(&room[host_at..host_end]).ok()?;
-            let path = std::str::from_utf8(&room[target_at..path_end]).ok()?;
-            policy.route(host, path)?
+            // Host and path are ASCII by the rules that let them in.
+            let text = std::str::from_utf8(room).ok()?;
+            policy.route(&text[host_at..host_end], &text[target_at..path_end])?
         };
         target::write_query(query, &route.query, room);
         let class = class(request, route);
         let (directives, only_if_cached) = directives(request, route);
+        let text = std::str::from_utf8(room).ok()?;
         let asking = Asking {
             policy,
             request,
@@ -198,8 +199,8 @@ pub fn with_route<T>(
             scheme,
             class,
             key: KeyRef::new(room),
-            target: std::str::from_utf8(&room[target_at..]).ok()?,
-            host: std::str::from_utf8(&room[host_at..host_end]).ok()?,
+            target: &text[target_at..],
+            host: &text[host_at..host_end],
             head_len,
             directives,
             only_if_cached,
