@@ -25,7 +25,7 @@ use crate::clock;
 use crate::rules::storing::Terms;
 use crate::rules::time::Moment;
 
-/// A window shrinks to this under memory pressure, in bytes; every flight has it reserved before it asks an origin.
+/// A window shrinks to this under memory pressure, in bytes.
 pub const WINDOW_FLOOR: usize = 64 * 1024;
 
 /// Why an answer did not come, or not whole.
