@@ -59,6 +59,7 @@ fn measure(args: &Args) -> Result<Checks, String> {
         cache: "",
         upstream: &format!("max_in_flight = {MAX_IN_FLIGHT}"),
         route: "",
+        build: None,
     };
     let tidegate = Tidegate::start(folder.path(), &setup)?;
     let broadcast = Broadcast::start(server_core, DELAY, PAGE);

@@ -70,6 +70,7 @@ fn measure(args: &Args) -> Result<Checks, String> {
         cache: "max_memory = \"64MiB\"",
         upstream: "max_in_flight = 1024\ntotal_timeout = \"1h\"",
         route: "",
+        build: None,
     };
     let tidegate = Tidegate::start(folder.path(), &setup)?;
     std::thread::sleep(Duration::from_secs(1));

@@ -91,6 +91,7 @@ fn outage(
         cache: "",
         upstream: "",
         route: &format!("serve_stale_after = \"{SERVE_STALE_AFTER}ms\""),
+        build: None,
     };
     let tidegate = Tidegate::start(folder.path(), &setup)?;
     for page in 0..PAGES {

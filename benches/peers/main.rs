@@ -1,7 +1,10 @@
 //! CPU time per cached page: Tidegate beside nginx, HAProxy, Varnish and a ceiling, in one run on one machine.
 //!
-//! Each server has one core, the load generator the other; the order rotates from round to round; the figure is the
-//! median of the rounds. Times mean nothing from one machine to another, ratios within one run do.
+//! Each server has one core, the load generator the other; the order rotates from round to round. Rounds are short and
+//! many, so that a machine whose speed changes is the same to all of them: times are medians of the rounds, and a ratio is
+//! the median of the rounds' own ratios. Times mean nothing from one machine to another, ratios within one run do.
+//!
+//! `TIDEGATE_BEFORE` names another build of Tidegate, which is measured beside this one.
 
 #![expect(unsafe_code, reason = "epoll, pinning and signals are system calls")]
 
@@ -31,6 +34,7 @@ use support::tidegate::{Folder, target};
 const SIZES: [(&str, usize); 3] = [("/1k", 1 << 10), ("/10k", 10 << 10), ("/100k", 100 << 10)];
 const CEILING: &str = "ceiling";
 const OURS: &str = "tidegate";
+const BEFORE: &str = "before";
 /// In a closed loop one of the two is always busy; below this share of the time, others took its core.
 const SATURATED: f64 = 0.95;
 const UNDISTURBED: f64 = 0.9;
@@ -90,16 +94,17 @@ fn main() -> ExitCode {
         "peers",
         "CPU time per cached page: Tidegate, nginx, HAProxy, Varnish and a ceiling in one run.",
         &[
-            ("--rounds", "rounds, 5"),
-            ("--millis", "length of one measurement, 3000"),
+            ("--rounds", "rounds, 15"),
+            ("--millis", "length of one measurement, 1000"),
+            ("--peers", "0: without nginx, HAProxy and Varnish"),
         ],
         compare,
     )
 }
 
 fn compare(args: &Args) -> Result<Checks, String> {
-    let rounds = args.number("--rounds", if args.quick { 2 } else { 5 }) as usize;
-    let nanoseconds = args.number("--millis", if args.quick { 700 } else { 3000 }) * 1_000_000;
+    let rounds = args.number("--rounds", if args.quick { 2 } else { 15 }) as usize;
+    let nanoseconds = args.number("--millis", if args.quick { 700 } else { 1000 }) * 1_000_000;
     let (server_core, client_core) = sys::cores();
     sys::pin(client_core);
     let dir = Folder::temporary("peers");
@@ -119,10 +124,12 @@ fn compare(args: &Args) -> Result<Checks, String> {
         origin: origin.port,
         core: server_core,
     };
-    let mut contenders = servers::start_peers(&place);
-    match servers::start_tidegate(&place) {
-        Ok(tidegate) => contenders.insert(0, tidegate),
-        Err(why) => println!("skipped: tidegate: {why}"),
+    let mut contenders = vec![servers::start_tidegate(OURS, None, &place)?];
+    if let Some(build) = std::env::var_os("TIDEGATE_BEFORE") {
+        contenders.push(servers::start_tidegate(BEFORE, Some(build.into()), &place)?);
+    }
+    if args.number("--peers", 1) != 0 {
+        contenders.extend(servers::start_peers(&place));
     }
     let first = contenders.first().ok_or("no server to measure")?;
     warm(&contenders)?;
@@ -247,14 +254,28 @@ fn measure(
     Ok(rows)
 }
 
-fn cpu_of(rows: &[Row], name: &str) -> Option<f64> {
-    rows.iter().find(|row| row.name == name).map(Row::cpu_us)
+/// The CPU a request of one row, over that of another: the median of the rounds' own ratios, in which a machine that is
+/// slower for a while weighs on both sides.
+fn ratio(over: &Row, under: &Row) -> f64 {
+    let rounds = over.samples.iter().zip(&under.samples);
+    median(
+        &rounds
+            .map(|(over, under)| over.cpu_us / under.cpu_us)
+            .collect::<Vec<_>>(),
+    )
+}
+
+/// [`ratio`] by names; NaN where one was not measured.
+fn ratio_of(rows: &[Row], over: &str, under: &str) -> f64 {
+    let row = |name: &str| rows.iter().find(|row| row.name == name);
+    match (row(over), row(under)) {
+        (Some(over), Some(under)) => ratio(over, under),
+        _ => f64::NAN,
+    }
 }
 
 fn text_table(len: usize, rows: &[Row]) -> String {
     let size = format!("{} KB", len >> 10);
-    let ceiling = cpu_of(rows, CEILING).unwrap_or(f64::NAN);
-    let ours = cpu_of(rows, OURS);
     let cells = |row: &Row| {
         let bound = if row.generator_bound() { "*" } else { "" };
         let disturbed = if row.disturbed() { "!" } else { "" };
@@ -263,8 +284,8 @@ fn text_table(len: usize, rows: &[Row]) -> String {
             format!("{:.2}", row.cpu_us()),
             format!("{:.0} %{disturbed}", spread(&row.cpu()) * 100.0),
             format!("{}{bound}", count(row.per_second() as u64)),
-            format!("{:.2}", ceiling / row.cpu_us()),
-            ours.map_or("-".into(), |ours| format!("{:.2}", row.cpu_us() / ours)),
+            format!("{:.2}", ratio_of(rows, CEILING, row.name)),
+            format!("{:.2}", ratio_of(rows, row.name, OURS)),
         ]
     };
     let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
@@ -283,19 +304,15 @@ fn text_table(len: usize, rows: &[Row]) -> String {
 fn judge(results: &[(usize, Vec<Row>)], checks: &mut Checks) {
     for (len, rows) in results.iter().take(2) {
         let size = format!("{} KB", len >> 10);
-        let Some(ours) = cpu_of(rows, OURS) else {
-            checks.check(false, size, "tidegate was not measured");
-            continue;
-        };
-        let eff = cpu_of(rows, CEILING).unwrap_or(f64::NAN) / ours;
+        let eff = ratio_of(rows, CEILING, OURS);
         checks.check(
             eff >= EFF,
             format!("{size}: eff at least {EFF:.2}"),
             format!("{eff:.2}"),
         );
         for (peer, least) in AHEAD {
-            if let Some(theirs) = cpu_of(rows, peer) {
-                let ratio = theirs / ours;
+            let ratio = ratio_of(rows, peer, OURS);
+            if !ratio.is_nan() {
                 checks.check(
                     ratio >= least,
                     format!("{size}: {peer}'s CPU at least {least} times ours"),
@@ -333,8 +350,6 @@ fn json(
     nanoseconds: u64,
 ) -> serde_json::Value {
     let servers = |rows: &[Row]| -> Vec<serde_json::Value> {
-        let ceiling = cpu_of(rows, CEILING).unwrap_or(f64::NAN);
-        let ours = cpu_of(rows, OURS);
         rows.iter()
             .map(|row| {
                 let each: Vec<_> = row
@@ -349,8 +364,8 @@ fn json(
                     .collect();
                 serde_json::json!({
                     "name": row.name, "cpu_us": row.cpu_us(), "spread": spread(&row.cpu()),
-                    "per_second": row.per_second(), "eff": ceiling / row.cpu_us(),
-                    "to_ours": ours.map(|ours| row.cpu_us() / ours),
+                    "per_second": row.per_second(), "eff": ratio_of(rows, CEILING, row.name),
+                    "to_ours": ratio_of(rows, row.name, OURS),
                     "generator_bound": row.generator_bound(), "disturbed": row.disturbed(), "rounds": each,
                 })
             })
@@ -377,7 +392,6 @@ fn json(
 
 fn chart(results: &[(usize, Vec<Row>)]) -> String {
     let panel = |(len, rows): &(usize, Vec<Row>)| {
-        let ceiling = cpu_of(rows, CEILING).unwrap_or(f64::NAN);
         let bar = |row: &Row| {
             let cpu = row.cpu();
             Bar {
@@ -390,7 +404,7 @@ fn chart(results: &[(usize, Vec<Row>)]) -> String {
                 note: format!(
                     "{:.1} µs, {:.2} of the ceiling",
                     row.cpu_us(),
-                    ceiling / row.cpu_us()
+                    ratio_of(rows, CEILING, row.name)
                 ),
                 kind: match row.name {
                     OURS => Kind::Ours,

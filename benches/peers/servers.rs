@@ -100,18 +100,24 @@ pub fn start_peers(place: &Place) -> Vec<Contender> {
     running
 }
 
-pub fn start_tidegate(place: &Place) -> Result<Contender, String> {
+/// This tree's Tidegate, or another `build` of it.
+pub fn start_tidegate(
+    name: &'static str,
+    build: Option<PathBuf>,
+    place: &Place,
+) -> Result<Contender, String> {
     let setup = Setup {
         origin: place.origin,
         core: place.core,
         cache: "",
         upstream: "",
         route: "",
+        build,
     };
     let tidegate = Tidegate::start(place.dir, &setup)?;
     Ok(Contender {
-        name: "tidegate",
-        version: "this tree".into(),
+        name,
+        version: String::new(),
         port: tidegate.port,
         server: tidegate.server,
         log: Some(tidegate.log),

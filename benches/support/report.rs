@@ -48,11 +48,15 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// (highest − lowest) ÷ median.
+/// What the middle half of the values spans, over their median.
 pub fn spread(values: &[f64]) -> f64 {
-    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    (high - low) / median(values)
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |share: usize| sorted.get(sorted.len() * share / 4).copied();
+    match (at(1), at(3)) {
+        (Some(low), Some(high)) => (high - low) / median(values),
+        _ => f64::NAN,
+    }
 }
 
 /// Nanoseconds as milliseconds.

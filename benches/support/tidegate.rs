@@ -16,6 +16,8 @@ pub struct Setup<'a> {
     pub upstream: &'a str,
     /// Lines below `[[route]]`.
     pub route: &'a str,
+    /// Another build than [`binary`] names.
+    pub build: Option<PathBuf>,
 }
 
 pub struct Tidegate {
@@ -28,7 +30,7 @@ impl Tidegate {
     /// Starts it with one worker, metrics on and the access log in `folder`.
     pub fn start(folder: &Path, setup: &Setup) -> Result<Tidegate, String> {
         let (port, admin) = (sys::free_port(), sys::free_port());
-        let log = folder.join("tidegate-access.log");
+        let log = folder.join(format!("tidegate-{port}-access.log"));
         let config = format!(
             "[listen]\naddress = \"127.0.0.1:{port}\"\nthreads = 1\n\n\
              [admin]\naddress = \"127.0.0.1:{admin}\"\n\n\
@@ -42,11 +44,16 @@ impl Tidegate {
             setup.upstream,
             setup.route
         );
-        let file = folder.join("tidegate.toml");
+        let file = folder.join(format!("tidegate-{port}.toml"));
         fs::write(&file, config).map_err(|e| format!("{}: {e}", file.display()))?;
-        let mut command = Command::new(binary()?);
+        let build = match &setup.build {
+            Some(build) => build.clone(),
+            None => binary()?,
+        };
+        let mut command = Command::new(build);
         command.arg("run").arg("-c").arg(&file);
-        let server = Server::start(&mut command, setup.core, port, &folder.join("tidegate.out"))?;
+        let output = folder.join(format!("tidegate-{port}.out"));
+        let server = Server::start(&mut command, setup.core, port, &output)?;
         Ok(Tidegate { server, port, log })
     }
 }
