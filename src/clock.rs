@@ -22,23 +22,44 @@ pub fn now() -> Now {
     }
 }
 
-/// Both clocks at a moment that [`instant`] told a short while ago.
-pub fn now_at(at: Instant) -> Now {
-    let mono = moment_at(at);
-    Now {
-        mono,
-        wall: wall_millis(mono) / 1000,
+/// A reading of the monotonic clock: nanoseconds since the process first asked. Never turned by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tick(u64);
+
+/// Reads the monotonic clock once, for all that is to be told of one wake-up.
+pub fn tick() -> Tick {
+    // 584 years fit.
+    Tick(start().elapsed().as_nanos() as u64)
+}
+
+impl Tick {
+    /// The process's milliseconds: [`uptime_millis`] as it was.
+    pub fn uptime_millis(self) -> u64 {
+        self.0 / 1_000_000
     }
-}
 
-/// [`moment`] at a moment that [`instant`] told.
-pub fn moment_at(at: Instant) -> Moment {
-    Moment(uptime_at(at) + turned())
-}
+    /// [`moment`] as it was.
+    pub fn moment(self) -> Moment {
+        Moment(self.uptime_millis() + turned())
+    }
 
-/// [`uptime_millis`] at a moment that [`instant`] told.
-pub fn uptime_at(at: Instant) -> u64 {
-    whole_millis(at.saturating_duration_since(start()))
+    /// [`now`] as it was, for a tick of a short while ago.
+    pub fn now(self) -> Now {
+        let mono = self.moment();
+        Now {
+            mono,
+            wall: wall_millis(mono) / 1000,
+        }
+    }
+
+    /// For deadlines on sockets.
+    pub fn instant(self) -> Instant {
+        start() + Duration::from_nanos(self.0)
+    }
+
+    pub fn micros_since(self, earlier: Tick) -> u64 {
+        self.0.saturating_sub(earlier.0) / 1000
+    }
 }
 
 /// Monotonic milliseconds since the process first asked.
@@ -60,7 +81,7 @@ pub fn wall_millis(at: Moment) -> u64 {
 /// Milliseconds since the process first asked, never turned by hand: for what watches the process
 /// itself.
 pub fn uptime_millis() -> u64 {
-    whole_millis(start().elapsed())
+    tick().uptime_millis()
 }
 
 /// The engine's clock, for deadlines on sockets and for measuring how long something took. Never

@@ -89,9 +89,9 @@ impl Word for Authority {
 }
 
 fn normal(host: &str) -> String {
-    let mut out = Vec::new();
+    let mut out = String::new();
     host::normalize(host, Scheme::Http, &mut out);
-    String::from_utf8_lossy(&out).into_owned()
+    out
 }
 
 /// Where the paths of a route begin, percent codes normalised as in requests.
@@ -118,9 +118,9 @@ impl Word for PathPrefix {
         if !text.chars().all(|c| c.is_ascii_graphic()) || text.contains(['?', '#', '*']) {
             return wrong("visible ASCII, no query, other characters as `%XX`".to_owned());
         }
-        let mut path = Vec::new();
+        let mut path = String::new();
         write_path(text, &mut path);
-        Ok(PathPrefix(String::from_utf8_lossy(&path).into_owned()))
+        Ok(PathPrefix(path))
     }
 }
 

@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
-use std::time::Instant;
 
 use http::HeaderMap;
 
 use crate::cache::entry::Entry;
 use crate::cache::key::KeyRef;
+use crate::clock::Tick;
 use crate::config::policy::{AcceptEncoding, Policy, Route};
 use crate::fetch::{Errand, Reason};
 use crate::rules::cache_control::RequestDirectives;
@@ -85,7 +85,7 @@ impl Verb {
 pub struct Noted {
     pub id: RequestId,
     pub trace: Option<TraceParent>,
-    pub began: Instant,
+    pub began: Tick,
     pub method: Verb,
     pub host: Span,
     pub path: Span,
@@ -96,23 +96,18 @@ pub struct Noted {
     pub keep_alive: bool,
     /// A body follows the head.
     pub has_body: bool,
-    /// The client prefers a page to JSON.
-    pub wants_html: bool,
+    accept: Option<Span>,
 }
 
 impl Noted {
-    pub fn of(buf: &[u8], request: &Request, head_len: usize, began: Instant) -> Noted {
+    pub fn of(buf: &[u8], request: &Request, head_len: usize, began: Tick) -> Noted {
         let (path, query) = match request.target {
             Target::Origin { path, query } => (Span::of(buf, path.as_bytes()), query),
             Target::Asterisk => (Span::default(), None),
         };
-        let trace = request
-            .lines
-            .iter()
-            .find(|line| line.name.eq_ignore_ascii_case("traceparent"));
         Noted {
             id: RequestId::fresh(),
-            trace: trace.and_then(|line| TraceParent::accept(line.value)),
+            trace: request.known.traceparent.and_then(TraceParent::accept),
             began,
             method: Verb::of(buf, request.method),
             host: Span::of(buf, request.host.as_bytes()),
@@ -123,11 +118,16 @@ impl Noted {
             http10: request.version == Version::Http10,
             keep_alive: request.keep_alive,
             has_body: request.body != RequestBody::None,
-            wants_html: request
-                .known
-                .accept
-                .is_some_and(|accept| memchr::memmem::find(accept, b"text/html").is_some()),
+            accept: request.known.accept.map(|accept| Span::of(buf, accept)),
         }
+    }
+}
+
+impl Noted {
+    /// Whether the client prefers a page to JSON.
+    pub fn wants_html(&self, buf: &[u8]) -> bool {
+        let accept = self.accept.map(|accept| accept.bytes(buf));
+        accept.is_some_and(|accept| memchr::memmem::find(accept, b"text/html").is_some())
     }
 }
 
@@ -155,7 +155,7 @@ static OWN_COOKIES: LazyLock<[String; 1]> =
     LazyLock::new(|| [format!("{}*", identity::OWN_PREFIX)]);
 
 thread_local! {
-    static KEY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static KEY: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 /// Routes a request and calls `then` with it; `None` if no route takes it.
@@ -169,28 +169,22 @@ pub fn with_route<T>(
 ) -> Option<T> {
     KEY.with_borrow_mut(|room| {
         room.clear();
-        room.extend_from_slice(scheme.as_str().as_bytes());
-        room.push(0);
+        room.push_str(scheme.as_str());
+        room.push('\0');
         let host_at = room.len();
         host::normalize(request.host, scheme, room);
         let host_end = room.len();
-        room.push(0);
+        room.push('\0');
         let target_at = room.len();
         let (path, query) = match request.target {
             Target::Origin { path, query } => (path, query),
             Target::Asterisk => ("*", None),
         };
         target::write_path(path, room);
-        let path_end = room.len();
-        let route = {
-            // Host and path are ASCII by the rules that let them in.
-            let text = std::str::from_utf8(room).ok()?;
-            policy.route(&text[host_at..host_end], &text[target_at..path_end])?
-        };
+        let route = policy.route(&room[host_at..host_end], &room[target_at..])?;
         target::write_query(query, &route.query, room);
         let class = class(request, route);
         let (directives, only_if_cached) = directives(request, route);
-        let text = std::str::from_utf8(room).ok()?;
         let asking = Asking {
             policy,
             request,
@@ -198,9 +192,9 @@ pub fn with_route<T>(
             client,
             scheme,
             class,
-            key: KeyRef::new(room),
-            target: &text[target_at..],
-            host: &text[host_at..host_end],
+            key: KeyRef::new(room.as_bytes()),
+            target: &room[target_at..],
+            host: &room[host_at..host_end],
             head_len,
             directives,
             only_if_cached,
@@ -378,17 +372,14 @@ pub fn key_of(
     path: &str,
     query: Option<&str>,
 ) -> Vec<u8> {
-    let mut key = scheme.as_str().as_bytes().to_vec();
-    key.push(0);
-    key.extend_from_slice(host.as_bytes());
-    key.push(0);
+    let mut key = scheme.as_str().to_owned();
+    key.push('\0');
+    key.push_str(host);
+    key.push('\0');
     let path_at = key.len();
     target::write_path(path, &mut key);
-    let route = std::str::from_utf8(&key[path_at..])
-        .ok()
-        .and_then(|path| policy.route(host, path));
-    if let Some(route) = route {
+    if let Some(route) = policy.route(host, &key[path_at..]) {
         target::write_query(query, &route.query, &mut key);
     }
-    key
+    key.into_bytes()
 }

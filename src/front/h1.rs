@@ -11,22 +11,22 @@
 //! Between requests a connection holds no buffer and no timer.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
-use pingora::protocols::Stream;
+use tokio::net::TcpStream;
 
 use super::asking::{Noted, Verb};
 use super::lookup::{self, Decision};
 use super::problem::Problem;
 use super::record::{self, Outcome};
 use super::wire::{Inbox, Pace, Wire};
-use super::{Site, deliver, miss, pass};
-use crate::clock;
+use super::{Site, deliver, lines, miss, pass};
+use crate::clock::{self, Tick};
 use crate::config::policy::Policy;
 use crate::rules::cache_status::Told;
 use crate::rules::host::Scheme;
+use crate::telemetry::Client;
 
 /// What becomes of a connection after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,23 +45,22 @@ pub struct Conn {
     pub wire: Wire,
     pub inbox: Inbox,
     pub scheme: Scheme,
-    pub client: IpAddr,
+    pub client: Client,
     policy: Arc<Policy>,
     /// The deadline for the head under way is running.
     head_armed: bool,
     /// When the last answer ended.
-    last: Instant,
+    last: Tick,
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(site: Arc<Site>, stream: Stream, scheme: Scheme) {
+pub async fn serve(site: Arc<Site>, socket: TcpStream, client: IpAddr, scheme: Scheme) {
     let policy = site.policy.load_full();
     let pace = Pace {
         rate: Some(policy.listen.min_rate).filter(|rate| *rate > 0),
         grace: policy.listen.min_rate_grace,
     };
-    let wire = Wire::new(stream, site.watch.enroll(), pace);
-    let client = wire.client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let wire = Wire::new(socket, site.watch.enroll(), pace);
     // A connection that says nothing at all has as long as one that says half a head.
     wire.post().arm(policy.listen.head_deadline);
     let mut conn = Conn {
@@ -69,10 +68,10 @@ pub async fn serve(site: Arc<Site>, stream: Stream, scheme: Scheme) {
         wire,
         inbox: Inbox::default(),
         scheme,
-        client,
+        client: client.into(),
         policy,
         head_armed: true,
-        last: clock::instant(),
+        last: clock::tick(),
     };
     let next = loop {
         let next = conn.one().await;
@@ -93,7 +92,7 @@ impl Conn {
     async fn one(&mut self) -> Next {
         loop {
             if !self.inbox.is_empty() {
-                let now = clock::instant();
+                let now = clock::tick();
                 let policy = self.site.policy.load();
                 if !Arc::ptr_eq(&policy, &self.policy) {
                     self.policy = Arc::clone(&policy);
@@ -104,7 +103,7 @@ impl Conn {
                     &self.policy,
                     self.inbox.bytes(),
                     self.scheme,
-                    self.client,
+                    self.client.ip,
                     now,
                 );
                 match decision {
@@ -167,7 +166,7 @@ impl Conn {
         self.head_armed = false;
         if self.inbox.is_empty() {
             let idle = self.policy.listen.idle_timeout.as_millis() as u64;
-            self.wire.post().arm_at(clock::uptime_at(self.last) + idle);
+            self.wire.post().arm_at(self.last.uptime_millis() + idle);
             self.wire.post().set_idle(true);
         }
     }
@@ -190,9 +189,10 @@ impl Conn {
     ) -> io::Result<Outcome> {
         let (mut head, mut body) = (Vec::new(), Vec::new());
         let head_only = matches!(noted.method, Verb::Known("HEAD"));
-        problem.render(noted.wants_html, head_only, told, &mut head, &mut body);
+        let wants_html = noted.wants_html(self.inbox.bytes());
+        problem.render(wants_html, head_only, told, &mut head, &mut body);
         let close = problem.close || self.closes(noted);
-        deliver::common_lines(noted, close, &mut head);
+        lines::common_lines(noted, close, &mut head);
         head.extend_from_slice(b"\r\n");
         let bytes = body.len() as u64;
         head.append(&mut body);
@@ -216,7 +216,7 @@ impl Conn {
         let bytes = body.len() as u64;
         head.append(&mut body);
         let sent = self.wire.send_bytes(&head).await;
-        record::unread(&self.site, self.client, problem, bytes);
+        record::unread(&self.site, &self.client, problem, bytes);
         self.inbox.clear();
         if sent.is_ok() {
             Next::Close
@@ -228,7 +228,13 @@ impl Conn {
     /// Records an answer and drops its request's bytes.
     fn done(&mut self, noted: &Noted, sent: io::Result<Outcome>) -> Next {
         let outcome = sent.unwrap_or_else(|_| Outcome::aborted());
-        self.last = record::answered(&self.site, self.client, self.inbox.bytes(), noted, &outcome);
+        self.last = record::answered(
+            &self.site,
+            &self.client,
+            self.inbox.bytes(),
+            noted,
+            &outcome,
+        );
         if outcome.next == Next::Keep {
             self.inbox.consume(noted.head_len);
         }

@@ -5,14 +5,13 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::Site;
 use super::asking::{Asking, Noted, with_route};
 use super::part::Part;
 use super::problem::Problem;
 use crate::cache::entry::Entry;
-use crate::clock;
+use crate::clock::Tick;
 use crate::config::policy::{Policy, Route};
 use crate::fetch::{Lane, Reason, Seen};
 use crate::rules::cache_status::{Detail, Fwd};
@@ -92,7 +91,7 @@ pub fn decide(
     buf: &[u8],
     scheme: Scheme,
     client: IpAddr,
-    began: Instant,
+    began: Tick,
 ) -> Decision {
     let mut lines = request::lines();
     match request::parse(buf, &mut lines, &policy.listen.head) {
@@ -151,7 +150,7 @@ fn on_route(site: &Site, asking: &Asking, noted: Noted) -> Decision {
     {
         return Decision::Here(Problem::looped(), Some(Box::new(noted)));
     }
-    let now = clock::now_at(noted.began);
+    let now = noted.began.now();
     let slot = site.fetcher.find(asking.key, now.mono);
     let entry = slot.as_ref().and_then(|slot| {
         let sent = asking.as_sent();

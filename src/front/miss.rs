@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use super::asking::Noted;
 use super::h1::Conn;
 use super::lookup::{self, Miss};
+use super::part::Part;
 use super::problem::Problem;
 use super::record::Outcome;
-use super::{Site, deliver};
-use crate::cache::entry::Entry;
+use super::{Site, deliver, follow};
+use crate::cache::entry::{Entry, Head};
 use crate::cache::flight::{Answer, Failure, News, Reader, Sharing};
 use crate::cache::table::Variant;
 use crate::clock;
@@ -75,7 +76,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Out
                         alone = true;
                         continue;
                     }
-                    return deliver::flight(conn, noted, &miss, reader, &answer, collapsed).await;
+                    return follow::flight(conn, noted, &miss, reader, &answer, collapsed).await;
                 }
                 Standing::Failed(failure) => {
                     return rescue(
@@ -140,7 +141,7 @@ fn errand(conn: &Conn, noted: &Noted, miss: &Miss, alone: bool) -> Option<Errand
         conn.policy(),
         conn.inbox.bytes(),
         conn.scheme,
-        conn.client,
+        conn.client.ip,
         |asking| {
             asking
                 .errand(noted, miss.reason, alone, miss.seen.entry.clone())
@@ -190,7 +191,7 @@ fn selects(conn: &Conn, variant: &Variant, terms: &Terms, reader: &Reader) -> St
         conn.policy(),
         conn.inbox.bytes(),
         conn.scheme,
-        conn.client,
+        conn.client.ip,
         |asking| {
             let values = vary_values(&variant.names, asking.request, &asking.as_sent());
             (
@@ -221,7 +222,7 @@ pub fn with_request<T>(conn: &Conn, then: impl FnOnce(&Request) -> T) -> Option<
         conn.policy(),
         conn.inbox.bytes(),
         conn.scheme,
-        conn.client,
+        conn.client.ip,
         |asking| then(asking.request),
     )
 }
@@ -238,7 +239,7 @@ async fn wait(
     let slow_at = miss
         .stand_in
         .then(|| started + miss.route.serve_stale_after);
-    let too_long_at = noted.began + conn.policy().cache.max_wait;
+    let too_long_at = noted.began.instant() + conn.policy().cache.max_wait;
     let slow_first = slow_at.is_some_and(|at| at < too_long_at);
     let until = slow_at.filter(|_| slow_first).unwrap_or(too_long_at);
     loop {
@@ -257,7 +258,7 @@ async fn wait(
                 fields,
                 mine,
             } if !noted.http10 && (anonymous || mine) => {
-                deliver::interim(conn, status, &fields).await?
+                follow::interim(conn, status, &fields).await?
             }
             News::Interim { .. } => {}
             news => return Ok(Waited::News(news)),
@@ -359,4 +360,10 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.waiters.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// What the request at hand asks for of a page with this head.
+pub fn part_of(conn: &Conn, head: &Head, size: Option<u64>) -> Part {
+    let wall = clock::now().wall;
+    with_request(conn, |request| Part::of(request, head, size, wall)).unwrap_or(Part::Whole)
 }

@@ -1,25 +1,29 @@
 //! The road, client side: what meets a request, in the order it meets it.
 //!
 //! [`wire`] reads its bytes and [`h1`] runs the connection; [`asking`] routes it, names its key and class; [`lookup`]
-//! decides; then it is answered from memory ([`deliver`]), by a flight ([`miss`]), past the cache ([`pass`], its body by
-//! [`body`]), or by an answer of our own ([`problem`]); [`record`] counts and logs it. [`watch`] keeps the deadlines.
+//! decides; then it is answered from memory ([`deliver`]), by a flight ([`miss`], [`follow`]), past the cache ([`pass`],
+//! its body by [`body`]), or by an answer of our own ([`problem`]); [`record`] counts and logs it. [`lines`] are what their
+//! heads have in common, [`watch`] keeps the deadlines.
 //!
 //! A hit goes through `wire`, `lookup`, `deliver`, `record` and awaits nothing but the client's socket.
 
 mod asking;
 mod body;
 mod deliver;
+mod follow;
 mod h1;
+mod lines;
 mod lookup;
 mod miss;
 mod part;
 mod pass;
 mod problem;
 mod record;
-mod reset;
+mod socket;
 pub mod watch;
 mod wire;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -27,6 +31,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, ReusedHttpStream};
+use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 
@@ -98,10 +103,26 @@ impl HttpServerApp for Front {
         self.site.connections.add(1);
         // Nothing but HTTP/1 is offered on a listener without TLS.
         if let ServerSession::H1(session) = session {
-            let site = Arc::clone(&self.site);
-            // A task of its own: the engine's, with all it holds, ends here.
-            tokio::spawn(h1::serve(site, session.into_inner(), self.scheme));
+            let stream = session.into_inner();
+            let client = client_of(&stream);
+            match socket::own(stream) {
+                // A task of its own: the engine's, with all it holds, ends here.
+                Ok(socket) => {
+                    let site = Arc::clone(&self.site);
+                    tokio::spawn(h1::serve(site, socket, client, self.scheme));
+                }
+                Err(error) => tracing::warn!(%error, "a connection could not be taken on"),
+            }
         }
         None
     }
+}
+
+/// A client that can't be told, since it has gone already, is nobody.
+fn client_of(stream: &Stream) -> IpAddr {
+    let digest = stream.get_socket_digest();
+    let address = digest.as_ref().and_then(|digest| digest.peer_addr());
+    address
+        .and_then(|address| address.as_inet())
+        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
 }

@@ -12,8 +12,9 @@ use tokio::sync::mpsc;
 
 use super::asking::{self, Asking, Noted};
 use super::body::{BadBody, Source};
-use super::deliver::{self, Between, Framing};
+use super::follow;
 use super::h1::{Conn, Next};
+use super::lines::{self, Between, Framing};
 use super::lookup::Pass;
 use super::miss::PIPELINED;
 use super::problem::Problem;
@@ -108,7 +109,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, pass: Pass) -> io::Result<Out
         };
         match news {
             News::Interim { status, fields, .. } if !noted.http10 => {
-                deliver::interim(conn, status, &fields).await?
+                follow::interim(conn, status, &fields).await?
             }
             News::Interim { .. } => {}
             News::Head(answer) => break answer,
@@ -221,7 +222,7 @@ async fn respond(
         framing,
         range: None,
     };
-    let opening = deliver::head(noted, answer.head.bytes(), &between);
+    let opening = lines::head(noted, answer.head.bytes(), &between);
     conn.wire.send_bytes(opening.bytes()).await?;
     if framing == Framing::Upgrade {
         source.tunnel();

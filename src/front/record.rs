@@ -1,16 +1,14 @@
 //! The last stage: what happened is counted and logged.
 
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::Site;
 use super::asking::Noted;
 use super::h1::Next;
 use super::problem::Problem;
-use crate::clock;
+use crate::clock::{self, Tick};
 use crate::config::policy::Route;
-use crate::telemetry::{Access, CacheResult, RequestId};
+use crate::telemetry::{Access, CacheResult, Client, RequestId};
 
 /// What became of a request.
 pub struct Outcome {
@@ -42,13 +40,13 @@ impl Outcome {
 /// Counts and logs an answered request; `buf` holds its head still. Returns when it ended.
 pub fn answered(
     site: &Site,
-    client: IpAddr,
+    client: &Client,
     buf: &[u8],
     noted: &Noted,
     outcome: &Outcome,
-) -> Instant {
-    let ended = clock::instant();
-    let micros = ended.saturating_duration_since(noted.began).as_micros() as u64;
+) -> Tick {
+    let ended = clock::tick();
+    let micros = ended.micros_since(noted.began);
     let metrics = match &outcome.route {
         Some(route) => &site.routes[route.id],
         None => &site.unrouted,
@@ -56,7 +54,7 @@ pub fn answered(
     metrics.count(outcome.result, outcome.status, outcome.bytes, micros);
     let asked = outcome.route.as_ref().filter(|_| outcome.asked > 0);
     site.access.write(&Access {
-        at: clock::moment_at(ended),
+        at: ended.moment(),
         request_id: &noted.id,
         trace_id: noted.trace.as_ref().map(|trace| trace.trace_id()),
         client,
@@ -76,7 +74,7 @@ pub fn answered(
 }
 
 /// Counts and logs what could not be read as a request.
-pub fn unread(site: &Site, client: IpAddr, problem: &Problem, bytes: u64) {
+pub fn unread(site: &Site, client: &Client, problem: &Problem, bytes: u64) {
     site.unrouted
         .count(problem.result, problem.status, bytes, 0);
     site.access.write(&Access {

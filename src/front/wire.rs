@@ -2,15 +2,14 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use pingora::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::watch::Post;
 use crate::clock;
@@ -46,25 +45,14 @@ impl Pace {
 
 /// One client's connection.
 pub struct Wire {
-    stream: Stream,
+    stream: TcpStream,
     post: Arc<Post>,
-    pub client: Option<IpAddr>,
     pace: Pace,
 }
 
 impl Wire {
-    pub fn new(stream: Stream, post: Arc<Post>, pace: Pace) -> Wire {
-        let client = stream.get_socket_digest().and_then(|digest| {
-            digest
-                .peer_addr()
-                .and_then(|addr| addr.as_inet().map(std::net::SocketAddr::ip))
-        });
-        Wire {
-            stream,
-            post,
-            client,
-            pace,
-        }
+    pub fn new(stream: TcpStream, post: Arc<Post>, pace: Pace) -> Wire {
+        Wire { stream, post, pace }
     }
 
     pub fn pace(&self) -> Pace {
@@ -102,6 +90,21 @@ impl Wire {
             }
         })
         .await
+    }
+
+    /// Writes what the socket takes at once, and says how many bytes of `pieces` that was.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn send_now(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let written = match pieces {
+            [one] => self.stream.try_write(one),
+            _ => self.stream.try_write_vectored(pieces),
+        };
+        match written {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            written => written,
+        }
     }
 
     /// Writes `pieces` in as few calls as the socket allows. The client must keep its pace.
@@ -206,7 +209,7 @@ impl Wire {
     /// Closes so that what was sent arrives: ends our side, then reads until the client ends its own, for a short while
     /// (RFC 9112 §9.6).
     pub async fn close_gently(mut self) {
-        if self.stream.shutdown_write().await.is_err() {
+        if self.stream.shutdown().await.is_err() {
             return;
         }
         self.post.arm(Duration::from_secs(2));
@@ -223,17 +226,7 @@ impl Wire {
 
     /// Closes with a reset, so that nobody takes what was sent for the whole.
     pub fn reset(self) {
-        super::reset::with_reset(self.stream);
-    }
-}
-
-trait ShutdownWrite {
-    async fn shutdown_write(&mut self) -> io::Result<()>;
-}
-
-impl ShutdownWrite for Stream {
-    async fn shutdown_write(&mut self) -> io::Result<()> {
-        AsyncWriteExt::shutdown(self).await
+        super::socket::reset(self.stream);
     }
 }
 

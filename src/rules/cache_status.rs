@@ -1,6 +1,8 @@
 //! Cache-Status (RFC 9211): how an answer was come by, in one member of ours after those of caches
 //! before us.
 
+use super::decimal;
+
 /// The name of this cache in the field.
 pub const NAME: &str = "Tidegate";
 
@@ -234,22 +236,8 @@ impl<'a> Told<'a> {
 
 /// A structured-field Integer (RFC 9651 §3.3.1): at most fifteen digits.
 fn integer(n: i64, out: &mut Vec<u8>) {
-    const MOST: u64 = 999_999_999_999_999;
-    if n < 0 {
-        out.push(b'-');
-    }
-    let mut rest = n.unsigned_abs().min(MOST);
-    let mut digits = [0; 15];
-    let mut from = digits.len();
-    loop {
-        from -= 1;
-        digits[from] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[from..]);
+    const MOST: i64 = 999_999_999_999_999;
+    decimal::write(n.clamp(-MOST, MOST), out);
 }
 
 /// A structured-field String (RFC 9651 §3.3.3); bytes that cannot stand in one become `?`.

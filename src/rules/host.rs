@@ -3,7 +3,7 @@
 
 use std::net::Ipv6Addr;
 
-use memchr::memrchr;
+use memchr::{memchr, memrchr};
 
 use super::fields::digits;
 
@@ -68,10 +68,14 @@ pub fn check(host: &[u8]) -> Result<&str, Flaw> {
     if host.len() > LONGEST {
         return Err(Flaw::TooLong);
     }
-    let (name, port) = match memrchr(b':', host) {
-        Some(colon) if !host[colon..].contains(&b']') => (&host[..colon], &host[colon + 1..]),
-        _ => (host, &b""[..]),
+    let (name, port) = match host {
+        [b'[', ..] => match memrchr(b':', host) {
+            Some(colon) if memchr(b']', &host[colon..]).is_none() => host.split_at(colon),
+            _ => (host, &b""[..]),
+        },
+        _ => host.split_at(memrchr(b':', host).unwrap_or(host.len())),
     };
+    let port = port.get(1..).unwrap_or_default();
     match name {
         [b'[', address @ .., b']'] => check_address(address)?,
         [b'[', ..] => return Err(Flaw::Address),
@@ -89,12 +93,14 @@ pub fn same(a: &str, b: &str, scheme: Scheme) -> bool {
 
 /// Appends a checked host in lower case, without the scheme's default port,
 /// an empty port (RFC 9110 §4.2.3) or the root's trailing dot.
-pub fn normalize(host: &str, scheme: Scheme, out: &mut Vec<u8>) {
+pub fn normalize(host: &str, scheme: Scheme, out: &mut String) {
     let (name, port) = essential(host, scheme);
-    out.extend(name.bytes().map(|b| b.to_ascii_lowercase()));
+    let start = out.len();
+    out.push_str(name);
+    out[start..].make_ascii_lowercase();
     if let Some(port) = port {
-        out.push(b':');
-        out.extend_from_slice(port.as_bytes());
+        out.push(':');
+        out.push_str(port);
     }
 }
 
@@ -106,9 +112,15 @@ fn essential(host: &str, scheme: Scheme) -> (&str, Option<&str>) {
 
 /// Name and port; a bracketed address keeps its brackets and colons.
 fn split(host: &str) -> (&str, Option<&str>) {
-    let from = host.rfind(']').unwrap_or(0);
-    match host[from..].find(':') {
-        Some(colon) => (&host[..from + colon], Some(&host[from + colon + 1..])),
+    let address = match host.as_bytes() {
+        [b'[', rest @ ..] => memchr(b']', rest).unwrap_or(0),
+        _ => 0,
+    };
+    match memchr(b':', &host.as_bytes()[address..]) {
+        Some(colon) => {
+            let colon = address + colon;
+            (&host[..colon], Some(&host[colon + 1..]))
+        }
         None => (host, None),
     }
 }
@@ -117,19 +129,40 @@ fn check_name(name: &[u8]) -> Result<(), Flaw> {
     if name.is_empty() {
         return Err(Flaw::Empty);
     }
-    let mut before = b'.';
+    // What each byte is, and whether two dots met, gathered without a branch a byte.
+    let (mut seen, mut before) = (0, DOT);
     for &byte in name {
-        match byte {
-            b'.' if before == b'.' => return Err(Flaw::Label),
-            b'.' | b'-' | b'_' => {}
-            _ if byte.is_ascii_alphanumeric() => {}
-            b'@' => return Err(Flaw::Userinfo),
-            _ => return Err(Flaw::Character),
-        }
-        before = byte;
+        let class = CLASSES[usize::from(byte)];
+        seen |= class | (class & before & DOT) << 1;
+        before = class;
     }
-    Ok(())
+    match seen & !DOT {
+        0 => Ok(()),
+        _ if seen & NEVER != 0 => match memchr(b'@', name) {
+            Some(_) => Err(Flaw::Userinfo),
+            None => Err(Flaw::Character),
+        },
+        _ => Err(Flaw::Label),
+    }
 }
+
+const DOT: u8 = 1;
+const DOTS: u8 = DOT << 1;
+const NEVER: u8 = DOTS << 1;
+
+const CLASSES: [u8; 256] = {
+    let mut classes = [NEVER; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        classes[byte] = match byte as u8 {
+            b'.' => DOT,
+            b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => 0,
+            _ => NEVER,
+        };
+        byte += 1;
+    }
+    classes
+};
 
 /// No zone (RFC 6874): it means nothing on another machine.
 fn check_address(address: &[u8]) -> Result<(), Flaw> {
@@ -155,9 +188,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn normal(host: &str, scheme: Scheme) -> String {
-        let mut out = Vec::new();
+        let mut out = String::new();
         normalize(host, scheme, &mut out);
-        String::from_utf8(out).unwrap()
+        out
     }
 
     #[test]

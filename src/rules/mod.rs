@@ -21,7 +21,7 @@
 //! | [`chunked`], [`response`] | is this an answer, and where does it end | RFC 9112 §4, §6, §7 |
 //! | [`targeted`] | which of its fields speaks to this cache | RFC 9213 |
 //! | [`cache_control`] | what that field says | RFC 9111 §5.2 |
-//! | [`date`] | when | RFC 9110 §5.6.7 |
+//! | [`date`], [`decimal`] | when, and how many | RFC 9110 §5.6.7 |
 //! | [`storing`] | may it be stored, for whom, how long | RFC 9111 §3 |
 //! | [`validate`] | is what is stored still right | RFC 9111 §4.3 |
 //! | [`invalidate`] | what an unsafe request makes wrong | RFC 9111 §4.4 |
@@ -32,6 +32,7 @@ pub mod cache_status;
 pub mod chunked;
 pub mod conditional;
 pub mod date;
+pub mod decimal;
 pub mod fields;
 pub mod forward;
 pub mod fresh;

@@ -116,23 +116,25 @@ const CLASSES: [u8; 256] = {
 ///
 /// A path with a `%` that no two hex digits follow is appended as it stands:
 /// decoding beside it could complete a code that was none.
-pub fn write_path(path: &str, out: &mut Vec<u8>) {
-    let bytes = path.as_bytes();
-    if memchr(b'%', bytes).is_none() || !codes_are_whole(bytes) {
-        out.extend_from_slice(bytes);
+pub fn write_path(path: &str, out: &mut String) {
+    if memchr(b'%', path.as_bytes()).is_none() || !codes_are_whole(path.as_bytes()) {
+        out.push_str(path);
         return;
     }
-    let mut rest = bytes;
-    while let Some(at) = memchr(b'%', rest) {
+    let mut rest = path;
+    while let Some(at) = memchr(b'%', rest.as_bytes()) {
         let (before, code) = rest.split_at(at);
-        out.extend_from_slice(before);
-        match code_at(code) {
-            Some(byte) if byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) => out.push(byte),
-            _ => out.extend_from_slice(&code[..3]),
+        let (code, after) = code.split_at(3);
+        out.push_str(before);
+        match code_at(code.as_bytes()) {
+            Some(byte) if byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) => {
+                out.push(char::from(byte));
+            }
+            _ => out.push_str(code),
         }
-        rest = &code[3..];
+        rest = after;
     }
-    out.extend_from_slice(rest);
+    out.push_str(rest);
 }
 
 fn codes_are_whole(bytes: &[u8]) -> bool {
@@ -197,11 +199,11 @@ impl QueryRules {
 /// left. Only `&` separates parameters: `;` never does, nor a code for either.
 ///
 /// An empty query (`/p?`) is not an absent one, unless the rules say what to keep.
-pub fn write_query(query: Option<&str>, rules: &QueryRules, out: &mut Vec<u8>) {
+pub fn write_query(query: Option<&str>, rules: &QueryRules, out: &mut String) {
     let Some(query) = query else { return };
     if rules.is_identity() {
-        out.push(b'?');
-        out.extend_from_slice(query.as_bytes());
+        out.push('?');
+        out.push_str(query);
         return;
     }
     let kept = query.split('&').filter(|parameter| rules.keeps(parameter));
@@ -220,12 +222,12 @@ fn name_of(parameter: &str) -> &str {
         .map_or(parameter, |(name, _)| name)
 }
 
-fn join<'q>(parameters: impl Iterator<Item = &'q str>, out: &mut Vec<u8>) {
-    let mut separator = b'?';
+fn join<'q>(parameters: impl Iterator<Item = &'q str>, out: &mut String) {
+    let mut separator = '?';
     for parameter in parameters {
         out.push(separator);
-        out.extend_from_slice(parameter.as_bytes());
-        separator = b'&';
+        out.push_str(parameter);
+        separator = '&';
     }
 }
 
@@ -235,15 +237,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn path(raw: &str) -> String {
-        let mut out = Vec::new();
+        let mut out = String::new();
         write_path(raw, &mut out);
-        String::from_utf8(out).unwrap()
+        out
     }
 
     fn query(raw: Option<&str>, rules: &QueryRules) -> String {
-        let mut out = Vec::new();
+        let mut out = String::new();
         write_query(raw, rules, &mut out);
-        String::from_utf8(out).unwrap()
+        out
     }
 
     fn patterns(names: &[&str]) -> Vec<Pattern> {

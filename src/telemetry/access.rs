@@ -13,6 +13,7 @@ use super::ids::RequestId;
 use super::labels::CacheResult;
 use super::ring::Ring;
 use crate::clock;
+use crate::rules::decimal;
 use crate::rules::time::Moment;
 
 /// A request that has been answered.
@@ -22,7 +23,7 @@ pub struct Access<'a> {
     pub request_id: &'a RequestId,
     /// 32 hex digits, if the request has a trace.
     pub trace_id: Option<&'a str>,
-    pub client: IpAddr,
+    pub client: &'a Client,
     pub method: &'a str,
     pub host: &'a [u8],
     pub path: &'a [u8],
@@ -40,6 +41,34 @@ pub struct Access<'a> {
     pub upstream: Option<&'a str>,
     /// Requests made to it.
     pub attempts: u32,
+}
+
+/// A client's address, and how the log writes it: rendered once a connection.
+#[derive(Clone, Copy)]
+pub struct Client {
+    pub ip: IpAddr,
+    text: [u8; Client::LONGEST],
+    len: u8,
+}
+
+impl Client {
+    /// Eight groups of four digits, and the colons between them.
+    const LONGEST: usize = 39;
+
+    fn text(&self) -> &[u8] {
+        &self.text[..usize::from(self.len)]
+    }
+}
+
+impl From<IpAddr> for Client {
+    fn from(ip: IpAddr) -> Client {
+        let mut text = [0; Client::LONGEST];
+        let mut room = &mut text[..];
+        // Every address but one of IPv4 written as one of IPv6, which is made IPv4 first, has room.
+        let _ = write!(room, "{}", ip.to_canonical());
+        let len = (Client::LONGEST - room.len()) as u8;
+        Client { ip, text, len }
+    }
 }
 
 /// Writes [`Access`] lines, or nothing.
@@ -94,7 +123,7 @@ fn format(access: &Access, hidden: &[Box<[u8]>], out: &mut Vec<u8>) {
         escape(trace.as_bytes(), SHORT_FIELD_MOST, out);
     }
     out.extend_from_slice(b"\",\"client\":\"");
-    address(access.client, out);
+    out.extend_from_slice(access.client.text());
     out.extend_from_slice(b"\",\"method\":\"");
     escape(access.method.as_bytes(), SHORT_FIELD_MOST, out);
     out.extend_from_slice(b"\",\"host\":\"");
@@ -106,11 +135,11 @@ fn format(access: &Access, hidden: &[Box<[u8]>], out: &mut Vec<u8>) {
         escape(agent, FIELD_MOST, out);
     }
     out.extend_from_slice(b"\",\"status\":");
-    number(u64::from(access.status), out);
+    decimal::write(access.status, out);
     out.extend_from_slice(b",\"bytes\":");
-    number(access.bytes, out);
+    decimal::write(access.bytes, out);
     out.extend_from_slice(b",\"ms\":");
-    number(access.micros / 1000, out);
+    decimal::write(access.micros / 1000, out);
     out.push(b'.');
     out.extend_from_slice(&three_digits(access.micros % 1000));
     out.extend_from_slice(b",\"cache\":\"");
@@ -120,7 +149,7 @@ fn format(access: &Access, hidden: &[Box<[u8]>], out: &mut Vec<u8>) {
         escape(upstream.as_bytes(), SHORT_FIELD_MOST, out);
     }
     out.extend_from_slice(b"\",\"attempts\":");
-    number(u64::from(access.attempts), out);
+    decimal::write(access.attempts, out);
     out.extend_from_slice(b"}\n");
 }
 
@@ -266,36 +295,6 @@ fn escape_slowly(bytes: &[u8], end: usize, out: &mut Vec<u8>) -> bool {
     true
 }
 
-fn address(client: IpAddr, out: &mut Vec<u8>) {
-    match client.to_canonical() {
-        IpAddr::V4(v4) => {
-            for (at, octet) in v4.octets().into_iter().enumerate() {
-                if at > 0 {
-                    out.push(b'.');
-                }
-                number(u64::from(octet), out);
-            }
-        }
-        IpAddr::V6(v6) => {
-            let _ = write!(out, "{v6}");
-        }
-    }
-}
-
-fn number(mut value: u64, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
-}
-
 fn three_digits(value: u64) -> [u8; 3] {
     [value / 100, value / 10, value].map(|digits| b'0' + (digits % 10) as u8)
 }
@@ -305,13 +304,20 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::Value;
+    use std::sync::LazyLock;
+
+    static CLIENT: LazyLock<Client> = LazyLock::new(|| client("192.0.2.1"));
+
+    fn client(address: &str) -> Client {
+        address.parse::<IpAddr>().unwrap().into()
+    }
 
     fn example(id: &RequestId) -> Access<'_> {
         Access {
             at: clock::moment(),
             request_id: id,
             trace_id: None,
-            client: [192, 0, 2, 1].into(),
+            client: &CLIENT,
             method: "GET",
             host: b"example.com",
             path: b"/p",
@@ -356,7 +362,7 @@ mod tests {
         let id = RequestId::fresh();
         let told = line(
             &Access {
-                client: "2001:db8::1".parse().unwrap(),
+                client: &client("2001:db8::1"),
                 trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736"),
                 user_agent: Some(b"curl/8"),
                 cache: CacheResult::HitForMiss,
@@ -380,10 +386,9 @@ mod tests {
     #[test]
     fn a_v4_client_on_a_v6_socket_is_told_as_v4() {
         let id = RequestId::fresh();
-        let client = "::ffff:203.0.113.7".parse().unwrap();
         let told = line(
             &Access {
-                client,
+                client: &client("::ffff:203.0.113.7"),
                 ..example(&id)
             },
             &[],
@@ -409,7 +414,7 @@ mod tests {
                     bytes: u64::MAX,
                     micros: u64::MAX,
                     attempts: u32::MAX,
-                    client: "2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap(),
+                    client: &client("2001:db8:1111:2222:3333:4444:5555:6666"),
                     ..example(&id)
                 },
                 &[],

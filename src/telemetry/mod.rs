@@ -20,7 +20,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use access::{Access, AccessLog};
+pub use access::{Access, AccessLog, Client};
 pub use ids::{RequestId, TraceParent};
 pub use labels::{CacheResult, OriginResult, RefreshResult};
 pub use metrics::{Metrics, RouteMetrics, UpstreamMetrics};
@@ -90,13 +90,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
         let telemetry = start(&Output::File(path.clone()), "off", &["token".to_owned()]).unwrap();
+        let client = std::net::IpAddr::from([127, 0, 0, 1]).into();
         let ids: Vec<RequestId> = (0..100).map(|_| RequestId::fresh()).collect();
         for id in &ids {
             telemetry.access.write(&Access {
                 at: crate::clock::moment(),
                 request_id: id,
                 trace_id: None,
-                client: [127, 0, 0, 1].into(),
+                client: &client,
                 method: "GET",
                 host: b"example.com",
                 path: b"/",

@@ -31,6 +31,7 @@ pub struct Known<'a> {
     pub accept_encoding_many: bool,
     pub accept: Option<&'a [u8]>,
     pub user_agent: Option<&'a [u8]>,
+    pub traceparent: Option<&'a [u8]>,
     pub x_request_id: Option<&'a [u8]>,
     pub cdn_loop: bool,
     pub max_forwards: Option<&'a [u8]>,
@@ -113,6 +114,7 @@ impl<'a> Scan<'a> {
             }
             (10, b'c') if is(b"connection") => self.connection(value),
             (10, b'u') if is(b"user-agent") => first(&mut known.user_agent, value, &mut false),
+            (11, b't') if is(b"traceparent") => first(&mut known.traceparent, value, &mut false),
             (12, b'm') if is(b"max-forwards") => first(&mut known.max_forwards, value, &mut false),
             (12, b'x') if is(b"x-request-id") => first(&mut known.x_request_id, value, &mut false),
             (13, b'a') if is(b"authorization") => known.authorization = true,
