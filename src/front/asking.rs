@@ -100,6 +100,25 @@ pub struct Noted {
 }
 
 impl Noted {
+    /// Of a request that has not been read yet.
+    pub fn blank(began: Tick) -> Noted {
+        Noted {
+            id: RequestId::NONE,
+            trace: None,
+            began,
+            method: Verb::Known(""),
+            host: Span::default(),
+            path: Span::default(),
+            query: None,
+            agent: None,
+            head_len: 0,
+            http10: false,
+            keep_alive: false,
+            has_body: false,
+            accept: None,
+        }
+    }
+
     pub fn of(buf: &[u8], request: &Request, head_len: usize, began: Tick) -> Noted {
         let (path, query) = match request.target {
             Target::Origin { path, query } => (Span::of(buf, path.as_bytes()), query),

@@ -98,6 +98,7 @@ impl Conn {
                     self.policy = Arc::clone(&policy);
                 }
                 drop(policy);
+                let mut noted = Noted::blank(now);
                 let decision = lookup::decide(
                     &self.site,
                     &self.policy,
@@ -105,31 +106,33 @@ impl Conn {
                     self.scheme,
                     self.client.ip,
                     now,
+                    &mut noted,
                 );
-                match decision {
-                    Decision::More => {}
-                    Decision::Hit(noted, hit) => {
-                        self.wire.post().set_idle(false);
-                        let sent = deliver::hit(self, &noted, hit).await;
-                        return self.done(&noted, sent);
+                let sent = match decision {
+                    Decision::More => None,
+                    Decision::Refuse(problem) => {
+                        return Box::pin(self.refuse(&problem)).await;
                     }
-                    Decision::Miss(noted, what) => {
+                    Decision::Hit(hit) => {
                         self.wire.post().set_idle(false);
-                        let sent = Box::pin(miss::serve(self, &noted, *what)).await;
-                        return self.done(&noted, sent);
+                        Some(deliver::hit(self, &noted, hit).await)
                     }
-                    Decision::Pass(noted, what) => {
+                    Decision::Miss(what) => {
                         self.wire.post().set_idle(false);
-                        let sent = Box::pin(pass::serve(self, &noted, *what)).await;
-                        return self.done(&noted, sent);
+                        Some(Box::pin(miss::serve(self, &noted, *what)).await)
                     }
-                    Decision::Here(mut problem, Some(noted)) => {
+                    Decision::Pass(what) => {
+                        self.wire.post().set_idle(false);
+                        Some(Box::pin(pass::serve(self, &noted, *what)).await)
+                    }
+                    Decision::Here(mut problem) => {
                         // Its body must never be taken for the next request.
                         problem.close |= noted.has_body;
-                        let sent = Box::pin(self.answer(&problem, &noted, None)).await;
-                        return self.done(&noted, sent);
+                        Some(Box::pin(self.answer(&problem, &noted, None)).await)
                     }
-                    Decision::Here(problem, None) => return Box::pin(self.refuse(&problem)).await,
+                };
+                if let Some(sent) = sent {
+                    return self.done(&noted, sent);
                 }
             }
             match self.more().await {

@@ -29,14 +29,16 @@ use crate::telemetry::{CacheResult, ids};
 pub enum Decision {
     /// The head isn't whole yet.
     More,
-    /// Answered here, without a route.
-    Here(Problem, Option<Box<Noted>>),
+    /// No request: what it was can't be told, nor where the next one begins.
+    Refuse(Problem),
+    /// Answered here.
+    Here(Problem),
     /// From memory.
-    Hit(Noted, Hit),
+    Hit(Hit),
     /// By a flight.
-    Miss(Box<Noted>, Box<Miss>),
+    Miss(Box<Miss>),
     /// Past the cache.
-    Pass(Box<Noted>, Box<Pass>),
+    Pass(Box<Pass>),
 }
 
 /// An answer from memory.
@@ -84,7 +86,8 @@ pub struct Pass {
     pub query: Option<Box<str>>,
 }
 
-/// Decides on the request at the start of `buf`.
+/// Decides on the request at the start of `buf`. What outlives its head's bytes is left in `noted`, of any request that
+/// could be read.
 pub fn decide(
     site: &Site,
     policy: &Policy,
@@ -92,21 +95,18 @@ pub fn decide(
     scheme: Scheme,
     client: IpAddr,
     began: Tick,
+    noted: &mut Noted,
 ) -> Decision {
     let mut lines = request::lines();
     match request::parse(buf, &mut lines, &policy.listen.head) {
         Ok(Parsed::Partial) => Decision::More,
-        Err(reject) => Decision::Here(Problem::reject(reject), None),
+        Err(reject) => Decision::Refuse(Problem::reject(reject)),
         Ok(Parsed::Complete { request, head_len }) => {
-            let noted = Noted::of(buf, &request, head_len, began);
-            let mut room = Some(noted);
-            let decided = with_route(policy, &request, scheme, client, head_len, |asking| {
-                room.take().map(|noted| on_route(site, asking, noted))
-            });
-            match (decided.flatten(), room) {
-                (Some(decision), _) => decision,
-                (None, noted) => Decision::Here(Problem::no_route(), noted.map(Box::new)),
-            }
+            *noted = Noted::of(buf, &request, head_len, began);
+            with_route(policy, &request, scheme, client, head_len, |asking| {
+                on_route(site, asking, noted)
+            })
+            .unwrap_or_else(|| Decision::Here(Problem::no_route()))
         }
     }
 }
@@ -128,10 +128,10 @@ pub fn again<T>(
     }
 }
 
-fn on_route(site: &Site, asking: &Asking, noted: Noted) -> Decision {
+fn on_route(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
     let request = asking.request;
     if let Some(problem) = answered_here(asking) {
-        return Decision::Here(problem, Some(Box::new(noted)));
+        return Decision::Here(problem);
     }
     let cacheable = matches!(request.method, Method::Get | Method::Head)
         && request.body == RequestBody::None
@@ -142,13 +142,13 @@ fn on_route(site: &Site, asking: &Asking, noted: Noted) -> Decision {
     if request.known.cdn_loop
         && asking
             .forwarded(
-                &noted,
+                noted,
                 crate::rules::forward::Kind::Shared,
                 &asking.as_sent(),
             )
             .is_err()
     {
-        return Decision::Here(Problem::looped(), Some(Box::new(noted)));
+        return Decision::Here(Problem::looped());
     }
     let now = noted.began.now();
     let slot = site.fetcher.find(asking.key, now.mono);
@@ -169,7 +169,6 @@ fn on_route(site: &Site, asking: &Asking, noted: Noted) -> Decision {
         let presumed = slot.and_then(|slot| slot.varies_on());
         return miss(
             asking,
-            noted,
             why,
             Seen {
                 now,
@@ -201,25 +200,24 @@ fn on_route(site: &Site, asking: &Asking, noted: Noted) -> Decision {
                     refresh::BETA,
                 );
             if eager {
-                renew(site, asking, &noted, entry, now);
+                renew(site, asking, noted, entry, now);
             }
-            hit(asking, noted, entry, now, ttl, None)
+            hit(asking, entry, now, ttl, None)
         }
         Reuse::StaleWhileRevalidate { ttl } => {
-            renew(site, asking, &noted, entry, now);
-            hit(asking, noted, entry, now, ttl, Some(Detail::Swr))
+            renew(site, asking, noted, entry, now);
+            hit(asking, entry, now, ttl, Some(Detail::Swr))
         }
-        Reuse::MaxStale { ttl } => hit(asking, noted, entry, now, ttl, Some(Detail::Swr)),
+        Reuse::MaxStale { ttl } => hit(asking, entry, now, ttl, Some(Detail::Swr)),
         // After a failure the page rests, and goes out at once meanwhile.
         Reuse::Forward {
             fallback: Some(ttl),
             ..
-        } if entry.rest.holds(now.mono) => hit(asking, noted, entry, now, ttl, Some(Detail::Sie)),
-        Reuse::Forward { why, fallback } => miss(asking, noted, why, seen(), fallback.is_some()),
-        Reuse::OnlyIfCached => Decision::Here(Problem::only_if_cached(), Some(Box::new(noted))),
+        } if entry.rest.holds(now.mono) => hit(asking, entry, now, ttl, Some(Detail::Sie)),
+        Reuse::Forward { why, fallback } => miss(asking, why, seen(), fallback.is_some()),
+        Reuse::OnlyIfCached => Decision::Here(Problem::only_if_cached()),
         Reuse::NotForYou => miss(
             asking,
-            noted,
             Fwd::Request,
             Seen {
                 entry: None,
@@ -269,7 +267,6 @@ fn renew(site: &Site, asking: &Asking, noted: &Noted, entry: &Arc<Entry>, now: N
 
 fn hit(
     asking: &Asking,
-    noted: Noted,
     entry: &Arc<Entry>,
     now: Now,
     ttl: i64,
@@ -288,43 +285,37 @@ fn hit(
     };
     let key = asking.route.status_key.then(|| asking.key.bytes().into());
     let (route, entry) = (Arc::clone(asking.route), Arc::clone(entry));
-    Decision::Hit(
-        noted,
-        Hit {
-            route,
-            entry,
-            part,
-            ttl,
-            detail,
-            result,
-            key,
-        },
-    )
+    Decision::Hit(Hit {
+        route,
+        entry,
+        part,
+        ttl,
+        detail,
+        result,
+        key,
+    })
 }
 
-fn miss(asking: &Asking, noted: Noted, why: Fwd, seen: Seen, stand_in: bool) -> Decision {
+fn miss(asking: &Asking, why: Fwd, seen: Seen, stand_in: bool) -> Decision {
     if asking.only_if_cached {
-        return Decision::Here(Problem::only_if_cached(), Some(Box::new(noted)));
+        return Decision::Here(Problem::only_if_cached());
     }
     let reason = if seen.entry.is_some() {
         Reason::Revalidate
     } else {
         Reason::Miss
     };
-    Decision::Miss(
-        Box::new(noted),
-        Box::new(Miss {
-            route: Arc::clone(asking.route),
-            lane: (asking.key.to_key(), asking.class),
-            head_only: asking.is_head(),
-            status_key: asking.route.status_key.then(|| asking.key.bytes().into()),
-            why,
-            seen,
-            stand_in,
-            reason,
-            alone: goes_alone(asking),
-        }),
-    )
+    Decision::Miss(Box::new(Miss {
+        route: Arc::clone(asking.route),
+        lane: (asking.key.to_key(), asking.class),
+        head_only: asking.is_head(),
+        status_key: asking.route.status_key.then(|| asking.key.bytes().into()),
+        why,
+        seen,
+        stand_in,
+        reason,
+        alone: goes_alone(asking),
+    }))
 }
 
 /// Whether a request leads nobody: its route isn't cached, it says no-store where that is honoured, or it is so odd that
@@ -338,32 +329,29 @@ fn goes_alone(asking: &Asking) -> bool {
         || asking.request.known.method_override
 }
 
-fn pass(asking: &Asking, noted: Noted) -> Decision {
+fn pass(asking: &Asking, noted: &Noted) -> Decision {
     let request = asking.request;
     let (path, query) = match request.target {
         Target::Origin { path, query } => (path, query),
         Target::Asterisk => ("*", None),
     };
-    let Some(head) = super::pass::head(asking, &noted) else {
-        return Decision::Here(Problem::looped(), Some(Box::new(noted)));
+    let Some(head) = super::pass::head(asking, noted) else {
+        return Decision::Here(Problem::looped());
     };
-    Decision::Pass(
-        Box::new(noted),
-        Box::new(Pass {
-            route: Arc::clone(asking.route),
-            body: request.body,
-            expect_continue: request.expect_continue,
-            upgrade: asking.upgrades(),
-            safe: request.method.is_safe(),
-            head_only: asking.is_head(),
-            head,
-            scheme: asking.scheme,
-            method: request.method.as_str().into(),
-            host: asking.host.into(),
-            path: path.into(),
-            query: query.map(Into::into),
-        }),
-    )
+    Decision::Pass(Box::new(Pass {
+        route: Arc::clone(asking.route),
+        body: request.body,
+        expect_continue: request.expect_continue,
+        upgrade: asking.upgrades(),
+        safe: request.method.is_safe(),
+        head_only: asking.is_head(),
+        head,
+        scheme: asking.scheme,
+        method: request.method.as_str().into(),
+        host: asking.host.into(),
+        path: path.into(),
+        query: query.map(Into::into),
+    }))
 }
 
 /// A random number in `0..1`.

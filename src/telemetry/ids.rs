@@ -11,6 +11,9 @@ use std::hash::BuildHasher;
 pub struct RequestId([u8; 16]);
 
 impl RequestId {
+    /// No request's.
+    pub const NONE: RequestId = RequestId([b'0'; 16]);
+
     pub fn fresh() -> RequestId {
         let mut text = [0; 16];
         write_hex(random_nonzero(), &mut text);
@@ -122,12 +125,22 @@ fn random_nonzero() -> u64 {
 }
 
 fn write_hex(number: u64, text: &mut [u8; 16]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (at, byte) in number.to_be_bytes().into_iter().enumerate() {
-        text[2 * at] = DIGITS[usize::from(byte >> 4)];
-        text[2 * at + 1] = DIGITS[usize::from(byte & 15)];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(number.to_be_bytes()) {
+        pair.copy_from_slice(&HEX[usize::from(byte)]);
     }
 }
+
+/// Each byte's two digits.
+const HEX: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
 
 fn ascii(text: &[u8]) -> &str {
     std::str::from_utf8(text).unwrap_or_default()
