@@ -98,12 +98,13 @@ pub fn decide(
     noted: &mut Noted,
 ) -> Decision {
     let mut lines = request::lines();
-    match request::parse(buf, &mut lines, &policy.listen.head) {
+    // Looked at where it lies: it is large.
+    match &request::parse(buf, &mut lines, &policy.listen.head) {
         Ok(Parsed::Partial) => Decision::More,
-        Err(reject) => Decision::Refuse(Problem::reject(reject)),
+        Err(reject) => Decision::Refuse(Problem::reject(*reject)),
         Ok(Parsed::Complete { request, head_len }) => {
-            *noted = Noted::of(buf, &request, head_len, began);
-            with_route(policy, &request, scheme, client, head_len, |asking| {
+            *noted = Noted::of(buf, request, *head_len, began);
+            with_route(policy, request, scheme, client, *head_len, |asking| {
                 on_route(site, asking, noted)
             })
             .unwrap_or_else(|| Decision::Here(Problem::no_route()))

@@ -68,6 +68,23 @@ pub fn check(host: &[u8]) -> Result<&str, Flaw> {
     if host.len() > LONGEST {
         return Err(Flaw::TooLong);
     }
+    let at = port_at(host).unwrap_or(host.len());
+    if at == 0 || classes(&host[..at]) & !DOT != 0 || !is_port(&host[at..]) {
+        check_closely(host)?;
+    }
+    std::str::from_utf8(host).map_err(|_| Flaw::Character)
+}
+
+/// Where `:` and a port's digits, or none, end a host.
+fn port_at(host: &[u8]) -> Option<usize> {
+    let digits = host.iter().rev().take_while(|b| b.is_ascii_digit()).count();
+    let colon = (host.len() - digits).checked_sub(1)?;
+    (host[colon] == b':').then_some(colon)
+}
+
+/// Tells what is wrong with a host that is no plain name, if something is: it may be an address in brackets.
+#[cold]
+fn check_closely(host: &[u8]) -> Result<(), Flaw> {
     let (name, port) = match host {
         [b'[', ..] => match memrchr(b':', host) {
             Some(colon) if memchr(b']', &host[colon..]).is_none() => host.split_at(colon),
@@ -82,7 +99,7 @@ pub fn check(host: &[u8]) -> Result<&str, Flaw> {
         name => check_name(name)?,
     }
     check_port(port)?;
-    std::str::from_utf8(host).map_err(|_| Flaw::Character)
+    Ok(())
 }
 
 /// Whether two checked hosts are one under `scheme`.
@@ -112,15 +129,8 @@ fn essential(host: &str, scheme: Scheme) -> (&str, Option<&str>) {
 
 /// Name and port; a bracketed address keeps its brackets and colons.
 fn split(host: &str) -> (&str, Option<&str>) {
-    let address = match host.as_bytes() {
-        [b'[', rest @ ..] => memchr(b']', rest).unwrap_or(0),
-        _ => 0,
-    };
-    match memchr(b':', &host.as_bytes()[address..]) {
-        Some(colon) => {
-            let colon = address + colon;
-            (&host[..colon], Some(&host[colon + 1..]))
-        }
+    match port_at(host.as_bytes()) {
+        Some(colon) => (&host[..colon], Some(&host[colon + 1..])),
         None => (host, None),
     }
 }
@@ -129,13 +139,7 @@ fn check_name(name: &[u8]) -> Result<(), Flaw> {
     if name.is_empty() {
         return Err(Flaw::Empty);
     }
-    // What each byte is, and whether two dots met, gathered without a branch a byte.
-    let (mut seen, mut before) = (0, DOT);
-    for &byte in name {
-        let class = CLASSES[usize::from(byte)];
-        seen |= class | (class & before & DOT) << 1;
-        before = class;
-    }
+    let seen = classes(name);
     match seen & !DOT {
         0 => Ok(()),
         _ if seen & NEVER != 0 => match memchr(b'@', name) {
@@ -146,7 +150,19 @@ fn check_name(name: &[u8]) -> Result<(), Flaw> {
     }
 }
 
+/// What the bytes of a name are, as a set, gathered without a branch a byte.
+fn classes(name: &[u8]) -> u8 {
+    let (mut seen, mut before) = (0, DOT);
+    for &byte in name {
+        let class = CLASSES[usize::from(byte)];
+        seen |= class | (class & before & DOT) << 1;
+        before = class;
+    }
+    seen
+}
+
 const DOT: u8 = 1;
+/// Two dots in a row, or one in front.
 const DOTS: u8 = DOT << 1;
 const NEVER: u8 = DOTS << 1;
 
@@ -171,6 +187,11 @@ fn check_address(address: &[u8]) -> Result<(), Flaw> {
         Ok(_) => Ok(()),
         Err(_) => Err(Flaw::Address),
     }
+}
+
+/// Whether it is `:` and a port, or a part of that.
+fn is_port(part: &[u8]) -> bool {
+    part.is_empty() || check_port(&part[1..]).is_ok()
 }
 
 fn check_port(port: &[u8]) -> Result<(), Flaw> {

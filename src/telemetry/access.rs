@@ -11,9 +11,8 @@ use std::sync::Arc;
 
 use super::ids::RequestId;
 use super::labels::CacheResult;
-use super::ring::Ring;
+use super::ring::{Line, Ring};
 use crate::clock;
-use crate::rules::decimal;
 use crate::rules::time::Moment;
 
 /// A request that has been answered.
@@ -111,46 +110,46 @@ const SHORT_FIELD_MOST: usize = 64;
 const LINE_MOST: usize = 3 * FIELD_MOST + 2 * SHORT_FIELD_MOST + 1024;
 const CUT: &[u8] = b"\\u2026";
 
-fn format(access: &Access, hidden: &[Box<[u8]>], out: &mut Vec<u8>) {
+fn format(access: &Access, hidden: &[Box<[u8]>], out: &mut Line<'_>) {
     let millis = clock::wall_millis(access.at);
     let mut start = *b"{\"time\":\"0000-00-00T00:00:00.000Z\",\"request_id\":\"0000000000000000";
     start[9..28].copy_from_slice(&second(millis / 1000));
     start[29..32].copy_from_slice(&three_digits(millis % 1000));
     start[49..65].copy_from_slice(access.request_id.as_bytes());
-    out.extend_from_slice(&start);
+    out.put(&start);
     if let Some(trace) = access.trace_id {
-        out.extend_from_slice(b"\",\"trace_id\":\"");
+        out.put(b"\",\"trace_id\":\"");
         escape(trace.as_bytes(), SHORT_FIELD_MOST, out);
     }
-    out.extend_from_slice(b"\",\"client\":\"");
-    out.extend_from_slice(access.client.text());
-    out.extend_from_slice(b"\",\"method\":\"");
+    out.put(b"\",\"client\":\"");
+    out.put(access.client.text());
+    out.put(b"\",\"method\":\"");
     escape(access.method.as_bytes(), SHORT_FIELD_MOST, out);
-    out.extend_from_slice(b"\",\"host\":\"");
+    out.put(b"\",\"host\":\"");
     escape(access.host, FIELD_MOST, out);
-    out.extend_from_slice(b"\",\"path\":\"");
+    out.put(b"\",\"path\":\"");
     target(access.path, access.query, hidden, out);
     if let Some(agent) = access.user_agent {
-        out.extend_from_slice(b"\",\"user_agent\":\"");
+        out.put(b"\",\"user_agent\":\"");
         escape(agent, FIELD_MOST, out);
     }
-    out.extend_from_slice(b"\",\"status\":");
-    decimal::write(access.status, out);
-    out.extend_from_slice(b",\"bytes\":");
-    decimal::write(access.bytes, out);
-    out.extend_from_slice(b",\"ms\":");
-    decimal::write(access.micros / 1000, out);
-    out.push(b'.');
-    out.extend_from_slice(&three_digits(access.micros % 1000));
-    out.extend_from_slice(b",\"cache\":\"");
-    out.extend_from_slice(access.cache.label().as_bytes());
+    out.put(b"\",\"status\":");
+    number(access.status.into(), out);
+    out.put(b",\"bytes\":");
+    number(access.bytes, out);
+    out.put(b",\"ms\":");
+    number(access.micros / 1000, out);
+    out.put(b".");
+    out.put(&three_digits(access.micros % 1000));
+    out.put(b",\"cache\":\"");
+    out.put(access.cache.label().as_bytes());
     if let Some(upstream) = access.upstream {
-        out.extend_from_slice(b"\",\"upstream\":\"");
+        out.put(b"\",\"upstream\":\"");
         escape(upstream.as_bytes(), SHORT_FIELD_MOST, out);
     }
-    out.extend_from_slice(b"\",\"attempts\":");
-    decimal::write(access.attempts, out);
-    out.extend_from_slice(b"}\n");
+    out.put(b"\",\"attempts\":");
+    number(access.attempts.into(), out);
+    out.put(b"}\n");
 }
 
 /// RFC 3339 up to the second: `2026-11-21T02:46:15`. Made once a second and thread.
@@ -199,9 +198,9 @@ fn rfc3339(unix: u64) -> [u8; 19] {
 
 /// Path and query as they came, but for the values of hidden parameters; both together are cut as
 /// one field.
-fn target(path: &[u8], query: Option<&str>, hidden: &[Box<[u8]>], out: &mut Vec<u8>) {
+fn target(path: &[u8], query: Option<&str>, hidden: &[Box<[u8]>], out: &mut Line<'_>) {
     let mut room = FIELD_MOST;
-    let mut put = |bytes: &[u8], out: &mut Vec<u8>| {
+    let mut put = |bytes: &[u8], out: &mut Line<'_>| {
         let before = out.len();
         let fits = room > 0 && escape(bytes, room, out);
         room = if fits {
@@ -257,37 +256,43 @@ fn names(sent: &str, hidden: &[u8]) -> bool {
 
 /// Appends `bytes` as the inside of a JSON string in printable ASCII, at most `room` bytes and the
 /// mark of a cut; false if it was cut. Bytes that are no UTF-8 become U+FFFD.
-fn escape(bytes: &[u8], room: usize, out: &mut Vec<u8>) -> bool {
-    if bytes.len() <= room && !bytes.iter().fold(false, |any, &byte| any | special(byte)) {
-        out.extend_from_slice(bytes);
+fn escape(bytes: &[u8], room: usize, out: &mut Line<'_>) -> bool {
+    if bytes.len() <= room && bytes.iter().all(|&byte| PLAIN[usize::from(byte)]) {
+        out.put(bytes);
         return true;
     }
     escape_slowly(bytes, out.len() + room, out)
 }
 
-fn special(byte: u8) -> bool {
-    !(b' '..=b'~').contains(&byte) | (byte == b'"') | (byte == b'\\')
-}
+/// What stands for itself in a JSON string: printable ASCII but `"` and `\`.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = b' ';
+    while byte <= b'~' {
+        plain[byte as usize] = byte != b'"' && byte != b'\\';
+        byte += 1;
+    }
+    plain
+};
 
 #[cold]
-fn escape_slowly(bytes: &[u8], end: usize, out: &mut Vec<u8>) -> bool {
+fn escape_slowly(bytes: &[u8], end: usize, out: &mut Line<'_>) -> bool {
     for chunk in bytes.utf8_chunks() {
         let broken = (!chunk.invalid().is_empty()).then_some(char::REPLACEMENT_CHARACTER);
         for char in chunk.valid().chars().chain(broken) {
             let before = out.len();
             match u8::try_from(char) {
-                Ok(byte) if !special(byte) => out.push(byte),
-                Ok(byte @ (b'"' | b'\\')) => out.extend_from_slice(&[b'\\', byte]),
+                Ok(byte) if PLAIN[usize::from(byte)] => out.put(&[byte]),
+                Ok(byte @ (b'"' | b'\\')) => out.put(&[b'\\', byte]),
                 _ => {
                     for unit in char.encode_utf16(&mut [0; 2]) {
-                        // Writing to a Vec does not fail.
-                        let _ = write!(out, "\\u{unit:04x}");
+                        out.put(format!("\\u{unit:04x}").as_bytes());
                     }
                 }
             }
             if out.len() > end {
                 out.truncate(before);
-                out.extend_from_slice(CUT);
+                out.put(CUT);
                 return false;
             }
         }
@@ -297,6 +302,10 @@ fn escape_slowly(bytes: &[u8], end: usize, out: &mut Vec<u8>) -> bool {
 
 fn three_digits(value: u64) -> [u8; 3] {
     [value / 100, value / 10, value].map(|digits| b'0' + (digits % 10) as u8)
+}
+
+fn number(number: u64, out: &mut Line<'_>) {
+    out.put(itoa::Buffer::new().format(number).as_bytes());
 }
 
 #[cfg(test)]
@@ -332,11 +341,24 @@ mod tests {
         }
     }
 
+    /// Whether all of it fitted, and what was written.
+    fn escaped(bytes: &[u8], most: usize) -> (bool, String) {
+        let mut room = vec![0; 200_000];
+        let mut out = Line::new(&mut room);
+        let whole = escape(bytes, most, &mut out);
+        let len = out.len();
+        room.truncate(len);
+        (whole, String::from_utf8(room).unwrap())
+    }
+
     fn line(access: &Access, hidden: &[&str]) -> String {
         let hidden: Vec<Box<[u8]>> = hidden.iter().map(|name| name.as_bytes().into()).collect();
-        let mut out = Vec::new();
+        let mut room = vec![0; LINE_MOST + 1];
+        let mut out = Line::new(&mut room);
         format(access, &hidden, &mut out);
-        String::from_utf8(out).unwrap()
+        let len = out.len();
+        room.truncate(len);
+        String::from_utf8(room).unwrap()
     }
 
     #[test]
@@ -490,18 +512,17 @@ mod tests {
 
         #[test]
         fn what_is_escaped_reads_back(bytes: Vec<u8>) {
-            let mut out = Vec::new();
-            prop_assert!(escape(&bytes, 100_000, &mut out));
-            let read: String = serde_json::from_str(&format!("\"{}\"", std::str::from_utf8(&out).unwrap())).unwrap();
+            let (whole, out) = escaped(&bytes, 100_000);
+            prop_assert!(whole);
+            let read: String = serde_json::from_str(&format!("\"{out}\"")).unwrap();
             prop_assert_eq!(read, String::from_utf8_lossy(&bytes));
         }
 
         #[test]
         fn what_is_cut_is_a_start_of_it_and_fits(bytes in prop::collection::vec(any::<u8>(), 0..64), room in 0usize..64) {
-            let mut out = Vec::new();
-            let whole = escape(&bytes, room, &mut out);
+            let (whole, out) = escaped(&bytes, room);
             prop_assert!(out.len() <= room + CUT.len());
-            let read: String = serde_json::from_str(&format!("\"{}\"", std::str::from_utf8(&out).unwrap())).unwrap();
+            let read: String = serde_json::from_str(&format!("\"{out}\"")).unwrap();
             let lossy = String::from_utf8_lossy(&bytes);
             let start = if whole { &read } else { read.strip_suffix('…').unwrap() };
             prop_assert!(lossy.starts_with(start));

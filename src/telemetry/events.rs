@@ -57,7 +57,7 @@ struct Lines<'a>(&'a Ring);
 impl Write for Lines<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if line.len() <= EVENT_MOST {
-            self.0.push(line.len(), |out| out.extend_from_slice(line));
+            self.0.push(line.len(), |out| out.put(line));
         } else {
             self.0.drop_one();
         }

@@ -53,8 +53,41 @@ struct Lanes {
 struct Lane(Mutex<Pending>);
 
 struct Pending {
-    lines: Vec<u8>,
+    /// As long as a lane; what was not written yet costs nothing.
+    room: Vec<u8>,
+    filled: usize,
     closed: bool,
+}
+
+/// Room for one line.
+pub struct Line<'a> {
+    room: &'a mut [u8],
+    len: usize,
+}
+
+impl<'a> Line<'a> {
+    pub fn new(room: &'a mut [u8]) -> Line<'a> {
+        Line { room, len: 0 }
+    }
+
+    /// Appends `bytes`; what there is no room for is left out.
+    #[inline]
+    pub fn put(&mut self, bytes: &[u8]) {
+        let room = self.room.get_mut(self.len..).unwrap_or_default();
+        if let Some(room) = room.get_mut(..bytes.len()) {
+            room.copy_from_slice(bytes);
+            self.len += bytes.len();
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Takes back what was appended since it was `len` long.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
 }
 
 impl Lane {
@@ -102,9 +135,9 @@ impl Ring {
         })
     }
 
-    /// Has `format` append one line, with its line feed and of at most `most` bytes. It is not
-    /// called when there is no room, and must not push to a ring itself.
-    pub fn push(&self, most: usize, format: impl FnOnce(&mut Vec<u8>)) {
+    /// Has `format` write one line, with its line feed, into `most` bytes. It is not called when
+    /// there is no room, and must not push to a ring itself.
+    pub fn push(&self, most: usize, format: impl FnOnce(&mut Line<'_>)) {
         let wake = MINE.try_with(|mine| {
             let mut mine = mine.try_borrow_mut().ok()?;
             let at = match mine.iter().position(|(id, _)| *id == self.shared.id) {
@@ -116,13 +149,15 @@ impl Ring {
                 }
             };
             let mut pending = mine[at].1.0.lock();
-            let before = pending.lines.len();
-            if pending.closed || before + most > LANE_BYTES {
+            let before = pending.filled;
+            if pending.closed {
                 return None;
             }
-            format(&mut pending.lines);
-            debug_assert!(pending.lines.len() <= before + most, "a line over its most");
-            Some(before < WAKE_BYTES && pending.lines.len() >= WAKE_BYTES)
+            let mut line = Line::new(pending.room.get_mut(before..before + most)?);
+            format(&mut line);
+            let filled = before + line.len();
+            pending.filled = filled;
+            Some(before < WAKE_BYTES && filled >= WAKE_BYTES)
         });
         match wake {
             Ok(Some(wake)) => {
@@ -170,8 +205,8 @@ impl Shared {
     fn new_lane(&self) -> Arc<Lane> {
         let mut lanes = self.lanes.lock();
         let lane = Arc::new(Lane(Mutex::new(Pending {
-            // Never grows; pages that are not written to cost nothing.
-            lines: Vec::with_capacity(if lanes.closed { 0 } else { LANE_BYTES }),
+            room: vec![0; if lanes.closed { 0 } else { LANE_BYTES }],
+            filled: 0,
             closed: lanes.closed,
         })));
         lanes.all.push(lane.clone());
@@ -183,7 +218,7 @@ impl Shared {
     }
 
     fn write_until_closed(&self, sink: &mut Sink) {
-        let mut lines = Vec::with_capacity(LANE_BYTES);
+        let mut lines = vec![0; LANE_BYTES];
         loop {
             let closing = self.closing.load(Relaxed);
             if self.collect(&mut lines, sink, closing) == 0 && !closing {
@@ -211,20 +246,22 @@ impl Shared {
             // Lanes whose thread is gone, once they are empty.
             lanes
                 .all
-                .retain(|lane| Arc::strong_count(lane) > 1 || !lane.0.lock().lines.is_empty());
+                .retain(|lane| Arc::strong_count(lane) > 1 || lane.0.lock().filled > 0);
             lanes.all.clone()
         };
         let mut bytes = 0;
         for lane in &mut lanes {
-            {
+            let filled = {
                 let mut pending = lane.lock_standing_back();
                 pending.closed |= close;
-                std::mem::swap(&mut pending.lines, lines);
-            }
-            if !lines.is_empty() {
-                bytes += lines.len();
-                self.lost(sink.write(lines));
-                lines.clear();
+                if pending.filled > 0 {
+                    std::mem::swap(&mut pending.room, lines);
+                }
+                std::mem::take(&mut pending.filled)
+            };
+            if filled > 0 {
+                bytes += filled;
+                self.lost(sink.write(&lines[..filled]));
             }
         }
         bytes
@@ -242,8 +279,8 @@ mod tests {
 
     fn push(ring: &Ring, line: &str) {
         ring.push(line.len() + 1, |out| {
-            out.extend_from_slice(line.as_bytes());
-            out.push(b'\n');
+            out.put(line.as_bytes());
+            out.put(b"\n");
         });
     }
 
