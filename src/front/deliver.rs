@@ -12,6 +12,7 @@ use http::header;
 
 use super::asking::Noted;
 use super::h1::{Conn, Next};
+use super::image;
 use super::lines::{Lines, common_lines, filtered, has_body, range_lines, told_lines};
 use super::lookup::{Hit, Miss};
 use super::miss::part_of;
@@ -70,7 +71,7 @@ pub async fn stored(
     conn: &mut Conn,
     noted: &Noted,
     miss: &Miss,
-    entry: &Entry,
+    entry: &Arc<Entry>,
     told: Told<'_>,
     result: CacheResult,
 ) -> io::Result<Outcome> {
@@ -98,17 +99,17 @@ pub async fn stored(
 }
 
 /// A stored page on its way to one client.
-struct Page<'a> {
-    entry: &'a Entry,
-    part: &'a Part,
-    told: &'a Told<'a>,
-    x_cache: bool,
+pub struct Page<'a> {
+    pub entry: &'a Arc<Entry>,
+    pub part: &'a Part,
+    pub told: &'a Told<'a>,
+    pub x_cache: bool,
     /// When its age is told.
     at: Moment,
 }
 
 impl Page<'_> {
-    fn age(&self) -> u64 {
+    pub fn age(&self) -> u64 {
         fresh::age(&self.entry.terms, self.entry.stored, self.at)
     }
 }
@@ -120,7 +121,16 @@ async fn send_page(conn: &mut Conn, noted: &Noted, page: Page<'_>) -> io::Result
     let (entry, status) = (page.entry, page.entry.head.status);
     match page.part {
         Part::Whole => {
-            if let Some(rest) = begin(conn, noted, &page, close, entry.body.pieces())? {
+            let memory = &conn.site.fetcher.memory;
+            let begun = image::send(&page, noted, close, memory, |whole, head_len| {
+                let written = conn.wire.send_now(&[IoSlice::new(whole)])?;
+                Ok(Rest::after(written, &whole[..head_len], whole.len()))
+            });
+            let begun = match begun {
+                Some(begun) => begun,
+                None => begin(conn, noted, &page, close, entry.body.pieces()),
+            };
+            if let Some(rest) = begun? {
                 Box::pin(rest.send(conn, entry)).await?;
             }
             Ok((entry.body.len(), status, next))
@@ -143,6 +153,14 @@ struct Rest {
 }
 
 impl Rest {
+    /// What is left of an answer of so many bytes in all once so many were written.
+    fn after(written: usize, head: &[u8], total: usize) -> Option<Rest> {
+        (written < total).then(|| Rest {
+            head: head[written.min(head.len())..].to_vec(),
+            from: written.saturating_sub(head.len()) as u64,
+        })
+    }
+
     async fn send(self, conn: &mut Conn, entry: &Entry) -> io::Result<()> {
         let pieces = entry.body.slice(self.from, entry.body.len());
         conn.wire.send_body(&self.head, &pieces, false).await
@@ -185,10 +203,7 @@ fn begin(
             }
         };
         let total = head_len + pieces.iter().map(Bytes::len).sum::<usize>();
-        Ok((written < total).then(|| Rest {
-            head: start[written.min(head_len)..head_len].to_vec(),
-            from: written.saturating_sub(head_len) as u64,
-        }))
+        Ok(Rest::after(written, &start[..head_len], total))
     })
 }
 

@@ -11,7 +11,7 @@ use crate::rules::cache_status::Told;
 use crate::rules::{decimal, range};
 
 /// What a head takes at first.
-const LINES: usize = 1024;
+pub const LINES: usize = 1024;
 /// Buffers kept per worker.
 const POOLED: usize = 64;
 

@@ -12,6 +12,7 @@ mod body;
 mod deliver;
 mod follow;
 mod h1;
+mod image;
 mod lines;
 mod lookup;
 mod miss;
