@@ -99,7 +99,7 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
         connections: metrics.counter(&names::CONNECTIONS, &[]),
         waiters: AtomicUsize::new(0),
         health: Arc::clone(health),
-        policy: ArcSwap::from_pointee(policy),
+        policy: Arc::new(ArcSwap::from_pointee(policy)),
     }))
 }
 

@@ -13,7 +13,7 @@ use crate::config::policy::{AcceptEncoding, Policy, Route};
 use crate::fetch::{Errand, Reason};
 use crate::rules::cache_control::RequestDirectives;
 use crate::rules::forward::{self, Forward, Kind, Loop};
-use crate::rules::host::{self, Scheme};
+use crate::rules::host::{KnownHost, Scheme};
 use crate::rules::identity::{self, Class};
 use crate::rules::request::{Method, Request, RequestBody, Version};
 use crate::rules::storing::{self, Asked};
@@ -129,7 +129,7 @@ impl Noted {
             trace: request.known.traceparent.and_then(TraceParent::accept),
             began,
             method: Verb::of(buf, request.method),
-            host: Span::of(buf, request.host.as_bytes()),
+            host: Span::of(buf, request.known.host.unwrap_or(request.host.as_bytes())),
             path,
             query: query.map(|query| Span::of(buf, query.as_bytes())),
             agent: request.known.user_agent.map(|agent| Span::of(buf, agent)),
@@ -148,6 +148,13 @@ impl Noted {
         let accept = self.accept.map(|accept| accept.bytes(buf));
         accept.is_some_and(|accept| memchr::memmem::find(accept, b"text/html").is_some())
     }
+}
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Whence {
+    pub client: IpAddr,
+    pub scheme: Scheme,
 }
 
 /// A request that has been routed, while its head's bytes are at hand.
@@ -181,17 +188,18 @@ thread_local! {
 pub fn with_route<T>(
     policy: &Policy,
     request: &Request,
-    scheme: Scheme,
-    client: IpAddr,
     head_len: usize,
+    from: Whence,
+    known: &KnownHost,
     then: impl FnOnce(&Asking) -> T,
 ) -> Option<T> {
+    let Whence { client, scheme } = from;
     KEY.with_borrow_mut(|room| {
         room.clear();
         room.push_str(scheme.as_str());
         room.push('\0');
         let host_at = room.len();
-        host::normalize(request.host, scheme, room);
+        known.normalize(request.host, scheme, room);
         let host_end = room.len();
         room.push('\0');
         let target_at = room.len();

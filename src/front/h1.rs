@@ -14,9 +14,11 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
 use tokio::net::TcpStream;
 
-use super::asking::{Noted, Verb};
+use super::asking::{Noted, Verb, Whence};
 use super::lookup::{self, Decision};
 use super::problem::Problem;
 use super::record::{self, Outcome};
@@ -25,7 +27,7 @@ use super::{Site, deliver, lines, miss, pass};
 use crate::clock::{self, Tick};
 use crate::config::policy::Policy;
 use crate::rules::cache_status::Told;
-use crate::rules::host::Scheme;
+use crate::rules::host::{KnownHost, Scheme};
 use crate::telemetry::Client;
 
 /// What becomes of a connection after an answer.
@@ -44,9 +46,13 @@ pub struct Conn {
     pub site: Arc<Site>,
     pub wire: Wire,
     pub inbox: Inbox,
-    pub scheme: Scheme,
-    pub client: Client,
+    scheme: Scheme,
+    client: Client,
     policy: Arc<Policy>,
+    /// Where the next request's comes from, at the price of a comparison.
+    latest: Cache<Arc<ArcSwap<Policy>>, Arc<Policy>>,
+    /// The host of the last request.
+    site_host: KnownHost,
     /// The deadline for the head under way is running.
     head_armed: bool,
     /// When the last answer ended.
@@ -55,7 +61,8 @@ pub struct Conn {
 
 /// Serves a connection until it ends.
 pub async fn serve(site: Arc<Site>, socket: TcpStream, client: IpAddr, scheme: Scheme) {
-    let policy = site.policy.load_full();
+    let mut latest = Cache::new(Arc::clone(&site.policy));
+    let policy = Arc::clone(latest.load());
     let pace = Pace {
         rate: Some(policy.listen.min_rate).filter(|rate| *rate > 0),
         grace: policy.listen.min_rate_grace,
@@ -70,6 +77,8 @@ pub async fn serve(site: Arc<Site>, socket: TcpStream, client: IpAddr, scheme: S
         scheme,
         client: client.into(),
         policy,
+        latest,
+        site_host: KnownHost::default(),
         head_armed: true,
         last: clock::tick(),
     };
@@ -93,19 +102,19 @@ impl Conn {
         loop {
             if !self.inbox.is_empty() {
                 let now = clock::tick();
-                let policy = self.site.policy.load();
-                if !Arc::ptr_eq(&policy, &self.policy) {
-                    self.policy = Arc::clone(&policy);
+                let latest = self.latest.load();
+                if !Arc::ptr_eq(latest, &self.policy) {
+                    self.policy = Arc::clone(latest);
                 }
-                drop(policy);
+                let from = self.whence();
                 let mut noted = Noted::blank(now);
                 let decision = lookup::decide(
                     &self.site,
                     &self.policy,
                     self.inbox.bytes(),
-                    self.scheme,
-                    self.client.ip,
+                    from,
                     now,
+                    &mut self.site_host,
                     &mut noted,
                 );
                 let sent = match decision {
@@ -171,6 +180,13 @@ impl Conn {
             let idle = self.policy.listen.idle_timeout.as_millis() as u64;
             self.wire.post().arm_at(self.last.uptime_millis() + idle);
             self.wire.post().set_idle(true);
+        }
+    }
+
+    pub fn whence(&self) -> Whence {
+        Whence {
+            client: self.client.ip,
+            scheme: self.scheme,
         }
     }
 

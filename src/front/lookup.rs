@@ -3,11 +3,10 @@
 //! Nothing here waits and nothing here writes. What comes out owns all it needs, so that the view, and the head's bytes
 //! it borrows, need not live while a client is served.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Site;
-use super::asking::{Asking, Noted, with_route};
+use super::asking::{Asking, Noted, Whence, with_route};
 use super::part::Part;
 use super::problem::Problem;
 use crate::cache::entry::Entry;
@@ -15,7 +14,7 @@ use crate::clock::Tick;
 use crate::config::policy::{Policy, Route};
 use crate::fetch::{Lane, Reason, Seen};
 use crate::rules::cache_status::{Detail, Fwd};
-use crate::rules::host::Scheme;
+use crate::rules::host::{KnownHost, Scheme};
 use crate::rules::refresh;
 use crate::rules::request::{self, Method, Parsed, RequestBody};
 use crate::rules::reuse::{self, Demand, Reuse};
@@ -87,43 +86,48 @@ pub struct Pass {
 }
 
 /// Decides on the request at the start of `buf`. What outlives its head's bytes is left in `noted`, of any request that
-/// could be read.
+/// could be read; `known` is the host of the connection's last one.
 pub fn decide(
     site: &Site,
     policy: &Policy,
     buf: &[u8],
-    scheme: Scheme,
-    client: IpAddr,
+    from: Whence,
     began: Tick,
+    known: &mut KnownHost,
     noted: &mut Noted,
 ) -> Decision {
     let mut lines = request::lines();
+    let mut another_host = false;
     // Looked at where it lies: it is large.
-    match &request::parse(buf, &mut lines, &policy.listen.head) {
+    let decision = match &request::parse_for(known, buf, &mut lines, &policy.listen.head) {
         Ok(Parsed::Partial) => Decision::More,
         Err(reject) => Decision::Refuse(Problem::reject(*reject)),
         Ok(Parsed::Complete { request, head_len }) => {
             *noted = Noted::of(buf, request, *head_len, began);
-            with_route(policy, request, scheme, client, *head_len, |asking| {
+            another_host = !known.lent(request.host);
+            with_route(policy, request, *head_len, from, known, |asking| {
                 on_route(site, asking, noted)
             })
             .unwrap_or_else(|| Decision::Here(Problem::no_route()))
         }
+    };
+    if another_host {
+        known.learn(noted.host.text(buf), from.scheme);
     }
+    decision
 }
 
 /// Builds something of the request at the start of `buf` again, which was decided on before.
 pub fn again<T>(
     policy: &Policy,
     buf: &[u8],
-    scheme: Scheme,
-    client: IpAddr,
+    from: Whence,
     then: impl FnOnce(&Asking) -> T,
 ) -> Option<T> {
     let mut lines = request::lines();
     match request::parse(buf, &mut lines, &policy.listen.head) {
         Ok(Parsed::Complete { request, head_len }) => {
-            with_route(policy, &request, scheme, client, head_len, then)
+            with_route(policy, &request, head_len, from, KnownHost::NONE, then)
         }
         _ => None,
     }

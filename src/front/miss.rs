@@ -137,17 +137,11 @@ fn board(conn: &Conn, noted: &Noted, miss: &Miss, seen: &Seen, alone: bool) -> O
 }
 
 fn errand(conn: &Conn, noted: &Noted, miss: &Miss, alone: bool) -> Option<Errand> {
-    lookup::again(
-        conn.policy(),
-        conn.inbox.bytes(),
-        conn.scheme,
-        conn.client.ip,
-        |asking| {
-            asking
-                .errand(noted, miss.reason, alone, miss.seen.entry.clone())
-                .ok()
-        },
-    )
+    lookup::again(conn.policy(), conn.inbox.bytes(), conn.whence(), |asking| {
+        asking
+            .errand(noted, miss.reason, alone, miss.seen.entry.clone())
+            .ok()
+    })
     .flatten()
 }
 
@@ -187,19 +181,13 @@ fn selects(conn: &Conn, variant: &Variant, terms: &Terms, reader: &Reader) -> St
     if reader.is_leader() {
         return Standing::Mine;
     }
-    let found = lookup::again(
-        conn.policy(),
-        conn.inbox.bytes(),
-        conn.scheme,
-        conn.client.ip,
-        |asking| {
-            let values = vary_values(&variant.names, asking.request, &asking.as_sent());
-            (
-                values == variant.values,
-                storing::follower(terms, &asking.asked(false)).is_ok(),
-            )
-        },
-    );
+    let found = lookup::again(conn.policy(), conn.inbox.bytes(), conn.whence(), |asking| {
+        let values = vary_values(&variant.names, asking.request, &asking.as_sent());
+        (
+            values == variant.values,
+            storing::follower(terms, &asking.asked(false)).is_ok(),
+        )
+    });
     match found {
         Some((true, true)) => Standing::Mine,
         Some((false, _)) => Standing::Another(Arc::clone(&variant.names)),
@@ -218,13 +206,9 @@ fn asks_for_its_range(conn: &Conn, answer: &Answer) -> bool {
 
 /// Reads the request at the front of the inbox again.
 pub fn with_request<T>(conn: &Conn, then: impl FnOnce(&Request) -> T) -> Option<T> {
-    lookup::again(
-        conn.policy(),
-        conn.inbox.bytes(),
-        conn.scheme,
-        conn.client.ip,
-        |asking| then(asking.request),
-    )
+    lookup::again(conn.policy(), conn.inbox.bytes(), conn.whence(), |asking| {
+        then(asking.request)
+    })
 }
 
 /// Waits for the flight's head, as long as it makes sense. Interim answers are passed on.

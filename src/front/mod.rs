@@ -50,7 +50,7 @@ const BEAT: Duration = Duration::from_millis(500);
 
 /// Everything a request may need, wired once.
 pub struct Site {
-    pub policy: ArcSwap<Policy>,
+    pub policy: Arc<ArcSwap<Policy>>,
     pub fetcher: Arc<Fetcher>,
     pub watch: Arc<Watch>,
     pub access: Arc<AccessLog>,

@@ -102,6 +102,52 @@ fn check_closely(host: &[u8]) -> Result<(), Flaw> {
     Ok(())
 }
 
+/// A host that was checked and normalised before: what a connection asks for, it asks for again.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct KnownHost {
+    /// As received; empty if none is known.
+    raw: String,
+    /// In lower case and so on, as [`normalize`] has it.
+    normal: String,
+}
+
+impl KnownHost {
+    pub const NONE: &KnownHost = &KnownHost {
+        raw: String::new(),
+        normal: String::new(),
+    };
+
+    /// [`check`], at the price of a comparison if it is this one.
+    pub fn check<'a>(&'a self, host: &'a [u8]) -> Result<&'a str, Flaw> {
+        if !host.is_empty() && host == self.raw.as_bytes() {
+            return Ok(&self.raw);
+        }
+        check(host)
+    }
+
+    /// Whether `host` came from here.
+    pub fn lent(&self, host: &str) -> bool {
+        std::ptr::eq(host, self.raw.as_str())
+    }
+
+    /// [`normalize`], at the price of a copy if it is this one.
+    pub fn normalize(&self, host: &str, scheme: Scheme, out: &mut String) {
+        if self.lent(host) {
+            out.push_str(&self.normal);
+        } else {
+            normalize(host, scheme, out);
+        }
+    }
+
+    /// Is `host`, which was checked, from now on.
+    pub fn learn(&mut self, host: &str, scheme: Scheme) {
+        self.raw.clear();
+        self.raw.push_str(host);
+        self.normal.clear();
+        normalize(host, scheme, &mut self.normal);
+    }
+}
+
 /// Whether two checked hosts are one under `scheme`.
 pub fn same(a: &str, b: &str, scheme: Scheme) -> bool {
     let (a, b) = (essential(a, scheme), essential(b, scheme));
@@ -142,10 +188,13 @@ fn check_name(name: &[u8]) -> Result<(), Flaw> {
     let seen = classes(name);
     match seen & !DOT {
         0 => Ok(()),
-        _ if seen & NEVER != 0 => match memchr(b'@', name) {
-            Some(_) => Err(Flaw::Userinfo),
-            None => Err(Flaw::Character),
-        },
+        _ if seen & NEVER != 0 => {
+            let bad = name.iter().find(|b| CLASSES[usize::from(**b)] == NEVER);
+            match bad {
+                Some(b'@') => Err(Flaw::Userinfo),
+                _ => Err(Flaw::Character),
+            }
+        }
         _ => Err(Flaw::Label),
     }
 }

@@ -12,6 +12,7 @@ use httparse::{Header, Status};
 use memchr::memchr;
 
 use super::fields::{Fields, is_tchar, members};
+use super::host::KnownHost;
 pub use super::target::Target;
 use reject::cause;
 pub use reject::{ALLOW, Reject};
@@ -79,7 +80,7 @@ pub struct Request<'a> {
     pub version: Version,
     /// In origin-form or `*`; an absolute one has been reduced.
     pub target: Target<'a>,
-    /// As received, valid; empty if an HTTP/1.0 request names none.
+    /// As received, valid; empty if an HTTP/1.0 request names none. It may be lent by a [`KnownHost`].
     pub host: &'a str,
     pub body: RequestBody,
     /// Whether the client would send another request after this one.
@@ -209,6 +210,16 @@ pub fn parse<'h, 'b: 'h>(
     lines: &'h mut Lines<'b>,
     limits: &HeadLimits,
 ) -> Result<Parsed<'h>, Reject> {
+    parse_for(KnownHost::NONE, buf, lines, limits)
+}
+
+/// [`parse`] where a host is known already.
+pub fn parse_for<'h, 'b: 'h>(
+    known: &'h KnownHost,
+    buf: &'b [u8],
+    lines: &'h mut Lines<'b>,
+    limits: &HeadLimits,
+) -> Result<Parsed<'h>, Reject> {
     let Some(skipped) = empty_line(buf)? else {
         return Ok(Parsed::Partial);
     };
@@ -233,6 +244,7 @@ pub fn parse<'h, 'b: 'h>(
         return Err(Reject::TargetTooLong);
     }
     judge(
+        known,
         check_method(method)?,
         target,
         version,
@@ -285,6 +297,7 @@ fn check_method(name: &str) -> Result<Method<'_>, Reject> {
 
 #[inline]
 fn judge<'a>(
+    known: &'a KnownHost,
     method: Method<'a>,
     raw_target: &'a str,
     version: Version,
@@ -294,7 +307,7 @@ fn judge<'a>(
     let mut scan = Scan::default();
     scan.learn_all(lines)?;
     let body = scan.body(version)?;
-    let (target, host) = scan.destination(method, raw_target, version)?;
+    let (target, host) = scan.destination(known, method, raw_target, version)?;
     let framed = scan.length.is_some() || body != RequestBody::None;
     let expected = match (scan.expect, version) {
         (Expect::Other, Version::Http11) => return Err(Reject::Expect),

@@ -46,13 +46,16 @@ pub struct Access<'a> {
 #[derive(Clone, Copy)]
 pub struct Client {
     pub ip: IpAddr,
+    /// Its address in the line, from the quote before it to that of the field behind it.
     text: [u8; Client::LONGEST],
     len: u8,
 }
 
 impl Client {
+    const BEFORE: &str = "\",\"client\":\"";
+    const AFTER: &str = "\",\"method\":\"";
     /// Eight groups of four digits, and the colons between them.
-    const LONGEST: usize = 39;
+    const LONGEST: usize = 39 + Client::BEFORE.len() + Client::AFTER.len();
 
     fn text(&self) -> &[u8] {
         &self.text[..usize::from(self.len)]
@@ -64,7 +67,8 @@ impl From<IpAddr> for Client {
         let mut text = [0; Client::LONGEST];
         let mut room = &mut text[..];
         // Every address but one of IPv4 written as one of IPv6, which is made IPv4 first, has room.
-        let _ = write!(room, "{}", ip.to_canonical());
+        let (before, after) = (Client::BEFORE, Client::AFTER);
+        let _ = write!(room, "{before}{}{after}", ip.to_canonical());
         let len = (Client::LONGEST - room.len()) as u8;
         Client { ip, text, len }
     }
@@ -121,9 +125,7 @@ fn format(access: &Access, hidden: &[Box<[u8]>], out: &mut Line<'_>) {
         out.put(b"\",\"trace_id\":\"");
         escape(trace.as_bytes(), SHORT_FIELD_MOST, out);
     }
-    out.put(b"\",\"client\":\"");
     out.put(access.client.text());
-    out.put(b"\",\"method\":\"");
     escape(access.method.as_bytes(), SHORT_FIELD_MOST, out);
     out.put(b"\",\"host\":\"");
     escape(access.host, FIELD_MOST, out);
@@ -133,19 +135,39 @@ fn format(access: &Access, hidden: &[Box<[u8]>], out: &mut Line<'_>) {
         out.put(b"\",\"user_agent\":\"");
         escape(agent, FIELD_MOST, out);
     }
-    out.put(b"\",\"status\":");
-    number(access.status.into(), out);
-    out.put(b",\"bytes\":");
+    let mut status = *b"\",\"status\":000,\"bytes\":";
+    match access.status {
+        100..=999 => {
+            status[11..14].copy_from_slice(&three_digits(access.status.into()));
+            out.put(&status);
+        }
+        other => {
+            out.put(&status[..11]);
+            number(other.into(), out);
+            out.put(&status[14..]);
+        }
+    }
     number(access.bytes, out);
-    out.put(b",\"ms\":");
-    number(access.micros / 1000, out);
-    out.put(b".");
-    out.put(&three_digits(access.micros % 1000));
-    out.put(b",\"cache\":\"");
+    let mut ms = *b",\"ms\":0.000,\"cache\":\"";
+    ms[8..11].copy_from_slice(&three_digits(access.micros % 1000));
+    match access.micros / 1000 {
+        few @ 0..=9 => {
+            ms[6] = b'0' + few as u8;
+            out.put(&ms);
+        }
+        many => {
+            out.put(&ms[..6]);
+            number(many, out);
+            out.put(&ms[7..]);
+        }
+    }
     out.put(access.cache.label().as_bytes());
     if let Some(upstream) = access.upstream {
         out.put(b"\",\"upstream\":\"");
         escape(upstream.as_bytes(), SHORT_FIELD_MOST, out);
+    }
+    if access.attempts == 0 {
+        return out.put(b"\",\"attempts\":0}\n");
     }
     out.put(b"\",\"attempts\":");
     number(access.attempts.into(), out);
@@ -201,10 +223,10 @@ fn rfc3339(unix: u64) -> [u8; 19] {
 fn target(path: &[u8], query: Option<&str>, hidden: &[Box<[u8]>], out: &mut Line<'_>) {
     let mut room = FIELD_MOST;
     let mut put = |bytes: &[u8], out: &mut Line<'_>| {
-        let before = out.len();
+        let before = out.written();
         let fits = room > 0 && escape(bytes, room, out);
         room = if fits {
-            room.saturating_sub(out.len() - before)
+            room.saturating_sub(out.written() - before)
         } else {
             0
         };
@@ -261,7 +283,7 @@ fn escape(bytes: &[u8], room: usize, out: &mut Line<'_>) -> bool {
         out.put(bytes);
         return true;
     }
-    escape_slowly(bytes, out.len() + room, out)
+    escape_slowly(bytes, out.written() + room, out)
 }
 
 /// What stands for itself in a JSON string: printable ASCII but `"` and `\`.
@@ -280,7 +302,7 @@ fn escape_slowly(bytes: &[u8], end: usize, out: &mut Line<'_>) -> bool {
     for chunk in bytes.utf8_chunks() {
         let broken = (!chunk.invalid().is_empty()).then_some(char::REPLACEMENT_CHARACTER);
         for char in chunk.valid().chars().chain(broken) {
-            let before = out.len();
+            let before = out.written();
             match u8::try_from(char) {
                 Ok(byte) if PLAIN[usize::from(byte)] => out.put(&[byte]),
                 Ok(byte @ (b'"' | b'\\')) => out.put(&[b'\\', byte]),
@@ -290,7 +312,7 @@ fn escape_slowly(bytes: &[u8], end: usize, out: &mut Line<'_>) -> bool {
                     }
                 }
             }
-            if out.len() > end {
+            if out.written() > end {
                 out.truncate(before);
                 out.put(CUT);
                 return false;
@@ -346,7 +368,7 @@ mod tests {
         let mut room = vec![0; 200_000];
         let mut out = Line::new(&mut room);
         let whole = escape(bytes, most, &mut out);
-        let len = out.len();
+        let len = out.written();
         room.truncate(len);
         (whole, String::from_utf8(room).unwrap())
     }
@@ -356,7 +378,7 @@ mod tests {
         let mut room = vec![0; LINE_MOST + 1];
         let mut out = Line::new(&mut room);
         format(access, &hidden, &mut out);
-        let len = out.len();
+        let len = out.written();
         room.truncate(len);
         String::from_utf8(room).unwrap()
     }

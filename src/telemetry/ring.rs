@@ -80,7 +80,8 @@ impl<'a> Line<'a> {
         }
     }
 
-    pub fn len(&self) -> usize {
+    /// Bytes it has so far.
+    pub fn written(&self) -> usize {
         self.len
     }
 
@@ -155,7 +156,7 @@ impl Ring {
             }
             let mut line = Line::new(pending.room.get_mut(before..before + most)?);
             format(&mut line);
-            let filled = before + line.len();
+            let filled = before + line.written();
             pending.filled = filled;
             Some(before < WAKE_BYTES && filled >= WAKE_BYTES)
         });

@@ -5,13 +5,15 @@ use httparse::Header;
 use super::{Method, Reject, RequestBody, Target, Version};
 use crate::rules::chunked::{Coding, coding};
 use crate::rules::fields::{Folded, digits, fold, members};
-use crate::rules::host::{self, Scheme};
+use crate::rules::host::{self, KnownHost, Scheme};
 use crate::rules::target;
 
 /// The fields that are asked about on every request, gathered in the one scan.
 /// A value is the first line's; where a field may be repeated, `…_many` says so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Known<'a> {
+    /// As it stands in the head.
+    pub host: Option<&'a [u8]>,
     pub authorization: bool,
     pub cookie: Option<&'a [u8]>,
     pub cookies_many: bool,
@@ -51,7 +53,6 @@ pub(super) enum Expect {
 /// What one pass over the lines gathers.
 #[derive(Default)]
 pub(super) struct Scan<'a> {
-    host: Option<&'a [u8]>,
     pub length: Option<u64>,
     coding: Option<Coding>,
     /// Options of `Connection` that are obeyed here.
@@ -100,7 +101,7 @@ impl<'a> Scan<'a> {
         let known = &mut self.known;
         let initial = name.first().ok_or(Reject::FieldName)? | 0x20;
         match (name.len(), initial) {
-            (4, b'h') if is(b"host") => once(&mut self.host, value, Reject::ManyHosts)?,
+            (4, b'h') if is(b"host") => once(&mut known.host, value, Reject::ManyHosts)?,
             (5, b'r') if is(b"range") => first(&mut known.range, value, &mut repeated.range),
             (6, b'a') if is(b"accept") => first(&mut known.accept, value, &mut false),
             (6, b'c') if is(b"cookie") => first(&mut known.cookie, value, &mut repeated.cookie),
@@ -186,13 +187,14 @@ impl<'a> Scan<'a> {
     /// RFC 9112 §3.2 and §3.3: what is asked for, and of whom.
     pub fn destination(
         &self,
+        known: &'a KnownHost,
         method: Method<'_>,
         raw: &'a str,
         version: Version,
     ) -> Result<(Target<'a>, &'a str), Reject> {
         let (target, authority) = target::read(raw).map_err(Reject::Target)?;
-        let host = match (self.host, version) {
-            (Some(host), _) => Some(host::check(host).map_err(Reject::Host)?),
+        let host = match (self.known.host, version) {
+            (Some(host), _) => Some(known.check(host).map_err(Reject::Host)?),
             (None, Version::Http11) => return Err(Reject::NoHost),
             (None, Version::Http10) => None,
         };

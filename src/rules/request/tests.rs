@@ -66,6 +66,7 @@ fn a_browser_is_understood() {
         assert!(request.keep_alive && !request.expect_continue);
         assert_eq!((request.upgrade, request.lines.len()), (None, 10));
         let known = Known {
+            host: Some(b"example.com:8080"),
             cookie: Some(b"a=1"),
             if_none_match: Some(b"\"x\""),
             if_modified_since: Some(b"Sun, 06 Nov 1994 08:49:37 GMT"),
@@ -85,9 +86,10 @@ fn every_known_field_is_known() {
     let head = get(
         "authorization: x\r\nRANGE: bytes=0-\r\nIf-Range: \"e\"\r\nif-match: *\r\n\
         If-Unmodified-Since: x\r\nCache-Control: no-cache\r\nPragma: no-cache\r\n\
-        X-Request-ID: r\r\nCDN-Loop: x\r\nMax-Forwards: 3\r\nX-HTTP-Method: PUT\r\n",
+        X-Request-ID: r\r\nTraceParent: t\r\nCDN-Loop: x\r\nMax-Forwards: 3\r\nX-HTTP-Method: PUT\r\n",
     );
     let known = Known {
+        host: Some(b"a"),
         authorization: true,
         range: Some(b"bytes=0-"),
         if_range: Some(b"\"e\""),
@@ -96,6 +98,7 @@ fn every_known_field_is_known() {
         cache_control: true,
         pragma: true,
         x_request_id: Some(b"r"),
+        traceparent: Some(b"t"),
         cdn_loop: true,
         max_forwards: Some(b"3"),
         method_override: true,
