@@ -88,6 +88,10 @@ pub async fn serve(site: Arc<Site>, socket: TcpStream, client: IpAddr, scheme: S
             break next;
         }
         conn.await_next();
+        if !conn.inbox.is_empty() {
+            // Who has sent more gets no more than the others' turns in between.
+            tokio::task::coop::consume_budget().await;
+        }
     };
     match next {
         Next::Keep => {}

@@ -1,8 +1,9 @@
 //! What wire scripts cannot say: the flight table under a model checker, the arrows between rooms, the invariants
-//! of the architecture, origins that speak TLS and HTTP/2.
+//! of the architecture, hot pages, origins that speak TLS and HTTP/2.
 
 mod arrows;
 mod flight_table;
+mod hot;
 mod invariants;
 mod origins;
 mod site;
@@ -12,6 +13,7 @@ pub fn tests() -> Vec<Test> {
     [
         arrows::tests(),
         flight_table::tests(),
+        hot::tests(),
         invariants::tests(),
         origins::tests(),
     ]
