@@ -73,8 +73,10 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
         .cloned()
         .map(Upstream::new)
         .collect::<Result<Vec<Arc<Upstream>>, String>>()?;
-    // A sixteenth is for what is not counted piece by piece: connections, and the index of what is stored.
-    let memory = Memory::new(policy.cache.max_memory / 16 * 15);
+    // A sixteenth is for what is not counted piece by piece: connections, and the index of what is stored. Images have an
+    // account of their own, so that they never keep a page from being stored.
+    let images = policy.cache.max_memory / 64;
+    let memory = Memory::new(policy.cache.max_memory / 16 * 15 - images);
     let store = Store::new(Arc::clone(&memory), policy.cache.max_variants);
     let limits = Limits {
         max_object_size: policy.cache.max_object_size,
@@ -97,6 +99,7 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
             .collect(),
         unrouted: metrics.unrouted(),
         connections: metrics.counter(&names::CONNECTIONS, &[]),
+        images: Memory::new(images),
         waiters: AtomicUsize::new(0),
         health: Arc::clone(health),
         policy: Arc::new(ArcSwap::from_pointee(policy)),

@@ -114,10 +114,14 @@ pub fn start_tidegate(
         route: "",
         build,
     };
+    let version = match &setup.build {
+        Some(build) => text(build),
+        None => "this tree".into(),
+    };
     let tidegate = Tidegate::start(place.dir, &setup)?;
     Ok(Contender {
         name,
-        version: String::new(),
+        version,
         port: tidegate.port,
         server: tidegate.server,
         log: Some(tidegate.log),

@@ -1,7 +1,8 @@
 //! What bodies, heads and windows weigh, counted from allocation to the last holder's drop.
 //!
 //! A page that was evicted is not gone while somebody reads it. So the count is tied to the bytes themselves: a piece
-//! of body carries its [`Charge`], and whoever drops the last handle to it gives the bytes back.
+//! of body carries its [`Charge`], and whoever drops the last handle to it gives the bytes back. Images of hot pages have
+//! an account of the same kind beside it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -96,7 +96,7 @@ pub struct Noted {
     pub keep_alive: bool,
     /// A body follows the head.
     pub has_body: bool,
-    accept: Option<Span>,
+    pub accept: Option<Span>,
 }
 
 impl Noted {
@@ -140,9 +140,7 @@ impl Noted {
             accept: request.known.accept.map(|accept| Span::of(buf, accept)),
         }
     }
-}
 
-impl Noted {
     /// Whether the client prefers a page to JSON.
     pub fn wants_html(&self, buf: &[u8]) -> bool {
         let accept = self.accept.map(|accept| accept.bytes(buf));

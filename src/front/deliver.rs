@@ -13,18 +13,18 @@ use http::header;
 use super::asking::Noted;
 use super::h1::{Conn, Next};
 use super::image;
-use super::lines::{Lines, common_lines, filtered, has_body, range_lines, told_lines};
+use super::lines::{Lines, common_lines, filtered, range_lines, told_lines};
 use super::lookup::{Hit, Miss};
 use super::miss::part_of;
+use super::page::Page;
 use super::part::Part;
 use super::problem::Problem;
 use super::record::Outcome;
 use crate::cache::entry::{Entry, write_status_line};
 use crate::clock;
 use crate::rules::cache_status::Told;
+use crate::rules::conditional;
 use crate::rules::range::Multipart;
-use crate::rules::time::Moment;
-use crate::rules::{conditional, fresh};
 use crate::telemetry::{CacheResult, ids};
 
 /// Up to this a copy costs less than another slice in the kernel.
@@ -98,22 +98,6 @@ pub async fn stored(
     })
 }
 
-/// A stored page on its way to one client.
-pub struct Page<'a> {
-    pub entry: &'a Arc<Entry>,
-    pub part: &'a Part,
-    pub told: &'a Told<'a>,
-    pub x_cache: bool,
-    /// When its age is told.
-    at: Moment,
-}
-
-impl Page<'_> {
-    pub fn age(&self) -> u64 {
-        fresh::age(&self.entry.terms, self.entry.stored, self.at)
-    }
-}
-
 /// Sends a stored page. Body bytes, status, and what becomes of the connection.
 async fn send_page(conn: &mut Conn, noted: &Noted, page: Page<'_>) -> io::Result<(u64, u16, Next)> {
     let close = conn.closes(noted);
@@ -121,7 +105,7 @@ async fn send_page(conn: &mut Conn, noted: &Noted, page: Page<'_>) -> io::Result
     let (entry, status) = (page.entry, page.entry.head.status);
     match page.part {
         Part::Whole => {
-            let memory = &conn.site.fetcher.memory;
+            let memory = &conn.site.images;
             let begun = image::send(&page, noted, close, memory, |whole, head_len| {
                 let written = conn.wire.send_now(&[IoSlice::new(whole)])?;
                 Ok(Rest::after(written, &whole[..head_len], whole.len()))
@@ -182,7 +166,7 @@ fn begin(
 ) -> io::Result<Option<Rest>> {
     START.with_borrow_mut(|start| {
         start.clear();
-        head_of(noted, page, close, start);
+        page.head(noted, close, start);
         let head_len = start.len();
         let written = match pieces {
             [] => conn.wire.send_now(&[IoSlice::new(start)])?,
@@ -205,17 +189,6 @@ fn begin(
         let total = head_len + pieces.iter().map(Bytes::len).sum::<usize>();
         Ok(Rest::after(written, &start[..head_len], total))
     })
-}
-
-fn head_of(noted: &Noted, page: &Page<'_>, close: bool, out: &mut Vec<u8>) {
-    let entry = page.entry;
-    out.extend_from_slice(entry.head.bytes());
-    told_lines(page.age(), page.told, page.x_cache, out);
-    common_lines(noted, close, out);
-    if has_body(entry.head.status) {
-        out.extend_from_slice(entry.content_length.as_bytes());
-    }
-    out.extend_from_slice(b"\r\n");
 }
 
 /// Sends less than a whole page.

@@ -89,7 +89,7 @@ pub async fn serve(site: Arc<Site>, socket: TcpStream, client: IpAddr, scheme: S
         }
         conn.await_next();
         if !conn.inbox.is_empty() {
-            // Who has sent more gets no more than the others' turns in between.
+            // What was tried without waiting took nothing of its turn, which has to end.
             tokio::task::coop::consume_budget().await;
         }
     };

@@ -11,7 +11,7 @@ use crate::rules::cache_status::Told;
 use crate::rules::{decimal, range};
 
 /// What a head takes at first.
-pub const LINES: usize = 1024;
+const LINES: usize = 1024;
 /// Buffers kept per worker.
 const POOLED: usize = 64;
 
@@ -49,9 +49,10 @@ impl Drop for Lines {
     }
 }
 
-/// The lines every answer gets: its id, and what becomes of the connection.
-pub fn common_lines(noted: &Noted, close: bool, out: &mut Vec<u8>) {
+/// The lines every answer gets: its id, and what becomes of the connection. Where in `out` the id begins.
+pub fn common_lines(noted: &Noted, close: bool, out: &mut Vec<u8>) -> usize {
     out.extend_from_slice(b"X-Request-Id: ");
+    let id_at = out.len();
     out.extend_from_slice(noted.id.as_bytes());
     out.extend_from_slice(b"\r\n");
     if close {
@@ -59,6 +60,7 @@ pub fn common_lines(noted: &Noted, close: bool, out: &mut Vec<u8>) {
     } else if noted.http10 {
         out.extend_from_slice(b"Connection: keep-alive\r\n");
     }
+    id_at
 }
 
 /// An answer's age, and how it was come by.
@@ -158,7 +160,9 @@ pub fn head(noted: &Noted, start: &[u8], between: &Between<'_>) -> Lines {
             out.extend_from_slice(b"Connection: upgrade\r\n\r\n");
             return lines;
         }
-        _ => common_lines(noted, between.close, out),
+        _ => {
+            common_lines(noted, between.close, out);
+        }
     }
     match (&between.range, between.framing) {
         (Some((range, size)), _) => range_lines(range, *size, out),

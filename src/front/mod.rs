@@ -16,6 +16,7 @@ mod image;
 mod lines;
 mod lookup;
 mod miss;
+mod page;
 mod part;
 mod pass;
 mod problem;
@@ -37,6 +38,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 
 use crate::admin::Health;
+use crate::cache::memory::Memory;
 use crate::config::policy::Policy;
 use crate::fetch::Fetcher;
 use crate::rules::host::Scheme;
@@ -58,6 +60,8 @@ pub struct Site {
     pub routes: Vec<Arc<RouteMetrics>>,
     pub unrouted: Arc<RouteMetrics>,
     pub connections: Arc<Counter>,
+    /// What images of hot pages may take.
+    pub images: Arc<Memory>,
     /// Requests that wait for a flight's head.
     pub waiters: AtomicUsize,
     pub health: Arc<Health>,

@@ -8,21 +8,21 @@ use pingora::protocols::Stream;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// The socket below `stream`, without what the engine keeps around it: it reads the clock at each turn of a stream and
-/// keeps some hundred bytes for each.
+/// The socket below `stream`, of which nothing was read yet, without what the engine keeps around it: it reads the clock
+/// at each turn of a stream and keeps some hundred bytes for each.
 ///
 /// # Errors
-/// No descriptor is left, or `stream` is none that has one.
+/// No descriptor is left, or `stream` is more than a socket: below TLS there are other bytes.
 #[expect(
     unsafe_code,
     reason = "a borrowed descriptor has no safe constructor; `stream` owns it and outlives the borrow"
 )]
 pub fn own(stream: Stream) -> io::Result<TcpStream> {
     let fd = stream.id();
-    if fd < 0 {
+    if fd < 0 || stream.get_ssl_digest().is_some() {
         return Err(io::ErrorKind::Unsupported.into());
     }
-    // SAFETY: `stream` is alive until the end of this function and owns `fd`.
+    // SAFETY: `stream` owns `fd` and is dropped after the borrow.
     let own = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
     // Closes the engine's descriptor, and only that: the connection is the other's as well.
     drop(stream);

@@ -570,4 +570,4 @@ impl Windows<'_> {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -63,20 +63,28 @@ struct Pending {
 pub struct Line<'a> {
     room: &'a mut [u8],
     len: usize,
+    /// More was given than there is room for.
+    torn: bool,
 }
 
 impl<'a> Line<'a> {
     pub fn new(room: &'a mut [u8]) -> Line<'a> {
-        Line { room, len: 0 }
+        Line {
+            room,
+            len: 0,
+            torn: false,
+        }
     }
 
-    /// Appends `bytes`; what there is no room for is left out.
+    /// Appends `bytes`. A line that they don't fit into is none any more.
     #[inline]
     pub fn put(&mut self, bytes: &[u8]) {
         let room = self.room.get_mut(self.len..).unwrap_or_default();
         if let Some(room) = room.get_mut(..bytes.len()) {
             room.copy_from_slice(bytes);
             self.len += bytes.len();
+        } else {
+            self.torn = true;
         }
     }
 
@@ -136,8 +144,8 @@ impl Ring {
         })
     }
 
-    /// Has `format` write one line, with its line feed, into `most` bytes. It is not called when
-    /// there is no room, and must not push to a ring itself.
+    /// Has `format` write one line, with its line feed, into `most` bytes; one that needs more is
+    /// dropped. It is not called when there is no room, and must not push to a ring itself.
     pub fn push(&self, most: usize, format: impl FnOnce(&mut Line<'_>)) {
         let wake = MINE.try_with(|mine| {
             let mut mine = mine.try_borrow_mut().ok()?;
@@ -156,6 +164,9 @@ impl Ring {
             }
             let mut line = Line::new(pending.room.get_mut(before..before + most)?);
             format(&mut line);
+            if line.torn {
+                return None;
+            }
             let filled = before + line.written();
             pending.filled = filled;
             Some(before < WAKE_BYTES && filled >= WAKE_BYTES)
@@ -168,7 +179,7 @@ impl Ring {
                     self.writer.unpark();
                 }
             }
-            // Full, closed, or the thread is on its way out.
+            // Full, closed, too long, or the thread is on its way out.
             Ok(None) | Err(_) => self.shared.lost(1),
         }
     }
@@ -366,6 +377,23 @@ mod tests {
         });
         assert!(text.lines().all(|line| line.len() == 99));
         assert_eq!(text.lines().count() as u64 + dropped, pushed);
+    }
+
+    #[test]
+    fn a_line_longer_than_it_said_is_dropped_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let ring = Ring::start(&Output::File(path.clone())).unwrap();
+        push(&ring, "before");
+        ring.push(5, |out| {
+            out.put(b"long");
+            out.put(b"er");
+            out.put(b"\n");
+        });
+        push(&ring, "after");
+        assert!(ring.close(AMPLE));
+        assert_eq!(ring.dropped(), 1);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "before\nafter\n");
     }
 
     #[test]
