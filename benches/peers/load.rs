@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 
 const CONNECTIONS: usize = 64;
-const WARM_UP: u64 = 300_000_000;
+const WARM_UP: u64 = 100_000_000;
 
 /// One run's figures.
 #[derive(Clone, Copy)]

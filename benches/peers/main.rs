@@ -94,8 +94,8 @@ fn main() -> ExitCode {
         "peers",
         "CPU time per cached page: Tidegate, nginx, HAProxy, Varnish and a ceiling in one run.",
         &[
-            ("--rounds", "rounds, 15"),
-            ("--millis", "length of one measurement, 1000"),
+            ("--rounds", "rounds, 60"),
+            ("--millis", "length of one measurement, 250"),
             ("--peers", "0: without nginx, HAProxy and Varnish"),
         ],
         compare,
@@ -103,8 +103,8 @@ fn main() -> ExitCode {
 }
 
 fn compare(args: &Args) -> Result<Checks, String> {
-    let rounds = args.number("--rounds", if args.quick { 2 } else { 15 }) as usize;
-    let nanoseconds = args.number("--millis", if args.quick { 700 } else { 1000 }) * 1_000_000;
+    let rounds = args.number("--rounds", if args.quick { 2 } else { 60 }) as usize;
+    let nanoseconds = args.number("--millis", if args.quick { 700 } else { 250 }) * 1_000_000;
     let (server_core, client_core) = sys::cores();
     sys::pin(client_core);
     let dir = Folder::temporary("peers");
