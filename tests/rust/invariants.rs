@@ -410,7 +410,7 @@ fn one_joinable_flight() -> Outcome {
                 gates[at].wait();
             }
             match &*asked.target {
-                "/stored" => answer(conn, 200, FRESH, b"page"),
+                "/stored" | "/meanwhile" => answer(conn, 200, FRESH, b"page"),
                 "/private" => answer(conn, 200, "Cache-Control: private\r\n", b"page"),
                 "/large" => answer(conn, 200, FRESH, &[b'x'; 4096]),
                 "/error" => answer(conn, 500, "", b"sorry"),
@@ -420,7 +420,7 @@ fn one_joinable_flight() -> Outcome {
     })?;
     let site = Site::start(
         origin.address,
-        "[[upstream]]\nkeepalive = \"0\"\n[cache]\nmax_object_size = \"2KiB\"",
+        "[listen]\nthreads = 1\n[[upstream]]\nkeepalive = \"0\"\n[cache]\nmax_object_size = \"2KiB\"",
     )?;
     for (at, (path, status, fetches)) in outcomes.into_iter().enumerate() {
         let line = format!("GET {path}");
@@ -431,6 +431,8 @@ fn one_joinable_flight() -> Outcome {
             clients.push(client);
         }
         site.until("tidegate_waiters", |waiters| waiters == CROWD as f64)?;
+        // Who is counted as waiting is about to board: the one worker has let it by the time it answers another.
+        site.get("/meanwhile", "")?.is(200)?;
         let told = |what| format!("{path}: {what}");
         // A second one would be in the air before its leader waits.
         site.until("tidegate_flights", |flights| flights == 1.0)?;
