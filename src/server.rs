@@ -114,6 +114,8 @@ fn serve(policy: &Policy, listen: SocketAddr, site: &Arc<Site>, health: Arc<Heal
         listener_tasks_per_fd: policy.listen.threads.clamp(1, 4),
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(1),
+        // The engine's own timers need a thread that wakes a hundred times a second, and keep what is cancelled.
+        fast_timeout_to_tokio_threshold_seconds: Some(0),
         ..ServerConf::default()
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);
