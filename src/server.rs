@@ -20,10 +20,10 @@ use crate::cache::store::Store;
 use crate::clock;
 use crate::config::policy::Policy;
 use crate::fetch::{Fetcher, Limits};
+use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
-use crate::front::{Front, Site};
+use crate::front::{Door, Front, Site};
 use crate::origin::Upstream;
-use crate::rules::host::Scheme;
 use crate::telemetry::{self, Metrics, Telemetry, names};
 
 /// After a signal, requests in flight have so long to finish.
@@ -37,9 +37,24 @@ pub fn run(policy: Policy) -> Result<(), String> {
     let telemetry = telemetry::start(&policy.log.access, policy.log.level, &policy.log.hide_query)
         .map_err(|e| format!("log: {e}"))?;
     let listen = free(policy.listen.address)?;
+    let redirect = policy.listen.redirect_from.map(free).transpose()?;
+    let certificates = match &policy.listen.tls {
+        Some(tls) => Some(Certificates::load(&tls.certificates)?),
+        None => None,
+    };
     let health = Health::new();
     let site = site(policy, &telemetry, &health)?;
     gauges(&telemetry.metrics, &site);
+    let tls = match (&certificates, &site.policy.load().listen.tls) {
+        (Some(certificates), Some(tls)) => {
+            certificates
+                .watch()
+                .map_err(|e| format!("cannot start a thread: {e}"))?;
+            certificate_gauges(&telemetry.metrics, certificates);
+            Some(tls::acceptor(tls, certificates, &[b"http/1.1"])?)
+        }
+        _ => None,
+    };
     readiness(&health, &site);
     let policy = site.policy.load_full();
     let _admin = match policy.admin.address {
@@ -54,7 +69,21 @@ pub fn run(policy: Policy) -> Result<(), String> {
     };
     sweep(&site)?;
     tracing::info!(address = %listen, threads = policy.listen.threads, "listening");
-    serve(&policy, listen, &site, health);
+    let mut doors = vec![(
+        listen,
+        Door {
+            tls,
+            redirect: None,
+        },
+    )];
+    doors.extend(redirect.map(|address| {
+        let door = Door {
+            tls: None,
+            redirect: Some(listen.port()),
+        };
+        (address, door)
+    }));
+    serve(&policy, doors, &site, health);
     telemetry.close();
     Ok(())
 }
@@ -99,6 +128,7 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
             .collect(),
         unrouted: metrics.unrouted(),
         connections: metrics.counter(&names::CONNECTIONS, &[]),
+        failed_handshakes: metrics.counter(&names::FAILED_HANDSHAKES, &[]),
         images: Memory::new(images),
         waiters: AtomicUsize::new(0),
         health: Arc::clone(health),
@@ -106,7 +136,7 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
     }))
 }
 
-fn serve(policy: &Policy, listen: SocketAddr, site: &Arc<Site>, health: Arc<Health>) {
+fn serve(policy: &Policy, doors: Vec<(SocketAddr, Door)>, site: &Arc<Site>, health: Arc<Health>) {
     let conf = ServerConf {
         threads: policy.listen.threads,
         // One worker has nobody to share with, and is cheaper without the means to.
@@ -120,11 +150,16 @@ fn serve(policy: &Policy, listen: SocketAddr, site: &Arc<Site>, health: Arc<Heal
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
-    let mut front = Service::new("front".into(), Front::new(Arc::clone(site), Scheme::Http));
-    front.add_listener(
-        ListenerConfig::tcp(listen.to_string()).l4_buffer(L4BufferSettings::unbuffered()),
-    );
-    server.add_service(front);
+    for (address, door) in doors {
+        // Each has workers of its own; to send people elsewhere one is enough.
+        let threads = door.redirect.map(|_| 1);
+        let mut front = Service::new("front".into(), Front::new(Arc::clone(site), door));
+        front.threads = threads;
+        front.add_listener(
+            ListenerConfig::tcp(address.to_string()).l4_buffer(L4BufferSettings::unbuffered()),
+        );
+        server.add_service(front);
+    }
     let signals = Signals {
         site: Arc::clone(site),
         health,
@@ -203,6 +238,28 @@ fn readiness(health: &Health, site: &Arc<Site>) {
     health.ready_when("origins", move || {
         State::Ok(format!("a budget of {servers} requests in flight"))
     });
+}
+
+fn certificate_gauges(metrics: &Metrics, certificates: &Arc<Certificates>) {
+    let of = |read: fn(&Certificates) -> f64| {
+        let certificates = Arc::clone(certificates);
+        move || read(&certificates)
+    };
+    metrics.gauge(
+        &names::CERTIFICATE_EXPIRY,
+        &[],
+        of(|certificates| certificates.expires() as f64),
+    );
+    metrics.count_from(
+        &names::CERTIFICATE_RELOADS,
+        &["done"],
+        of(|certificates| certificates.reloads.done.load(Ordering::Relaxed) as f64),
+    );
+    metrics.count_from(
+        &names::CERTIFICATE_RELOADS,
+        &["refused"],
+        of(|certificates| certificates.reloads.refused.load(Ordering::Relaxed) as f64),
+    );
 }
 
 fn gauges(metrics: &Metrics, site: &Arc<Site>) {

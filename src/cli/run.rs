@@ -64,5 +64,9 @@ fn opening(policy: &Policy) -> String {
         Some(address) => format!("; metrics and health: http://{address}"),
         None => String::new(),
     };
-    format!("open http://{}{admin}\n", policy.listen.address)
+    let scheme = match policy.listen.tls {
+        Some(_) => "https",
+        None => "http",
+    };
+    format!("open {scheme}://{}{admin}\n", policy.listen.address)
 }

@@ -9,10 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue, header};
+
 use super::file::File;
 use super::nearest::nearest;
 use super::options;
-use super::policy::{Admin, Cache, Listen, Log, Policy, Route};
+use super::policy::{Admin, Cache, Listen, Log, Policy, Route, Tls};
 use super::report::{At, Mistake};
 use super::table::Table;
 use super::value::OrOff;
@@ -31,6 +33,8 @@ pub struct World<'a> {
     pub resolve: &'a dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>>,
     /// Whether a file can be read.
     pub readable: &'a dyn Fn(&Path) -> io::Result<()>,
+    /// Whether a certificate can be used, or why not.
+    pub certificate: &'a dyn Fn(&Path) -> Result<(), String>,
     /// A name nobody else has.
     pub unique: &'a dyn Fn() -> String,
     pub cores: usize,
@@ -70,6 +74,8 @@ impl Compile<'_, '_> {
         }
         Listen {
             address: listen.address.value,
+            tls: self.tls(listen),
+            redirect_from: self.redirect_from(listen),
             threads: match listen.threads.value {
                 0 => self.world.cores.max(1),
                 threads => threads,
@@ -87,6 +93,54 @@ impl Compile<'_, '_> {
             max_body: listen.max_body.value.0,
             request_buffer: to_usize(listen.request_buffer.value.0),
         }
+    }
+
+    fn tls(&mut self, listen: &options::Listen) -> Option<Tls> {
+        let certificates = &listen.certificates;
+        for path in &certificates.value {
+            if let Err(why) = (self.world.certificate)(path) {
+                let what = format!("the certificate {} can't be used: {why}", path.display());
+                let help = "a folder with fullchain.pem and privkey.pem, or tls.crt and tls.key; or one PEM file with both";
+                self.tell(&certificates.at, what, help);
+            }
+        }
+        let client_ca = listen.client_ca.value.clone();
+        if let Some(ca) = &client_ca
+            && let Err(error) = (self.world.readable)(ca)
+        {
+            let what = format!("{}: {error}", ca.display());
+            let help = "a file of certificates in PEM, readable by this user";
+            self.tell(&listen.client_ca.at, what, help);
+        }
+        if certificates.value.is_empty() {
+            for (option, is_given) in [
+                (&listen.client_ca.at, client_ca.is_some()),
+                (
+                    &listen.redirect_from.at,
+                    listen.redirect_from.value.is_some(),
+                ),
+            ] {
+                if is_given && certificates.at != At::Told {
+                    let what = "this needs TLS, and no certificate is given";
+                    self.tell(option, what, "add `certificates`, or leave it out");
+                }
+            }
+            return None;
+        }
+        Some(Tls {
+            certificates: certificates.value.clone(),
+            client_ca,
+        })
+    }
+
+    fn redirect_from(&mut self, listen: &options::Listen) -> Option<SocketAddr> {
+        let from = listen.redirect_from.value?;
+        if from == listen.address.value && from.port() != 0 {
+            let what = format!("HTTPS and the redirect to it can't both have {from}");
+            let help = "plain HTTP is on port 80, HTTPS on 443";
+            self.tell(&listen.redirect_from.at, what, help);
+        }
+        Some(from)
     }
 
     fn cache(&mut self, cache: &options::Cache) -> Cache {
@@ -299,6 +353,8 @@ impl Compile<'_, '_> {
             honor_directives: route.honor_request_directives.value,
             forward_client_address: route.forward_client_address.value,
             accept_encoding: route.accept_encoding.value,
+            added: added(route.security_headers.value),
+            hsts: route.hsts.value.and_then(hsts),
             x_cache: route.x_cache.value,
             show_tags: route.show_tags.value,
             status_key: route.cache_status_key.value,
@@ -431,4 +487,19 @@ fn pick<'a>(first: &'a At, second: &'a At) -> &'a At {
 
 fn to_usize(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// What `security_headers` stands for.
+fn added(security: bool) -> Vec<(HeaderName, HeaderValue)> {
+    let all = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "SAMEORIGIN"),
+        (header::REFERRER_POLICY, "strict-origin-when-cross-origin"),
+    ];
+    let all = all.map(|(name, value)| (name, HeaderValue::from_static(value)));
+    all.into_iter().filter(|_| security).collect()
+}
+
+fn hsts(age: Duration) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("max-age={}", age.as_secs())).ok()
 }

@@ -4,6 +4,7 @@
 //! written, and [`compile`](mod@compile) a [`policy::Policy`], as believed. Nothing stops at the first mistake: a
 //! [`Report`] has them all, each with its line and what to write instead.
 
+pub mod certificate;
 mod compile;
 pub mod file;
 pub mod nearest;
@@ -108,6 +109,7 @@ fn with_system<T>(with: impl FnOnce(&World<'_>) -> T) -> T {
                 false => Ok(()),
             }
         },
+        certificate: &|path| certificate::load(path).map(drop),
         unique: &|| {
             format!(
                 "tidegate-{:016x}",

@@ -156,6 +156,17 @@ table! {
     /// Address and port. `0.0.0.0:80` and `[::]:80` listen on every interface.
     address: SocketAddr = Default("127.0.0.1:8080");
 
+    /// Certificates to speak TLS with; without any, `address` speaks plain HTTP. Each is a folder with `fullchain.pem` and
+    /// `privkey.pem` (as certbot writes it) or `tls.crt` and `tls.key` (as Kubernetes does), or a PEM file with chain
+    /// and key. A visitor gets the one that names the host asked for, else the first. They are read anew when they change.
+    certificates: Vec<PathBuf> = Default("[]");
+
+    /// A PEM file of certificate authorities; visitors must show a certificate that one of them has signed.
+    client_ca: Option<PathBuf> = Unset("/etc/tidegate/clients-ca.pem");
+
+    /// Another address, which speaks plain HTTP and sends every visitor to HTTPS (308).
+    redirect_from: Option<SocketAddr> = Unset("0.0.0.0:80");
+
     /// Threads that serve; 0 takes one for each core.
     threads: usize = Default("0"), "0" to "1024";
 
@@ -309,6 +320,14 @@ table! {
 
     /// What the origin may encode its answers with: nothing, gzip, or what the visitor takes (a variant for each).
     accept_encoding: AcceptEncoding = Default("identity");
+
+    /// How long browsers are to remember that the site is HTTPS only (`Strict-Transport-Security`, RFC 6797), told over
+    /// TLS where the origin says nothing of it.
+    hsts: Option<Duration> = Unset("365d"), "0" to "3650d";
+
+    /// Whether to add `X-Content-Type-Options: nosniff`, `X-Frame-Options: SAMEORIGIN` and
+    /// `Referrer-Policy: strict-origin-when-cross-origin`, each where the origin says nothing of it.
+    security_headers: bool = Default("false");
 
     /// Whether to add `X-Cache: HIT` or `MISS`, for tools that don't know `Cache-Status`.
     x_cache: bool = Default("false");

@@ -4,8 +4,11 @@
 //! they are tried.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
 
 use super::table::Table;
 pub use super::words::AcceptEncoding;
@@ -57,6 +60,10 @@ impl Policy {
 #[derive(Clone, Debug)]
 pub struct Listen {
     pub address: SocketAddr,
+    /// None: plain HTTP.
+    pub tls: Option<Tls>,
+    /// Where visitors of plain HTTP are sent to HTTPS from.
+    pub redirect_from: Option<SocketAddr>,
     /// At least one.
     pub threads: usize,
     pub head_deadline: Duration,
@@ -69,6 +76,13 @@ pub struct Listen {
     /// Bytes; 0 sets no limit.
     pub max_body: u64,
     pub request_buffer: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// At least one; the first is for visitors that name no host of the others.
+    pub certificates: Vec<PathBuf>,
+    pub client_ca: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -99,6 +113,10 @@ pub struct Route {
     pub honor_directives: bool,
     pub forward_client_address: bool,
     pub accept_encoding: AcceptEncoding,
+    /// Fields that answers get where the origin says nothing of them.
+    pub added: Vec<(HeaderName, HeaderValue)>,
+    /// Strict-Transport-Security, likewise, over TLS.
+    pub hsts: Option<HeaderValue>,
     pub x_cache: bool,
     pub show_tags: bool,
     pub status_key: bool,

@@ -3,6 +3,8 @@
 //! Hosts are tried from exact names over wildcards, the longest first, to any; the first that has a path for the request
 //! wins, so a host's routes need not cover every path.
 
+use crate::rules::host::without_port;
+
 /// Hosts and paths to the numbers of routes, in the order in which they are tried.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
@@ -101,14 +103,6 @@ fn longest(paths: &Paths, path: &str) -> Option<usize> {
         .iter()
         .find(|(prefix, _)| is_below(path, prefix))
         .map(|(_, route)| *route)
-}
-
-/// `example.com:8080` → `example.com`; `[::1]` stays.
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    }
 }
 
 fn paths_of<'a>(

@@ -38,6 +38,10 @@ fn with(text: &str, flags: &Flags) -> Result<Policy, Report> {
             true => Ok(()),
             false => Err(io::ErrorKind::NotFound.into()),
         },
+        certificate: &|path| match path == Path::new("/cert") {
+            true => Ok(()),
+            false => Err("no such file".to_owned()),
+        },
         unique: &|| "unique".to_owned(),
         cores: 2,
     };

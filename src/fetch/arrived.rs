@@ -5,9 +5,11 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::Errand;
+use crate::cache::entry::Head;
 use crate::config::policy::Route;
 use crate::origin::OriginHead;
 use crate::rules::date;
+use crate::rules::host::Scheme;
 use crate::rules::response::BodyFraming;
 use crate::rules::reuse::is_origin_error;
 use crate::rules::storing::{self, Refusal, StoreTerms, Terms, Verdict};
@@ -123,7 +125,7 @@ pub fn arrived(
 }
 
 /// What of an answer's fields clients don't see.
-pub fn hidden(route: &Route) -> Vec<HeaderName> {
+fn hidden(route: &Route) -> Vec<HeaderName> {
     let mut hidden = Vec::new();
     if !route.show_tags {
         hidden.extend(TAG_FIELDS);
@@ -132,6 +134,19 @@ pub fn hidden(route: &Route) -> Vec<HeaderName> {
         hidden.push(X_CACHE);
     }
     hidden
+}
+
+/// An answer's head as clients get it: what they don't see left out, and what its route adds where the origin was silent.
+pub fn render(status: u16, mut fields: HeaderMap, route: &Route, scheme: Scheme) -> Head {
+    let hsts = route.hsts.as_ref().filter(|_| scheme == Scheme::Https);
+    let hsts = hsts.map(|value| (&header::STRICT_TRANSPORT_SECURITY, value));
+    let added = route.added.iter().map(|(name, value)| (name, value));
+    for (name, value) in added.chain(hsts) {
+        if !fields.contains_key(name) {
+            fields.insert(name, value.clone());
+        }
+    }
+    Head::render(status, &fields, &hidden(route))
 }
 
 /// An event stream never ends by itself and is never whole.

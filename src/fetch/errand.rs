@@ -10,6 +10,7 @@ use crate::cache::entry::Entry;
 use crate::cache::key::Key;
 use crate::config::policy::Route;
 use crate::rules::fresh;
+use crate::rules::host::Scheme;
 use crate::rules::identity::Class;
 use crate::rules::reuse::{self, Demand, Reuse};
 use crate::rules::storing::Asked;
@@ -32,6 +33,8 @@ pub enum Reason {
 #[derive(Debug, Clone)]
 pub struct Errand {
     pub route: Arc<Route>,
+    /// As its client speaks it.
+    pub scheme: Scheme,
     pub key: Key,
     /// Path and query, exactly as the key has them.
     pub target: Box<str>,

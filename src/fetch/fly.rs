@@ -12,7 +12,6 @@ use super::errand::{self, Errand, Reason};
 use super::keep::{self, Keeping};
 use super::meter::Meter;
 use super::{Fetcher, Seat, Trip, vary_values};
-use crate::cache::entry::Head;
 use crate::cache::flight::{
     Abandoned, Answer, Failure, Filler, News, Pushed, Sharing, WINDOW_FLOOR,
 };
@@ -289,7 +288,7 @@ fn settle(
         filler.open_window(fetcher.limits.pass_buffer);
     }
     let fields = arrived::dressed(head, terms.as_ref(), now);
-    let rendered = Head::render(head.status, &fields, &arrived::hidden(&errand.route));
+    let rendered = arrived::render(head.status, fields, &errand.route, errand.scheme);
     let sharing = match (&terms, alone) {
         (Some(terms), None) => Sharing::Everyone {
             variant: variant.clone(),
@@ -509,7 +508,7 @@ fn not_modified(
     let mut fields = merged.fields;
     storing::dress(&mut fields, &terms, now.wall);
     let keeping = Keeping {
-        head: Head::render(stored.head.status, &fields, &arrived::hidden(&errand.route)),
+        head: arrived::render(stored.head.status, fields, &errand.route, errand.scheme),
         terms,
         variant,
         stored: now.mono,

@@ -16,17 +16,19 @@ use super::errand::cut;
 use super::fly::{self, Held};
 use super::meter::Meter;
 use super::{Fetcher, Flying, arrived};
-use crate::cache::entry::Head;
 use crate::cache::flight::{Abandoned, Answer, Failure, Filler, Flight, News, Reader, Sharing};
 use crate::cache::key::KeyRef;
 use crate::clock;
 use crate::config::policy::Route;
 use crate::origin::{BodySender, Event, Exchange, OriginHead, Outgoing, Permit};
+use crate::rules::host::Scheme;
 use crate::telemetry::OriginResult;
 
 /// A request that goes past the cache.
 pub struct Passage {
     pub route: Arc<Route>,
+    /// As its client speaks it.
+    pub scheme: Scheme,
     pub head: Box<RequestHeader>,
     pub outgoing: Outgoing,
     /// What its answer invalidates, if it is not an error (RFC 9111 §4.4).
@@ -118,6 +120,7 @@ async fn carry(
     let invalidates = passage.invalidates.as_ref();
     let to = To {
         route: &passage.route,
+        scheme: passage.scheme,
         head_only,
         invalidates,
     };
@@ -168,6 +171,7 @@ impl Drop for Unknown<'_> {
 #[derive(Clone, Copy)]
 struct To<'a> {
     route: &'a Route,
+    scheme: Scheme,
     head_only: bool,
     invalidates: Option<&'a Invalidates>,
 }
@@ -283,7 +287,7 @@ fn invalidate(
 fn tell(filler: &Filler, to: To<'_>, head: &OriginHead) {
     let fields = arrived::dressed(head, None, clock::now());
     filler.tell(News::Head(Arc::new(Answer {
-        head: Head::render(head.status, &fields, &arrived::hidden(to.route)),
+        head: arrived::render(head.status, fields, to.route, to.scheme),
         length: if to.head_only {
             fly::content_length(head)
         } else {

@@ -153,6 +153,8 @@ impl Noted {
 pub struct Whence {
     pub client: IpAddr,
     pub scheme: Scheme,
+    /// Everybody is sent to HTTPS on this port.
+    pub redirect: Option<u16>,
 }
 
 /// A request that has been routed, while its head's bytes are at hand.
@@ -191,7 +193,7 @@ pub fn with_route<T>(
     known: &KnownHost,
     then: impl FnOnce(&Asking) -> T,
 ) -> Option<T> {
-    let Whence { client, scheme } = from;
+    let Whence { client, scheme, .. } = from;
     KEY.with_borrow_mut(|room| {
         room.clear();
         room.push_str(scheme.as_str());
@@ -314,6 +316,7 @@ impl Asking<'_> {
             || known.if_unmodified_since;
         Ok(Errand {
             route: Arc::clone(self.route),
+            scheme: self.scheme,
             key: self.key.to_key(),
             target: self.target.into(),
             class: self.class,

@@ -11,24 +11,22 @@
 //! Between requests a connection holds no buffer and no timer.
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
-
-use arc_swap::ArcSwap;
-use arc_swap::cache::Cache;
-use tokio::net::TcpStream;
 
 use super::asking::{Noted, Verb, Whence};
 use super::lookup::{self, Decision};
 use super::problem::Problem;
 use super::record::{self, Outcome};
+use super::stream::Stream;
 use super::wire::{Inbox, Pace, Wire};
 use super::{Site, deliver, lines, miss, pass};
 use crate::clock::{self, Tick};
 use crate::config::policy::Policy;
 use crate::rules::cache_status::Told;
-use crate::rules::host::{KnownHost, Scheme};
+use crate::rules::host::KnownHost;
 use crate::telemetry::Client;
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
 
 /// What becomes of a connection after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +44,7 @@ pub struct Conn {
     pub site: Arc<Site>,
     pub wire: Wire,
     pub inbox: Inbox,
-    scheme: Scheme,
+    whence: Whence,
     client: Client,
     policy: Arc<Policy>,
     /// Where the next request's comes from, at the price of a comparison.
@@ -60,22 +58,22 @@ pub struct Conn {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(site: Arc<Site>, socket: TcpStream, client: IpAddr, scheme: Scheme) {
+pub async fn serve(site: Arc<Site>, stream: Stream, whence: Whence) {
     let mut latest = Cache::new(Arc::clone(&site.policy));
     let policy = Arc::clone(latest.load());
     let pace = Pace {
         rate: Some(policy.listen.min_rate).filter(|rate| *rate > 0),
         grace: policy.listen.min_rate_grace,
     };
-    let wire = Wire::new(socket, site.watch.enroll(), pace);
+    let wire = Wire::new(stream, site.watch.enroll(), pace);
     // A connection that says nothing at all has as long as one that says half a head.
     wire.post().arm(policy.listen.head_deadline);
     let mut conn = Conn {
         site,
         wire,
         inbox: Inbox::default(),
-        scheme,
-        client: client.into(),
+        whence,
+        client: whence.client.into(),
         policy,
         latest,
         site_host: KnownHost::default(),
@@ -188,10 +186,7 @@ impl Conn {
     }
 
     pub fn whence(&self) -> Whence {
-        Whence {
-            client: self.client.ip,
-            scheme: self.scheme,
-        }
+        self.whence
     }
 
     pub fn policy(&self) -> &Arc<Policy> {

@@ -105,10 +105,13 @@ pub fn decide(
         Ok(Parsed::Complete { request, head_len }) => {
             *noted = Noted::of(buf, request, *head_len, began);
             another_host = !known.lent(request.host);
-            with_route(policy, request, *head_len, from, known, |asking| {
-                on_route(site, asking, noted)
-            })
-            .unwrap_or_else(|| Decision::Here(Problem::no_route()))
+            match from.redirect {
+                Some(port) => Decision::Here(Problem::to_https(request, port)),
+                None => with_route(policy, request, *head_len, from, known, |asking| {
+                    on_route(site, asking, noted)
+                })
+                .unwrap_or_else(|| Decision::Here(Problem::no_route())),
+            }
         }
     };
     if another_host {

@@ -3,7 +3,7 @@
 //! [`wire`] reads its bytes and [`h1`] runs the connection; [`asking`] routes it, names its key and class; [`lookup`]
 //! decides; then it is answered from memory ([`deliver`]), by a flight ([`miss`], [`follow`]), past the cache ([`pass`],
 //! its body by [`body`]), or by an answer of our own ([`problem`]); [`record`] counts and logs it. [`lines`] are what their
-//! heads have in common, [`watch`] keeps the deadlines.
+//! heads have in common, [`watch`] keeps the deadlines. Below HTTP, [`stream`] is a [`socket`] or [`tls`] on one.
 //!
 //! A hit goes through `wire`, `lookup`, `deliver`, `record` and awaits nothing but the client's socket.
 
@@ -22,9 +22,12 @@ mod pass;
 mod problem;
 mod record;
 mod socket;
+mod stream;
+pub mod tls;
 pub mod watch;
 mod wire;
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Once};
@@ -33,9 +36,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, ReusedHttpStream};
-use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use crate::admin::Health;
 use crate::cache::memory::Memory;
@@ -44,6 +50,9 @@ use crate::fetch::Fetcher;
 use crate::rules::host::Scheme;
 use crate::telemetry::sharded::Counter;
 use crate::telemetry::{AccessLog, RouteMetrics};
+use asking::Whence;
+use problem::Problem;
+use stream::Stream;
 use watch::Watch;
 
 /// A loop that has not turned for this long is not alive.
@@ -60,6 +69,7 @@ pub struct Site {
     pub routes: Vec<Arc<RouteMetrics>>,
     pub unrouted: Arc<RouteMetrics>,
     pub connections: Arc<Counter>,
+    pub failed_handshakes: Arc<Counter>,
     /// What images of hot pages may take.
     pub images: Arc<Memory>,
     /// Requests that wait for a flight's head.
@@ -67,18 +77,35 @@ pub struct Site {
     pub health: Arc<Health>,
 }
 
+/// A listener, as its visitors meet it.
+pub struct Door {
+    /// None: plain HTTP.
+    pub tls: Option<TlsAcceptor>,
+    /// It lets nobody in, but sends everybody to HTTPS on this port.
+    pub redirect: Option<u16>,
+}
+
+impl Door {
+    fn scheme(&self) -> Scheme {
+        match self.tls {
+            Some(_) => Scheme::Https,
+            None => Scheme::Http,
+        }
+    }
+}
+
 /// The listener's application.
 pub struct Front {
     site: Arc<Site>,
-    scheme: Scheme,
+    door: Arc<Door>,
     started: Once,
 }
 
 impl Front {
-    pub fn new(site: Arc<Site>, scheme: Scheme) -> Front {
+    pub fn new(site: Arc<Site>, door: Door) -> Front {
         Front {
             site,
-            scheme,
+            door: Arc::new(door),
             started: Once::new(),
         }
     }
@@ -113,8 +140,8 @@ impl HttpServerApp for Front {
             match socket::own(stream) {
                 // A task of its own: the engine's, with all it holds, ends here.
                 Ok(socket) => {
-                    let site = Arc::clone(&self.site);
-                    tokio::spawn(h1::serve(site, socket, client, self.scheme));
+                    let (site, door) = (Arc::clone(&self.site), Arc::clone(&self.door));
+                    tokio::spawn(enter(site, door, socket, client));
                 }
                 Err(error) => tracing::warn!(%error, "a connection could not be taken on"),
             }
@@ -123,8 +150,61 @@ impl HttpServerApp for Front {
     }
 }
 
+/// One connection, from its first byte to its last.
+async fn enter(site: Arc<Site>, door: Arc<Door>, socket: TcpStream, client: IpAddr) {
+    let stream = match &door.tls {
+        None => Stream::Plain(socket),
+        // Apart, so that a connection does not keep the room its handshake took.
+        Some(tls) => match Box::pin(shake_hands(&site, tls, socket)).await {
+            Some(stream) => stream,
+            None => return,
+        },
+    };
+    let whence = Whence {
+        client,
+        scheme: door.scheme(),
+        redirect: door.redirect,
+    };
+    drop(door);
+    h1::serve(site, stream, whence).await;
+}
+
+/// Takes a connection into TLS, within the deadline of a head.
+async fn shake_hands(site: &Site, tls: &TlsAcceptor, mut socket: TcpStream) -> Option<Stream> {
+    let deadline = site.policy.load().listen.head_deadline;
+    let hands = async {
+        let mut first = [0];
+        let read = socket.peek(&mut first).await?;
+        if read == 1 && first[0] != HANDSHAKE {
+            let (mut head, mut body) = (Vec::new(), Vec::new());
+            Problem::plain_http().render(false, false, None, &mut head, &mut body);
+            head.extend_from_slice(b"Connection: close\r\n\r\n");
+            head.append(&mut body);
+            socket.write_all(&head).await?;
+            socket.shutdown().await?;
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        tls.accept(socket).await
+    };
+    let shaken = match timeout(deadline, hands).await {
+        Ok(shaken) => shaken,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    match shaken {
+        Ok(stream) => Some(Stream::Tls(Box::new(stream))),
+        Err(error) => {
+            site.failed_handshakes.add(1);
+            tracing::debug!(%error, "no TLS");
+            None
+        }
+    }
+}
+
+/// What the first record of TLS begins with (RFC 8446 §5.1).
+const HANDSHAKE: u8 = 22;
+
 /// A client that can't be told, since it has gone already, is nobody.
-fn client_of(stream: &Stream) -> IpAddr {
+fn client_of(stream: &pingora::protocols::Stream) -> IpAddr {
     let digest = stream.get_socket_digest();
     let address = digest.as_ref().and_then(|digest| digest.peer_addr());
     address

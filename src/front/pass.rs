@@ -76,6 +76,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, pass: Pass) -> io::Result<Out
     let invalidates = (!pass.safe).then(|| invalidates(conn.policy(), &pass));
     let passage = Passage {
         route: pass.route,
+        scheme: pass.scheme,
         head: pass.head,
         outgoing,
         invalidates,

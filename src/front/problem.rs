@@ -4,7 +4,8 @@ use http::StatusCode;
 
 use crate::cache::flight::Failure;
 use crate::rules::cache_status::Told;
-use crate::rules::request::{ALLOW, Reject};
+use crate::rules::host;
+use crate::rules::request::{ALLOW, Reject, Request, Target};
 use crate::telemetry::{CacheResult, ids};
 
 /// An answer of our own.
@@ -19,6 +20,8 @@ pub struct Problem {
     retry: bool,
     /// Size of the page, for 416.
     size: Option<u64>,
+    /// Where the page is, for 308.
+    location: Option<Box<str>>,
 }
 
 impl Problem {
@@ -31,6 +34,40 @@ impl Problem {
             allow: status == 405,
             retry: status == 503,
             size: None,
+            location: None,
+        }
+    }
+
+    /// The same page over HTTPS, whatever the method (RFC 9110 §15.4.9).
+    pub fn to_https(request: &Request, port: u16) -> Problem {
+        let host = host::without_port(request.host);
+        if host.is_empty() {
+            return Problem::no_route();
+        }
+        let (path, query) = match request.target {
+            Target::Origin { path, query } => (path, query),
+            Target::Asterisk => ("/", None),
+        };
+        let mut location = format!("https://{host}");
+        if port != 443 {
+            location.push_str(&format!(":{port}"));
+        }
+        location.push_str(path);
+        if let Some(query) = query {
+            location.push('?');
+            location.push_str(query);
+        }
+        Problem {
+            location: Some(location.into()),
+            ..Problem::new(308, "this site speaks HTTPS", CacheResult::Refused)
+        }
+    }
+
+    /// HTTP without TLS where TLS is spoken.
+    pub fn plain_http() -> Problem {
+        Problem {
+            close: true,
+            ..Problem::new(400, "this port speaks HTTPS", CacheResult::Refused)
         }
     }
 
@@ -174,6 +211,9 @@ impl Problem {
         if self.retry {
             // Apart, so that those turned away together don't come back together.
             out.extend_from_slice(format!("Retry-After: {}\r\n", 1 + ids::random() % 4).as_bytes());
+        }
+        if let Some(location) = &self.location {
+            out.extend_from_slice(format!("Location: {location}\r\n").as_bytes());
         }
         if let Some(size) = self.size {
             out.extend_from_slice(format!("Content-Range: bytes */{size}\r\n").as_bytes());

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 
+use super::stream::Stream;
 use super::watch::Post;
 use crate::clock;
 
@@ -45,13 +45,13 @@ impl Pace {
 
 /// One client's connection.
 pub struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     post: Arc<Post>,
     pace: Pace,
 }
 
 impl Wire {
-    pub fn new(stream: TcpStream, post: Arc<Post>, pace: Pace) -> Wire {
+    pub fn new(stream: Stream, post: Arc<Post>, pace: Pace) -> Wire {
         Wire { stream, post, pace }
     }
 
@@ -97,11 +97,7 @@ impl Wire {
     /// # Errors
     /// The socket's.
     pub fn send_now(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        let written = match pieces {
-            [one] => self.stream.try_write(one),
-            _ => self.stream.try_write_vectored(pieces),
-        };
-        match written {
+        match self.stream.try_write(pieces) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
             written => written,
         }
@@ -119,11 +115,16 @@ impl Wire {
             stream, post, pace, ..
         } = self;
         std::future::poll_fn(|cx| {
-            while let Some(first) = pieces.first() {
+            loop {
                 let stream = Pin::new(&mut *stream);
-                let written = match pieces.len() {
-                    1 => stream.poll_write(cx, first),
-                    _ => stream.poll_write_vectored(cx, pieces),
+                let written = match &*pieces {
+                    // What TLS has taken need not be on its way yet.
+                    [] => match stream.poll_flush(cx) {
+                        Poll::Ready(flushed) => return Poll::Ready(flushed),
+                        Poll::Pending => Poll::Pending,
+                    },
+                    [one] => stream.poll_write(cx, one),
+                    many => stream.poll_write_vectored(cx, many),
                 };
                 match written {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -150,7 +151,6 @@ impl Wire {
                     }
                 }
             }
-            Poll::Ready(Ok(()))
         })
         .await
     }
@@ -226,7 +226,7 @@ impl Wire {
 
     /// Closes with a reset, so that nobody takes what was sent for the whole.
     pub fn reset(self) {
-        super::socket::reset(self.stream);
+        self.stream.reset();
     }
 }
 

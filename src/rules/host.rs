@@ -30,6 +30,14 @@ impl Scheme {
     }
 }
 
+/// `example.com:8080` → `example.com`; `[::1]` stays.
+pub fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
 /// Why a host is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flaw {
