@@ -20,6 +20,7 @@ use crate::cache::store::Store;
 use crate::clock;
 use crate::config::policy::Policy;
 use crate::fetch::{Fetcher, Limits};
+use crate::front;
 use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
 use crate::front::{Door, Front, Site};
@@ -51,7 +52,11 @@ pub fn run(policy: Policy) -> Result<(), String> {
                 .watch()
                 .map_err(|e| format!("cannot start a thread: {e}"))?;
             certificate_gauges(&telemetry.metrics, certificates);
-            Some(tls::acceptor(tls, certificates, &[b"http/1.1"])?)
+            Some(tls::acceptor(
+                tls,
+                certificates,
+                offered(site.policy.load().listen.http2),
+            )?)
         }
         _ => None,
     };
@@ -86,6 +91,14 @@ pub fn run(policy: Policy) -> Result<(), String> {
     serve(&policy, doors, &site, health);
     telemetry.close();
     Ok(())
+}
+
+/// The protocols offered over TLS (RFC 7301), the best first.
+fn offered(http2: bool) -> &'static [&'static [u8]] {
+    match http2 {
+        true => &[front::HTTP2, b"http/1.1"],
+        false => &[b"http/1.1"],
+    }
 }
 
 /// Whether the address can be had, told before the engine is asked for it: it can only panic.

@@ -76,6 +76,9 @@ impl Compile<'_, '_> {
             address: listen.address.value,
             tls: self.tls(listen),
             redirect_from: self.redirect_from(listen),
+            http2: listen.http2.value,
+            h2c: listen.h2c.value,
+            max_streams: listen.max_streams.value,
             threads: match listen.threads.value {
                 0 => self.world.cores.max(1),
                 threads => threads,
@@ -97,7 +100,8 @@ impl Compile<'_, '_> {
 
     fn tls(&mut self, listen: &options::Listen) -> Option<Tls> {
         let certificates = &listen.certificates;
-        for path in &certificates.value {
+        let paths = certificates.value.clone().unwrap_or_default();
+        for path in &paths {
             if let Err(why) = (self.world.certificate)(path) {
                 let what = format!("the certificate {} can't be used: {why}", path.display());
                 let help = "a folder with fullchain.pem and privkey.pem, or tls.crt and tls.key; or one PEM file with both";
@@ -112,7 +116,7 @@ impl Compile<'_, '_> {
             let help = "a file of certificates in PEM, readable by this user";
             self.tell(&listen.client_ca.at, what, help);
         }
-        if certificates.value.is_empty() {
+        if paths.is_empty() {
             for (option, is_given) in [
                 (&listen.client_ca.at, client_ca.is_some()),
                 (
@@ -128,7 +132,7 @@ impl Compile<'_, '_> {
             return None;
         }
         Some(Tls {
-            certificates: certificates.value.clone(),
+            certificates: paths,
             client_ca,
         })
     }

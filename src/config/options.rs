@@ -159,10 +159,19 @@ table! {
     /// Certificates to speak TLS with; without any, `address` speaks plain HTTP. Each is a folder with `fullchain.pem` and
     /// `privkey.pem` (as certbot writes it) or `tls.crt` and `tls.key` (as Kubernetes does), or a PEM file with chain
     /// and key. A visitor gets the one that names the host asked for, else the first. They are read anew when they change.
-    certificates: Vec<PathBuf> = Default("[]");
+    certificates: Option<Vec<PathBuf>> = Unset(r#"["/etc/letsencrypt/live/example.com"]"#);
 
     /// A PEM file of certificate authorities; visitors must show a certificate that one of them has signed.
     client_ca: Option<PathBuf> = Unset("/etc/tidegate/clients-ca.pem");
+
+    /// Whether HTTP/2 is offered over TLS.
+    http2: bool = Default("true");
+
+    /// Whether clients may begin with HTTP/2 where there is no TLS (prior knowledge, RFC 9113 §3.3).
+    h2c: bool = Default("false");
+
+    /// The most requests at once on a connection of HTTP/2.
+    max_streams: usize = Default("100"), "1" to "10000";
 
     /// Another address, which speaks plain HTTP and sends every visitor to HTTPS (308).
     redirect_from: Option<SocketAddr> = Unset("0.0.0.0:80");

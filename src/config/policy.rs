@@ -64,6 +64,9 @@ pub struct Listen {
     pub tls: Option<Tls>,
     /// Where visitors of plain HTTP are sent to HTTPS from.
     pub redirect_from: Option<SocketAddr>,
+    pub http2: bool,
+    pub h2c: bool,
+    pub max_streams: usize,
     /// At least one.
     pub threads: usize,
     pub head_deadline: Duration,

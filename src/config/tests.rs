@@ -126,7 +126,11 @@ fn every_example_is_valid() {
             text += &format!("{} = {}\n", option.name, option.toml());
         }
     }
-    policy(&text.replace("/etc/ssl/certs/internal-ca.pem", "/ca.pem"));
+    let text = text
+        .replace("/etc/ssl/certs/internal-ca.pem", "/ca.pem")
+        .replace("/etc/tidegate/clients-ca.pem", "/ca.pem")
+        .replace("/etc/letsencrypt/live/example.com", "/cert");
+    policy(&text);
 }
 
 #[test]

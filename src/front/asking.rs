@@ -153,6 +153,8 @@ impl Noted {
 pub struct Whence {
     pub client: IpAddr,
     pub scheme: Scheme,
+    /// It is written as HTTP/1.1, but came by HTTP/2.
+    pub http2: bool,
     /// Everybody is sent to HTTPS on this port.
     pub redirect: Option<u16>,
 }
@@ -164,6 +166,7 @@ pub struct Asking<'a> {
     pub route: &'a Arc<Route>,
     pub client: IpAddr,
     pub scheme: Scheme,
+    http2: bool,
     pub class: Class,
     pub key: KeyRef<'a>,
     /// Path and query, as key and origin have them.
@@ -193,7 +196,12 @@ pub fn with_route<T>(
     known: &KnownHost,
     then: impl FnOnce(&Asking) -> T,
 ) -> Option<T> {
-    let Whence { client, scheme, .. } = from;
+    let Whence {
+        client,
+        scheme,
+        http2,
+        ..
+    } = from;
     KEY.with_borrow_mut(|room| {
         room.clear();
         room.push_str(scheme.as_str());
@@ -218,6 +226,7 @@ pub fn with_route<T>(
             route,
             client,
             scheme,
+            http2,
             class,
             key: KeyRef::new(room.as_bytes()),
             target: &room[target_at..],
@@ -380,7 +389,10 @@ impl Asking<'_> {
                     }
                 },
                 client: show_client.then_some(self.client),
-                via_version: self.request.version.number(),
+                via_version: match self.http2 {
+                    true => "2",
+                    false => self.request.version.number(),
+                },
                 cdn_id: &self.policy.cache.cdn_id,
                 request_id: noted.id.as_str(),
                 traceparent,

@@ -39,14 +39,18 @@ enum Left {
     Nothing,
     Length(u64),
     Chunked(Box<Decoder>),
+    /// Until the stream of HTTP/2 ends.
+    Stream,
     Tunnel,
 }
 
 impl Source {
-    pub fn new(body: RequestBody, head_len: usize, most: u64) -> Source {
+    /// `framed`: a body of unknown length ends with its stream, not with a last chunk.
+    pub fn new(body: RequestBody, head_len: usize, most: u64, framed: bool) -> Source {
         let left = match body {
             RequestBody::None => Left::Nothing,
             RequestBody::Length(length) => Left::Length(length),
+            RequestBody::Chunked if framed => Left::Stream,
             RequestBody::Chunked => Left::Chunked(Box::new(Decoder::new())),
         };
         Source {
@@ -115,7 +119,7 @@ impl Source {
         if conn.inbox.len() == self.head_len {
             self.patience(conn);
             match conn.wire.fill(&mut conn.inbox).await {
-                Ok(0) if matches!(self.left, Left::Tunnel) => {
+                Ok(0) if matches!(self.left, Left::Tunnel | Left::Stream) => {
                     self.left = Left::Nothing;
                     return Ok(None);
                 }
@@ -137,7 +141,7 @@ impl Source {
         let held = &conn.inbox.bytes()[self.head_len..];
         let (used, piece, over) = match &mut self.left {
             Left::Nothing => (0, Bytes::new(), true),
-            Left::Tunnel => (held.len(), Bytes::copy_from_slice(held), false),
+            Left::Tunnel | Left::Stream => (held.len(), Bytes::copy_from_slice(held), false),
             Left::Length(left) => {
                 let n = held.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= n as u64;

@@ -37,21 +37,8 @@ const FIRST_PIECES: usize = 15;
 /// # Errors
 /// The client's connection failed.
 pub async fn hit(conn: &mut Conn, noted: &Noted, hit: Hit) -> io::Result<Outcome> {
-    let told = match hit.detail {
-        Some(detail) => Told::stale(hit.ttl, detail),
-        None => Told::hit(hit.ttl),
-    };
-    let told = Told {
-        key: hit.key.as_deref(),
-        ..told
-    };
-    let page = Page {
-        entry: &hit.entry,
-        part: &hit.part,
-        told: &told,
-        x_cache: hit.route.x_cache,
-        at: noted.began.moment(),
-    };
+    let told = told(&hit);
+    let page = page(&hit, noted, &told);
     let (bytes, status, next) = send_page(conn, noted, page).await?;
     Ok(Outcome {
         status,
@@ -61,6 +48,32 @@ pub async fn hit(conn: &mut Conn, noted: &Noted, hit: Hit) -> io::Result<Outcome
         asked: 0,
         next,
     })
+}
+
+fn told(hit: &Hit) -> Told<'_> {
+    let told = match hit.detail {
+        Some(detail) => Told::stale(hit.ttl, detail),
+        None => Told::hit(hit.ttl),
+    };
+    Told {
+        key: hit.key.as_deref(),
+        ..told
+    }
+}
+
+fn page<'a>(hit: &'a Hit, noted: &Noted, told: &'a Told<'a>) -> Page<'a> {
+    Page {
+        entry: &hit.entry,
+        part: &hit.part,
+        told,
+        x_cache: hit.route.x_cache,
+        at: noted.began.moment(),
+    }
+}
+
+/// Appends the head of a hit that is served whole.
+pub fn write_head(noted: &Noted, hit: &Hit, out: &mut Vec<u8>) {
+    page(hit, noted, &told(hit)).head(noted, false, out);
 }
 
 /// Serves a stored page to a request that had to wait.
@@ -121,7 +134,7 @@ async fn send_page(conn: &mut Conn, noted: &Noted, page: Page<'_>) -> io::Result
         }
         Part::HeadOnly => {
             if let Some(rest) = begin(conn, noted, &page, close, &[])? {
-                Box::pin(conn.wire.send_bytes(&rest.head)).await?;
+                Box::pin(conn.wire.send_head(&rest.head)).await?;
             }
             Ok((0, status, next))
         }
@@ -130,13 +143,21 @@ async fn send_page(conn: &mut Conn, noted: &Noted, page: Page<'_>) -> io::Result
 }
 
 /// What of an answer the socket did not take at once.
-struct Rest {
+pub struct Rest {
     head: Vec<u8>,
     /// Body bytes that are sent already.
     from: u64,
 }
 
 impl Rest {
+    /// A body of which nothing is sent yet, but its head is.
+    pub fn body() -> Rest {
+        Rest {
+            head: Vec::new(),
+            from: 0,
+        }
+    }
+
     /// What is left of an answer of so many bytes in all once so many were written.
     fn after(written: usize, head: &[u8], total: usize) -> Option<Rest> {
         (written < total).then(|| Rest {
@@ -145,7 +166,9 @@ impl Rest {
         })
     }
 
-    async fn send(self, conn: &mut Conn, entry: &Entry) -> io::Result<()> {
+    /// # Errors
+    /// The client's connection failed.
+    pub async fn send(self, conn: &mut Conn, entry: &Entry) -> io::Result<()> {
         let pieces = entry.body.slice(self.from, entry.body.len());
         conn.wire.send_body(&self.head, &pieces, false).await
     }
@@ -265,9 +288,6 @@ async fn send_part(
 }
 
 async fn send(conn: &mut Conn, head: &[u8], lines: &[u8], pieces: &[Bytes]) -> io::Result<()> {
-    let mut slices = Vec::with_capacity(pieces.len() + 2);
-    slices.push(IoSlice::new(head));
-    slices.push(IoSlice::new(lines));
-    slices.extend(pieces.iter().map(|piece| IoSlice::new(piece)));
-    conn.wire.send(&mut slices).await
+    let head = [head, lines].concat();
+    conn.wire.send_body(&head, pieces, false).await
 }

@@ -1,6 +1,6 @@
 //! A flight's answer on a client's wire, as it fills.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -30,7 +30,7 @@ pub async fn interim(conn: &mut Conn, status: u16, fields: &HeaderMap) -> io::Re
     // A cookie belongs to one visitor, and whose this answer will be isn't known yet.
     let head = Head::render(status, fields, &[header::SET_COOKIE]);
     conn.wire
-        .send(&mut [IoSlice::new(head.bytes()), IoSlice::new(b"\r\n")])
+        .send_interim(&[head.bytes(), &b"\r\n"[..]].concat())
         .await
 }
 
@@ -110,7 +110,7 @@ pub async fn flight(
         next,
     };
     if shape.framing == Framing::None || shape.to == 0 {
-        conn.wire.send_bytes(opening.bytes()).await?;
+        conn.wire.send_head(opening.bytes()).await?;
         return Ok(outcome(0, if close { Next::Close } else { Next::Keep }));
     }
     let (bytes, whole) = body(conn, &mut reader, &shape, opening).await?;
@@ -191,7 +191,7 @@ async fn body(
     let mut opening = opening.bytes();
     while at < shape.to {
         if !opening.is_empty() && !reader.is_ready() {
-            conn.wire.send_bytes(opening).await?;
+            conn.wire.send_head(opening).await?;
             opening = &[];
         }
         pieces.clear();
@@ -206,7 +206,7 @@ async fn body(
             Ok(0) => break,
             Ok(_) => {}
             Err(failure) => {
-                conn.wire.send_bytes(opening).await?;
+                conn.wire.send_head(opening).await?;
                 return Ok((sent, Err(failure)));
             }
         }
@@ -223,14 +223,14 @@ async fn body(
             sent += len;
         }
     }
-    conn.wire.send_bytes(opening).await?;
+    conn.wire.send_head(opening).await?;
     if let Framing::Length(length) = shape.framing
         && sent < length
     {
         return Ok((sent, Err(Failure::Lost)));
     }
     if chunked {
-        conn.wire.send_bytes(b"0\r\n\r\n").await?;
+        conn.wire.send_last_chunk().await?;
     }
     Ok((sent, Ok(())))
 }

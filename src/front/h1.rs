@@ -19,14 +19,15 @@ use super::problem::Problem;
 use super::record::{self, Outcome};
 use super::stream::Stream;
 use super::wire::{Inbox, Pace, Wire};
-use super::{Site, deliver, lines, miss, pass};
+use super::{Site, deliver, h2, lines, miss, pass};
 use crate::clock::{self, Tick};
 use crate::config::policy::Policy;
 use crate::rules::cache_status::Told;
-use crate::rules::host::KnownHost;
+use crate::rules::host::{KnownHost, Scheme};
 use crate::telemetry::Client;
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
+use bytes::Bytes;
 
 /// What becomes of a connection after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,27 +60,15 @@ pub struct Conn {
 
 /// Serves a connection until it ends.
 pub async fn serve(site: Arc<Site>, stream: Stream, whence: Whence) {
-    let mut latest = Cache::new(Arc::clone(&site.policy));
-    let policy = Arc::clone(latest.load());
-    let pace = Pace {
-        rate: Some(policy.listen.min_rate).filter(|rate| *rate > 0),
-        grace: policy.listen.min_rate_grace,
-    };
-    let wire = Wire::new(stream, site.watch.enroll(), pace);
+    let policy = site.policy.load_full();
+    let wire = Wire::new(stream, site.watch.enroll(), Pace::of(&policy));
     // A connection that says nothing at all has as long as one that says half a head.
     wire.post().arm(policy.listen.head_deadline);
-    let mut conn = Conn {
-        site,
-        wire,
-        inbox: Inbox::default(),
-        whence,
-        client: whence.client.into(),
-        policy,
-        latest,
-        site_host: KnownHost::default(),
-        head_armed: true,
-        last: clock::tick(),
-    };
+    let h2c = policy.listen.h2c && whence.scheme == Scheme::Http && whence.redirect.is_none();
+    let mut conn = Conn::new(site, wire, whence, policy);
+    if h2c && conn.opens_http2().await {
+        return conn.into_http2().await;
+    }
     let next = loop {
         let next = conn.one().await;
         if next != Next::Keep || conn.site.watch.is_draining() && conn.inbox.is_empty() {
@@ -99,6 +88,47 @@ pub async fn serve(site: Arc<Site>, stream: Stream, whence: Whence) {
 }
 
 impl Conn {
+    pub fn new(site: Arc<Site>, wire: Wire, whence: Whence, policy: Arc<Policy>) -> Conn {
+        Conn {
+            latest: Cache::new(Arc::clone(&site.policy)),
+            site,
+            wire,
+            inbox: Inbox::default(),
+            whence,
+            client: whence.client.into(),
+            policy,
+            site_host: KnownHost::default(),
+            head_armed: true,
+            last: clock::tick(),
+        }
+    }
+
+    /// Whether the connection's first bytes are HTTP/2's (RFC 9113 §3.3), as far as need be read to tell.
+    async fn opens_http2(&mut self) -> bool {
+        loop {
+            let held = self.inbox.bytes();
+            let common = held.len().min(h2::PREFACE.len());
+            if held[..common] != h2::PREFACE[..common] {
+                return false;
+            }
+            if common == h2::PREFACE.len() {
+                return true;
+            }
+            // What comes of an end or a deadline is the same for any head that is not whole.
+            if !matches!(self.wire.fill(&mut self.inbox).await, Ok(1..)) {
+                return false;
+            }
+        }
+    }
+
+    async fn into_http2(mut self) {
+        let ahead = Bytes::copy_from_slice(self.inbox.bytes());
+        self.inbox.clear();
+        if let Some(stream) = self.wire.into_stream() {
+            h2::serve(self.site, stream, ahead, self.whence).await;
+        }
+    }
+
     /// One request, from its first byte to the last of its answer.
     async fn one(&mut self) -> Next {
         loop {
@@ -128,18 +158,9 @@ impl Conn {
                         self.wire.post().set_idle(false);
                         Some(deliver::hit(self, &noted, hit).await)
                     }
-                    Decision::Miss(what) => {
+                    decision => {
                         self.wire.post().set_idle(false);
-                        Some(Box::pin(miss::serve(self, &noted, *what)).await)
-                    }
-                    Decision::Pass(what) => {
-                        self.wire.post().set_idle(false);
-                        Some(Box::pin(pass::serve(self, &noted, *what)).await)
-                    }
-                    Decision::Here(mut problem) => {
-                        // Its body must never be taken for the next request.
-                        problem.close |= noted.has_body;
-                        Some(Box::pin(self.answer(&problem, &noted, None)).await)
+                        Some(Box::pin(self.carry_out(&noted, decision)).await)
                     }
                 };
                 if let Some(sent) = sent {
@@ -158,6 +179,25 @@ impl Conn {
                 }
                 Err(_) => return Next::Break,
             }
+        }
+    }
+
+    /// Does what was decided on.
+    ///
+    /// # Errors
+    /// The client's connection failed.
+    pub async fn carry_out(&mut self, noted: &Noted, decision: Decision) -> io::Result<Outcome> {
+        match decision {
+            Decision::Hit(hit) => deliver::hit(self, noted, hit).await,
+            Decision::Miss(what) => miss::serve(self, noted, *what).await,
+            Decision::Pass(what) => pass::serve(self, noted, *what).await,
+            Decision::Here(mut problem) => {
+                // Its body must never be taken for the next request.
+                problem.close |= noted.has_body;
+                self.answer(&problem, noted, None).await
+            }
+            Decision::Refuse(problem) => self.answer(&problem, noted, None).await,
+            Decision::More => Ok(Outcome::aborted()),
         }
     }
 
@@ -213,8 +253,7 @@ impl Conn {
         lines::common_lines(noted, close, &mut head);
         head.extend_from_slice(b"\r\n");
         let bytes = body.len() as u64;
-        head.append(&mut body);
-        self.wire.send_bytes(&head).await?;
+        self.wire.send_body(&head, &[body.into()], false).await?;
         let next = if close { Next::Close } else { Next::Keep };
         Ok(Outcome {
             status: problem.status,
@@ -232,8 +271,7 @@ impl Conn {
         problem.render(false, false, None, &mut head, &mut body);
         head.extend_from_slice(b"Connection: close\r\n\r\n");
         let bytes = body.len() as u64;
-        head.append(&mut body);
-        let sent = self.wire.send_bytes(&head).await;
+        let sent = self.wire.send_body(&head, &[body.into()], false).await;
         record::unread(&self.site, &self.client, problem, bytes);
         self.inbox.clear();
         if sent.is_ok() {
@@ -244,7 +282,7 @@ impl Conn {
     }
 
     /// Records an answer and drops its request's bytes.
-    fn done(&mut self, noted: &Noted, sent: io::Result<Outcome>) -> Next {
+    pub fn done(&mut self, noted: &Noted, sent: io::Result<Outcome>) -> Next {
         let outcome = sent.unwrap_or_else(|_| Outcome::aborted());
         self.last = record::answered(
             &self.site,

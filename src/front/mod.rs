@@ -10,8 +10,10 @@
 mod asking;
 mod body;
 mod deliver;
+mod exchange;
 mod follow;
 mod h1;
+mod h2;
 mod image;
 mod lines;
 mod lookup;
@@ -24,6 +26,7 @@ mod record;
 mod socket;
 mod stream;
 pub mod tls;
+mod translate;
 pub mod watch;
 mod wire;
 
@@ -35,10 +38,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use bytes::Bytes;
 use pingora::apps::{HttpServerApp, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -54,6 +57,7 @@ use asking::Whence;
 use problem::Problem;
 use stream::Stream;
 use watch::Watch;
+use wire::{Pace, Wire};
 
 /// A loop that has not turned for this long is not alive.
 const ALIVE: Duration = Duration::from_secs(5);
@@ -163,15 +167,21 @@ async fn enter(site: Arc<Site>, door: Arc<Door>, socket: TcpStream, client: IpAd
     let whence = Whence {
         client,
         scheme: door.scheme(),
+        http2: false,
         redirect: door.redirect,
     };
     drop(door);
-    h1::serve(site, stream, whence).await;
+    match stream.protocol() {
+        Some(HTTP2) => h2::serve(site, stream, Bytes::new(), whence).await,
+        _ => h1::serve(site, stream, whence).await,
+    }
 }
 
 /// Takes a connection into TLS, within the deadline of a head.
-async fn shake_hands(site: &Site, tls: &TlsAcceptor, mut socket: TcpStream) -> Option<Stream> {
-    let deadline = site.policy.load().listen.head_deadline;
+async fn shake_hands(site: &Site, tls: &TlsAcceptor, socket: TcpStream) -> Option<Stream> {
+    let policy = site.policy.load();
+    let (deadline, pace) = (policy.listen.head_deadline, Pace::of(&policy));
+    drop(policy);
     let hands = async {
         let mut first = [0];
         let read = socket.peek(&mut first).await?;
@@ -179,9 +189,9 @@ async fn shake_hands(site: &Site, tls: &TlsAcceptor, mut socket: TcpStream) -> O
             let (mut head, mut body) = (Vec::new(), Vec::new());
             Problem::plain_http().render(false, false, None, &mut head, &mut body);
             head.extend_from_slice(b"Connection: close\r\n\r\n");
-            head.append(&mut body);
-            socket.write_all(&head).await?;
-            socket.shutdown().await?;
+            let mut wire = Wire::new(Stream::Plain(socket), site.watch.enroll(), pace);
+            wire.send_body(&head, &[body.into()], false).await?;
+            wire.close_gently().await;
             return Err(io::ErrorKind::InvalidData.into());
         }
         tls.accept(socket).await
@@ -199,6 +209,9 @@ async fn shake_hands(site: &Site, tls: &TlsAcceptor, mut socket: TcpStream) -> O
         }
     }
 }
+
+/// HTTP/2, as TLS's protocol negotiation knows it (RFC 9113 §3.2).
+pub const HTTP2: &[u8] = b"h2";
 
 /// What the first record of TLS begins with (RFC 8446 §5.1).
 const HANDSHAKE: u8 = 22;

@@ -51,11 +51,16 @@ pub fn head(asking: &Asking, noted: &Noted) -> Option<Box<RequestHeader>> {
 pub async fn serve(conn: &mut Conn, noted: &Noted, pass: Pass) -> io::Result<Outcome> {
     let listen = &conn.policy().listen;
     let buffer = listen.request_buffer;
-    let mut source = Source::new(pass.body, noted.head_len, listen.max_body);
+    let mut source = Source::new(
+        pass.body,
+        noted.head_len,
+        listen.max_body,
+        conn.wire.frames_itself(),
+    );
     let small = matches!(pass.body, RequestBody::Length(length) if length <= buffer as u64);
     let mut owes_continue = pass.expect_continue && source.is_owed();
     if small && owes_continue {
-        conn.wire.send_bytes(CONTINUE).await?;
+        conn.wire.send_interim(CONTINUE).await?;
         owes_continue = false;
     }
     if !owes_continue && let Err(bad) = source.read_ahead(conn, buffer).await {
@@ -84,7 +89,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, pass: Pass) -> io::Result<Out
     let mut underway = conn.site.fetcher.pass(passage);
     if owes_continue {
         match admitted(conn, &mut underway, noted).await {
-            Admitted::Yes => conn.wire.send_bytes(CONTINUE).await?,
+            Admitted::Yes => conn.wire.send_interim(CONTINUE).await?,
             Admitted::No => {}
             Admitted::Gone => return Ok(facts.aborted()),
         }
@@ -224,7 +229,7 @@ async fn respond(
         range: None,
     };
     let opening = lines::head(noted, answer.head.bytes(), &between);
-    conn.wire.send_bytes(opening.bytes()).await?;
+    conn.wire.send_head(opening.bytes()).await?;
     if framing == Framing::Upgrade {
         source.tunnel();
     }
@@ -253,7 +258,7 @@ async fn respond(
         }
     }
     if framing == Framing::Chunked && !facts.head_only {
-        conn.wire.send_bytes(b"0\r\n\r\n").await?;
+        conn.wire.send_last_chunk().await?;
     }
     if framing == Framing::Upgrade || close || source.is_owed() {
         return Ok(outcome(sent, Next::Close));

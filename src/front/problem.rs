@@ -71,6 +71,11 @@ impl Problem {
         }
     }
 
+    /// A request of HTTP/2 that HTTP/1.1 could not say.
+    pub fn malformed(why: &'static str) -> Problem {
+        Problem::new(400, why, CacheResult::Refused)
+    }
+
     pub fn reject(reject: Reject) -> Problem {
         Problem {
             close: true,

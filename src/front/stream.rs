@@ -16,6 +16,14 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// The protocol that TLS has negotiated, if any.
+    pub fn protocol(&self) -> Option<&[u8]> {
+        match self {
+            Stream::Plain(_) => None,
+            Stream::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+        }
+    }
+
     /// Writes what the socket takes at once. Through TLS that is never known at once.
     ///
     /// # Errors

@@ -33,15 +33,27 @@ pub struct Post {
     due: AtomicU64,
     /// Between requests: a drain may fire it at once.
     idle: AtomicBool,
+    /// One request of a connection that has a post too.
+    is_request: bool,
     waker: AtomicWaker,
 }
 
 impl Watch {
     /// A post for a new connection.
     pub fn enroll(&self) -> Arc<Post> {
+        self.post(false)
+    }
+
+    /// A post for one of a connection's requests.
+    pub fn enroll_request(&self) -> Arc<Post> {
+        self.post(true)
+    }
+
+    fn post(&self, is_request: bool) -> Arc<Post> {
         let post = Arc::new(Post {
             due: AtomicU64::new(NEVER),
             idle: AtomicBool::new(false),
+            is_request,
             waker: AtomicWaker::new(),
         });
         self.posts.lock().push(Arc::downgrade(&post));
@@ -53,7 +65,8 @@ impl Watch {
         self.posts
             .lock()
             .iter()
-            .filter(|post| post.strong_count() > 0)
+            .filter_map(Weak::upgrade)
+            .filter(|post| !post.is_request)
             .count()
     }
 

@@ -4,15 +4,17 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use super::exchange::Exchange;
 use super::stream::Stream;
 use super::watch::Post;
 use crate::clock;
+use crate::config::policy::Policy;
 
 /// Read at once from a socket.
 const READ: usize = 16 * 1024;
@@ -36,6 +38,13 @@ pub struct Pace {
 }
 
 impl Pace {
+    pub fn of(policy: &Policy) -> Pace {
+        Pace {
+            rate: Some(policy.listen.min_rate).filter(|rate| *rate > 0),
+            grace: policy.listen.min_rate_grace,
+        }
+    }
+
     /// Milliseconds a client may take for its first `bytes`.
     pub fn millis_for(self, bytes: u64) -> Option<u64> {
         self.rate
@@ -43,16 +52,40 @@ impl Pace {
     }
 }
 
-/// One client's connection.
+/// How a client is reached: its connection, or its stream of one.
+enum Line {
+    Stream(Stream),
+    Exchange(Box<Exchange>),
+}
+
+/// One client, as whoever serves it sees it: bytes of a request in, an answer out.
 pub struct Wire {
-    stream: Stream,
+    line: Line,
     post: Arc<Post>,
     pace: Pace,
 }
 
 impl Wire {
     pub fn new(stream: Stream, post: Arc<Post>, pace: Pace) -> Wire {
-        Wire { stream, post, pace }
+        Wire {
+            line: Line::Stream(stream),
+            post,
+            pace,
+        }
+    }
+
+    /// For one request of an HTTP/2 connection.
+    pub fn exchange(exchange: Exchange, post: Arc<Post>, pace: Pace) -> Wire {
+        Wire {
+            line: Line::Exchange(Box::new(exchange)),
+            post,
+            pace,
+        }
+    }
+
+    /// Whether messages end by its own means, not by what their heads say.
+    pub fn frames_itself(&self) -> bool {
+        matches!(self.line, Line::Exchange(_))
     }
 
     pub fn pace(&self) -> Pace {
@@ -68,26 +101,13 @@ impl Wire {
     /// # Errors
     /// The socket's, or [`io::ErrorKind::TimedOut`] when the armed deadline passes.
     pub async fn fill(&mut self, inbox: &mut Inbox) -> io::Result<usize> {
-        let Wire { stream, post, .. } = self;
-        std::future::poll_fn(|cx| {
-            let read = SCRATCH.with_borrow_mut(|scratch| {
-                let mut buffer = ReadBuf::new(scratch);
-                match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
-                    Poll::Ready(Ok(())) => {
-                        inbox.extend(buffer.filled());
-                        Poll::Ready(Ok(buffer.filled().len()))
-                    }
-                    Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
-                    Poll::Pending => Poll::Pending,
-                }
-            });
-            match read {
-                Poll::Pending => {
-                    ready!(post.poll_due(cx));
-                    Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-                }
-                done => done,
+        let Wire { line, post, .. } = self;
+        std::future::poll_fn(|cx| match poll_fill(line, cx, inbox) {
+            Poll::Pending => {
+                ready!(post.poll_due(cx));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
+            done => done,
         })
         .await
     }
@@ -97,23 +117,23 @@ impl Wire {
     /// # Errors
     /// The socket's.
     pub fn send_now(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self.stream.try_write(pieces) {
+        let Line::Stream(stream) = &self.line else {
+            return Ok(0);
+        };
+        match stream.try_write(pieces) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
             written => written,
         }
     }
 
     /// Writes `pieces` in as few calls as the socket allows. The client must keep its pace.
-    ///
-    /// # Errors
-    /// The socket's, or [`io::ErrorKind::TimedOut`] when the client takes too little.
-    pub async fn send(&mut self, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+    async fn send(&mut self, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
         IoSlice::advance_slices(&mut pieces, 0);
-        // Since when the client is to take a slice, and how much of it it has taken.
-        let mut paced: Option<(u64, u64)> = None;
-        let Wire {
-            stream, post, pace, ..
-        } = self;
+        let mut patience = Patience::default();
+        let Wire { line, post, pace } = self;
+        let Line::Stream(stream) = line else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
         std::future::poll_fn(|cx| {
             loop {
                 let stream = Pin::new(&mut *stream);
@@ -130,49 +150,53 @@ impl Wire {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     Poll::Ready(Ok(n)) => {
                         IoSlice::advance_slices(&mut pieces, n);
-                        if let Some((_, taken)) = &mut paced {
-                            *taken += n as u64;
-                        }
+                        patience.took(n);
                     }
                     Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
-                    Poll::Pending => {
-                        // The clock starts when the socket is first full, and anew with each slice: haste now is no
-                        // credit for later.
-                        if paced.is_none_or(|(_, taken)| taken >= SLICE as u64) {
-                            let now = clock::uptime_millis();
-                            paced = Some((now, 0));
-                            match pace.millis_for(SLICE as u64) {
-                                Some(millis) => post.arm_at(now + millis),
-                                None => post.disarm(),
-                            }
-                        }
-                        ready!(post.poll_due(cx));
-                        return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-                    }
+                    Poll::Pending => return patience.poll(post, *pace, cx),
                 }
             }
         })
         .await
     }
 
-    /// Writes one buffer.
+    /// Sends an answer's head, or what is left of it.
     ///
     /// # Errors
-    /// As [`Wire::send`].
-    pub async fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.send(&mut [IoSlice::new(bytes)]).await
+    /// As [`Wire::send_body`].
+    pub async fn send_head(&mut self, head: &[u8]) -> io::Result<()> {
+        match &mut self.line {
+            _ if head.is_empty() => Ok(()),
+            Line::Exchange(exchange) => exchange.answer(head),
+            Line::Stream(_) => self.send(&mut [IoSlice::new(head)]).await,
+        }
     }
 
-    /// Writes `head`, if it isn't empty, and body pieces, framed as one chunk if `chunked` (RFC 9112 §7.1).
+    /// Sends the head of an interim answer; HTTP/2's clients get none.
     ///
     /// # Errors
-    /// As [`Wire::send`].
+    /// As [`Wire::send_body`].
+    pub async fn send_interim(&mut self, head: &[u8]) -> io::Result<()> {
+        match self.line {
+            Line::Exchange(_) => Ok(()),
+            Line::Stream(_) => self.send(&mut [IoSlice::new(head)]).await,
+        }
+    }
+
+    /// Sends `head`, if it isn't empty, and body pieces, framed as one chunk if `chunked` (RFC 9112 §7.1).
+    ///
+    /// # Errors
+    /// The socket's, or [`io::ErrorKind::TimedOut`] when the client takes too little.
     pub async fn send_body(
         &mut self,
         head: &[u8],
         pieces: &[Bytes],
         chunked: bool,
     ) -> io::Result<()> {
+        if self.frames_itself() {
+            self.send_head(head).await?;
+            return self.send_pieces(pieces).await;
+        }
         let len: usize = pieces.iter().map(Bytes::len).sum();
         let size = format!("{len:x}\r\n");
         let mut slices = Vec::with_capacity(pieces.len() + 3);
@@ -187,8 +211,44 @@ impl Wire {
         self.send(&mut slices).await
     }
 
+    /// Sends body pieces on a stream of HTTP/2, as its windows open.
+    async fn send_pieces(&mut self, pieces: &[Bytes]) -> io::Result<()> {
+        let mut patience = Patience::default();
+        let Wire { line, post, pace } = self;
+        let Line::Exchange(exchange) = line else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        for piece in pieces {
+            let mut piece = piece.clone();
+            while !piece.is_empty() {
+                let sent = std::future::poll_fn(|cx| match exchange.poll_send(cx, &mut piece) {
+                    Poll::Pending => patience.poll(post, *pace, cx),
+                    done => done,
+                });
+                let sent = sent.await?;
+                patience.took(sent);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a chunked body (RFC 9112 §7.1).
+    ///
+    /// # Errors
+    /// As [`Wire::send_body`].
+    pub async fn send_last_chunk(&mut self) -> io::Result<()> {
+        match self.line {
+            Line::Exchange(_) => Ok(()),
+            Line::Stream(_) => self.send(&mut [IoSlice::new(b"0\r\n\r\n")]).await,
+        }
+    }
+
     /// Whether the client has gone: completes on its end of stream or error, or when it sends on (into `inbox`).
     pub async fn gone(&mut self, inbox: &mut Inbox, most: usize) -> bool {
+        if let Line::Exchange(exchange) = &mut self.line {
+            std::future::poll_fn(|cx| exchange.poll_gone(cx)).await;
+            return true;
+        }
         loop {
             if inbox.len() >= most {
                 // It pipelines more than we hold for it: it is there.
@@ -206,10 +266,19 @@ impl Wire {
         self.fill(inbox).await
     }
 
+    /// Ends one request of an HTTP/2 connection, whole or not.
+    pub fn end_exchange(&mut self, whole: bool) {
+        if let Line::Exchange(exchange) = &mut self.line {
+            exchange.end(whole);
+        }
+    }
+
     /// Closes so that what was sent arrives: ends our side, then reads until the client ends its own, for a short while
     /// (RFC 9112 §9.6).
     pub async fn close_gently(mut self) {
-        if self.stream.shutdown().await.is_err() {
+        if let Line::Stream(stream) = &mut self.line
+            && stream.shutdown().await.is_err()
+        {
             return;
         }
         self.post.arm(Duration::from_secs(2));
@@ -226,7 +295,67 @@ impl Wire {
 
     /// Closes with a reset, so that nobody takes what was sent for the whole.
     pub fn reset(self) {
-        self.stream.reset();
+        if let Line::Stream(stream) = self.line {
+            stream.reset();
+        }
+    }
+
+    /// The connection, for who will speak another protocol on it.
+    pub fn into_stream(self) -> Option<Stream> {
+        match self.line {
+            Line::Stream(stream) => Some(stream),
+            Line::Exchange(_) => None,
+        }
+    }
+}
+
+fn poll_fill(line: &mut Line, cx: &mut Context<'_>, inbox: &mut Inbox) -> Poll<io::Result<usize>> {
+    match line {
+        Line::Stream(stream) => SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+            inbox.extend(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        }),
+        Line::Exchange(exchange) => {
+            let piece = ready!(exchange.poll_body(cx))?;
+            inbox.extend(&piece);
+            Poll::Ready(Ok(piece.len()))
+        }
+    }
+}
+
+/// How long a client may take what it is sent.
+#[derive(Default)]
+pub struct Patience {
+    /// Since when it is to take a slice, and how much of it it has taken.
+    since: Option<(u64, u64)>,
+}
+
+impl Patience {
+    pub fn took(&mut self, bytes: usize) {
+        if let Some((_, taken)) = &mut self.since {
+            *taken += bytes as u64;
+        }
+    }
+
+    /// For who can't send on: arms the deadline, and is ready with an error when it has passed.
+    fn poll<T>(&mut self, post: &Post, pace: Pace, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        self.wait(post, pace);
+        ready!(post.poll_due(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// The clock starts when nothing more is taken, and anew with each slice: haste now is no credit for later.
+    pub fn wait(&mut self, post: &Post, pace: Pace) {
+        if self.since.is_none_or(|(_, taken)| taken >= SLICE as u64) {
+            let now = clock::uptime_millis();
+            self.since = Some((now, 0));
+            match pace.millis_for(SLICE as u64) {
+                Some(millis) => post.arm_at(now + millis),
+                None => post.disarm(),
+            }
+        }
     }
 }
 
@@ -278,7 +407,7 @@ impl Inbox {
         }
     }
 
-    fn extend(&mut self, more: &[u8]) {
+    pub fn extend(&mut self, more: &[u8]) {
         if more.is_empty() {
             return;
         }

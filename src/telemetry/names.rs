@@ -39,7 +39,7 @@ families! {
     CONNECTIONS_OPEN: Gauge "tidegate_connections_open" [] "Client connections open.";
 
     FAILED_HANDSHAKES: Counter "tidegate_tls_handshakes_failed_total" [] "Connections that did not come to speak TLS.";
-    CERTIFICATE_EXPIRY: Gauge "tidegate_tls_certificate_expiry_seconds" [] "When the first of the certificates ends, in Unix seconds.";
+    CERTIFICATE_EXPIRY: Gauge "tidegate_tls_certificate_expires" [] "When the first of the certificates ends, in Unix seconds.";
     CERTIFICATE_RELOADS: Counter "tidegate_tls_certificate_reloads_total" ["result"] "Changes of certificate files: done, or refused and the old ones kept.";
 
     CACHE_BYTES: Gauge "tidegate_cache_bytes" [] "Memory charged to the cache: entries, flights and spools.";

@@ -1,12 +1,14 @@
 //! What wire scripts cannot say: the flight table under a model checker, the arrows between rooms, the invariants
-//! of the architecture, hot pages, origins that speak TLS and HTTP/2.
+//! of the architecture, hot pages, origins that speak TLS and HTTP/2, clients that do.
 
 mod arrows;
 mod flight_table;
 mod hot;
+mod http2;
 mod invariants;
 mod origins;
 mod site;
+mod tls;
 
 /// Every test here, with its name.
 pub fn tests() -> Vec<Test> {
@@ -14,8 +16,10 @@ pub fn tests() -> Vec<Test> {
         arrows::tests(),
         flight_table::tests(),
         hot::tests(),
+        http2::tests(),
         invariants::tests(),
         origins::tests(),
+        tls::tests(),
     ]
     .concat()
 }

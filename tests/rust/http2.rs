@@ -1,0 +1,670 @@
+//! Clients that speak HTTP/2: the same answers, whole or broken off, the same refusals, and what floods them.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{HeaderMap, Request};
+use tokio::runtime::{Builder, Runtime};
+
+use super::site::{Asked, Gate, Origin, Site, answer, equal, eventually};
+use super::{Outcome, Test};
+use crate::harness::wire::{Conn, PATIENCE};
+
+/// Every test here, with its name.
+pub fn tests() -> Vec<Test> {
+    vec![
+        ("http2::a_miss_and_then_hits", miss_and_hits),
+        ("http2::a_page_larger_than_all_windows_is_whole", large_page),
+        ("http2::a_request_body_reaches_the_origin", request_body),
+        (
+            "http2::rfc9113_8_2_3_cookies_are_joined_for_the_origin",
+            cookies,
+        ),
+        ("http2::a_broken_answer_is_a_reset_stream", broken),
+        ("http2::a_crowd_on_one_connection_is_one_fetch", crowd),
+        ("http2::c19_no_downgrade_reaches_an_origin", c19_downgrades),
+        ("http2::c20_floods_cost_little_and_harm_nobody", c20_floods),
+        ("http2::c64_who_takes_nothing_is_cut", c64_zero_window),
+        ("http2::c86_a_drain_says_goaway_and_finishes", c86_drain),
+        (
+            "http2::prior_knowledge_only_where_it_is_allowed",
+            not_allowed,
+        ),
+    ]
+}
+
+const H2C: &str = "[listen]\nh2c = true\n";
+
+/// A client on one connection.
+struct Client {
+    runtime: Runtime,
+    requests: SendRequest<Bytes>,
+}
+
+/// An answer.
+#[derive(Debug)]
+struct Reply {
+    status: u16,
+    fields: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Reply {
+    fn field(&self, name: &str) -> &str {
+        let value = self.fields.get(name).and_then(|value| value.to_str().ok());
+        value.unwrap_or_default()
+    }
+}
+
+impl Client {
+    fn connect(to: SocketAddr) -> Result<Client, String> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(|e| e.to_string())?;
+        let requests = runtime.block_on(async {
+            let stream = tokio::net::TcpStream::connect(to)
+                .await
+                .map_err(|e| e.to_string())?;
+            let (requests, connection) = h2::client::handshake(stream)
+                .await
+                .map_err(|e| e.to_string())?;
+            tokio::spawn(connection);
+            Ok::<_, String>(requests)
+        })?;
+        Ok(Client { runtime, requests })
+    }
+
+    fn get(&self, path: &str) -> Result<Reply, String> {
+        self.ask(request("GET", path, &[]), None)
+    }
+
+    fn ask(&self, request: Request<()>, body: Option<&[u8]>) -> Result<Reply, String> {
+        self.runtime
+            .block_on(ask(self.requests.clone(), request, body))
+    }
+}
+
+fn request(method: &str, path: &str, fields: &[(&str, &str)]) -> Request<()> {
+    let mut request = Request::builder()
+        .method(method)
+        .uri(format!("http://a.test{path}"));
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    request.body(()).expect("a request")
+}
+
+async fn ask(
+    requests: SendRequest<Bytes>,
+    request: Request<()>,
+    body: Option<&[u8]>,
+) -> Result<Reply, String> {
+    let asked = async {
+        let mut requests = requests.ready().await?;
+        let (response, mut upload) = requests.send_request(request, body.is_none())?;
+        if let Some(body) = body {
+            // In pieces, the last of them empty.
+            for piece in body.chunks(1000) {
+                upload.send_data(Bytes::copy_from_slice(piece), false)?;
+            }
+            upload.send_data(Bytes::new(), true)?;
+        }
+        let (head, mut stream) = response.await?.into_parts();
+        let mut body = Vec::new();
+        while let Some(piece) = stream.data().await {
+            let piece = piece?;
+            stream.flow_control().release_capacity(piece.len())?;
+            body.extend_from_slice(&piece);
+        }
+        Ok(Reply {
+            status: head.status.as_u16(),
+            fields: head.headers,
+            body,
+        })
+    };
+    let asked = tokio::time::timeout(PATIENCE * 2, asked).await;
+    asked
+        .map_err(|_| "no answer")?
+        .map_err(|e: h2::Error| e.to_string())
+}
+
+fn page(len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n % 251) as u8).collect()
+}
+
+/// `/N` is a page of N bytes.
+fn pages() -> Result<Origin, String> {
+    Origin::start(|asked: &Asked, conn: &mut Conn| {
+        let len = asked.target[1..].parse().unwrap_or(4);
+        answer(conn, 200, "Cache-Control: max-age=60\r\n", &page(len))
+    })
+}
+
+fn miss_and_hits() -> Outcome {
+    let origin = pages()?;
+    let site = Site::start(origin.address, H2C)?;
+    let client = Client::connect(site.address)?;
+    for told in ["fwd=uri-miss", "hit", "hit"] {
+        let reply = client.get("/10")?;
+        equal("status", reply.status, 200)?;
+        equal("body", reply.body.clone(), page(10))?;
+        if !reply.field("cache-status").contains(told) || reply.field("x-request-id").len() != 16 {
+            return Err(format!("{reply:?}"));
+        }
+        for gone in ["connection", "transfer-encoding", "keep-alive"] {
+            equal(gone, reply.field(gone).to_owned(), String::new())?;
+        }
+    }
+    let head = client.ask(request("HEAD", "/10", &[]), None)?;
+    equal("HEAD", (head.status, head.body.len()), (200, 0))?;
+    equal(
+        "length",
+        head.field("content-length").to_owned(),
+        "10".into(),
+    )?;
+    let part = client.ask(request("GET", "/10", &[("range", "bytes=2-4")]), None)?;
+    equal(
+        "206",
+        (part.status, part.body),
+        (206, page(10)[2..5].to_vec()),
+    )?;
+    // What the other protocol has stored is the same page.
+    let reply = site.get("/10", "")?.is(200)?;
+    equal("hit", reply.told("hit"), true)?;
+    equal("asked", origin.asked("GET"), 1)
+}
+
+fn large_page() -> Outcome {
+    const LEN: usize = 3_000_001;
+    let origin = pages()?;
+    let site = Site::start(origin.address, H2C)?;
+    let client = Client::connect(site.address)?;
+    for _ in 0..3 {
+        let reply = client.get(&format!("/{LEN}"))?;
+        if reply.body != page(LEN) {
+            return Err(format!("{} bytes of {LEN}", reply.body.len()));
+        }
+    }
+    equal("asked", origin.asked("GET"), 1)
+}
+
+fn request_body() -> Outcome {
+    let origin = Origin::start(|asked: &Asked, conn: &mut Conn| {
+        let framing = format!(
+            "{}{}",
+            asked.field("content-length"),
+            asked.field("transfer-encoding")
+        );
+        answer(
+            conn,
+            200,
+            &format!("Via-Was: {}\r\n", asked.field("via")),
+            framing.as_bytes(),
+        )
+    })?;
+    let site = Site::start(origin.address, H2C)?;
+    let client = Client::connect(site.address)?;
+    // Read whole before the origin is asked; streamed; of a length that was told.
+    for (len, fields, framing) in [
+        (3_000, &[][..], "3000"),
+        (300_000, &[][..], "chunked"),
+        (300_000, &[("content-length", "300000")][..], "300000"),
+    ] {
+        let reply = client.ask(request("POST", "/", fields), Some(&page(len)))?;
+        equal(
+            "framing",
+            String::from_utf8_lossy(&reply.body).into_owned(),
+            framing.into(),
+        )?;
+        if !reply.field("via-was").starts_with("2 ") {
+            return Err(format!("{reply:?}"));
+        }
+    }
+    Ok(())
+}
+
+fn cookies() -> Outcome {
+    let origin = Origin::start(|asked: &Asked, conn: &mut Conn| {
+        answer(conn, 200, "", asked.field("cookie").as_bytes())
+    })?;
+    let site = Site::start(origin.address, H2C)?;
+    let fields = [("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")];
+    let reply = Client::connect(site.address)?.ask(request("GET", "/", &fields), None)?;
+    equal(
+        "cookie",
+        String::from_utf8_lossy(&reply.body).into_owned(),
+        "a=1; b=2; c=3".into(),
+    )
+}
+
+fn broken() -> Outcome {
+    let origin = Origin::start(|_, conn: &mut Conn| {
+        conn.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")?;
+        Err("broken off".into())
+    })?;
+    let site = Site::start(origin.address, H2C)?;
+    let client = Client::connect(site.address)?;
+    match client.get("/") {
+        Err(why) if why.contains("stream") => {}
+        other => return Err(format!("{other:?}")),
+    }
+    // The connection and its other requests are none the worse.
+    equal("next", client.get("/").is_err(), true)
+}
+
+fn crowd() -> Outcome {
+    let gate = Arc::new(Gate::default());
+    let door = Arc::clone(&gate);
+    let origin = Origin::start(move |_, conn: &mut Conn| {
+        door.wait();
+        answer(conn, 200, "Cache-Control: max-age=60\r\n", &page(100_000))
+    })?;
+    let site = Site::start(origin.address, H2C)?;
+    let client = Client::connect(site.address)?;
+    client.runtime.block_on(async {
+        let asking: Vec<_> = (0..90)
+            .map(|_| tokio::spawn(ask(client.requests.clone(), request("GET", "/", &[]), None)))
+            .collect();
+        let all_wait = || async {
+            for _ in 0..500 {
+                if site.metric("tidegate_waiters")? == 90.0 {
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Err("not all of them wait".to_owned())
+        };
+        all_wait().await?;
+        gate.open();
+        for one in asking {
+            let reply = one.await.map_err(|e| e.to_string())??;
+            equal("body", reply.body == page(100_000), true)?;
+        }
+        Ok::<_, String>(())
+    })?;
+    equal("asked", origin.asked("GET"), 1)
+}
+
+/// A connection of which every byte is the test's.
+struct Raw(TcpStream);
+
+/// A frame's kind, flags, stream and payload.
+type Frame = (u8, u8, u32, Vec<u8>);
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let len = (payload.len() as u32).to_be_bytes();
+    let mut frame = vec![len[1], len[2], len[3], kind, flags];
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// Fields as literals that no table remembers (RFC 7541 §6.2.2).
+fn literals(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0);
+        for text in [name, value] {
+            assert!(text.len() < 127);
+            block.push(text.len() as u8);
+            block.extend_from_slice(text);
+        }
+    }
+    block
+}
+
+impl Raw {
+    fn connect(to: SocketAddr, settings: &[u8]) -> Result<Raw, String> {
+        let stream = TcpStream::connect(to).map_err(|e| e.to_string())?;
+        stream
+            .set_read_timeout(Some(PATIENCE * 2))
+            .map_err(|e| e.to_string())?;
+        stream
+            .set_write_timeout(Some(PATIENCE))
+            .map_err(|e| e.to_string())?;
+        let mut raw = Raw(stream);
+        let preface = [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            &frame(SETTINGS, 0, 0, settings)[..],
+        ]
+        .concat();
+        raw.write(&preface)?;
+        Ok(raw)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Outcome {
+        self.0.write_all(bytes).map_err(|e| e.to_string())
+    }
+
+    /// The next frame; none at the end.
+    fn frame(&mut self) -> Option<Frame> {
+        let mut head = [0; 9];
+        self.0.read_exact(&mut head).ok()?;
+        let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let stream = u32::from_be_bytes([head[5] & 127, head[6], head[7], head[8]]);
+        let mut payload = vec![0; len as usize];
+        self.0.read_exact(&mut payload).ok()?;
+        Some((head[3], head[4], stream, payload))
+    }
+
+    /// What became of stream 1.
+    fn verdict(&mut self) -> &'static str {
+        loop {
+            match self.frame() {
+                Some((HEADERS, _, 1, block)) => {
+                    // Past a size update, the status: 200 is the eighth of the static table.
+                    let block = block.iter().find(|byte| **byte & 0xe0 != 0x20);
+                    return if block == Some(&0x88) {
+                        "200"
+                    } else {
+                        "refused"
+                    };
+                }
+                Some((RST_STREAM | GOAWAY, ..)) | None => return "refused",
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+type Field = (&'static [u8], &'static [u8]);
+
+const GET: [Field; 4] = [
+    (b":method", b"GET"),
+    (b":scheme", b"http"),
+    (b":path", b"/p"),
+    (b":authority", b"a.test"),
+];
+
+/// `GET` with one pseudo-field's value changed.
+fn with(name: &[u8], value: &'static [u8]) -> Vec<Field> {
+    let change = |field: Field| {
+        if field.0 == name {
+            (field.0, value)
+        } else {
+            field
+        }
+    };
+    GET.into_iter().map(change).collect()
+}
+
+fn and(more: &[Field]) -> Vec<Field> {
+    GET.into_iter().chain(more.iter().copied()).collect()
+}
+
+fn without(name: &[u8]) -> Vec<Field> {
+    GET.into_iter().filter(|field| field.0 != name).collect()
+}
+
+fn c19_downgrades() -> Outcome {
+    let origin = pages()?;
+    let site = Site::start(origin.address, H2C)?;
+    let mut vectors = vec![
+        without(b":method"),
+        without(b":scheme"),
+        without(b":path"),
+        without(b":authority"),
+        and(&[(b":path", b"/q")]),
+        and(&[(b":method", b"POST")]),
+        and(&[(b":status", b"200")]),
+        and(&[(b":unknown", b"x")]),
+        and(&[(b"a", b"b"), (b":path", b"/q")]),
+        and(&[(b"host", b"b.test")]),
+        and(&[(b"host", b"a.test"), (b"host", b"a.test")]),
+        and(&[(b"content-length", b"1"), (b"content-length", b"2")]),
+        and(&[(b"connection", b"x-forwarded-for")]),
+    ];
+    let fields: [(&[u8], &[&'static [u8]]); 5] = [
+        (
+            b":method",
+            &[
+                b"G ET",
+                b"",
+                b"GET\r\nX: y",
+                b"CONNECT",
+                b"TRACE",
+                b"GET /evil HTTP/1.1\r\nX:",
+            ],
+        ),
+        (b":scheme", &[b"https", b"ftp", b"", b"ht tp"]),
+        (
+            b":path",
+            &[
+                b"",
+                b"p",
+                b"@evil/p",
+                b"/a b",
+                b"/p HTTP/1.1\r\nX: y",
+                b"/\0",
+                b"/\x7f",
+                b"http://b.test/",
+                b"*",
+                b"/<\">",
+            ],
+        ),
+        (
+            b":authority",
+            &[
+                b"",
+                b"a b",
+                b"user@a.test",
+                b"a.test\r\nX: y",
+                b"a.test/evil",
+                b"a.test?x",
+                b"a\0",
+            ],
+        ),
+        (b"", &[]),
+    ];
+    for (name, values) in fields {
+        vectors.extend(values.iter().map(|value| with(name, value)));
+    }
+    let lines: [Field; 19] = [
+        (b"transfer-encoding", b"chunked"),
+        (b"transfer-encoding", b"identity"),
+        (b"content-length", b"5"),
+        (b"content-length", b"+0"),
+        (b"content-length", b"0x0"),
+        (b"connection", b"close"),
+        (b"keep-alive", b"timeout=5"),
+        (b"proxy-connection", b"close"),
+        (b"upgrade", b"h2c"),
+        (b"te", b"gzip"),
+        (b"X-Upper", b"a"),
+        (b"a b", b"c"),
+        (b"a:b", b"c"),
+        (b"", b"c"),
+        (b"a\r\nb", b"c"),
+        (b"a", b"b\r\nX: y"),
+        (b"a", b"b\n"),
+        (b"a", b"b\0"),
+        (b"a\xff", b"b"),
+    ];
+    vectors.extend(lines.iter().map(|line| and(&[*line])));
+    let ask = |fields: &[Field]| {
+        let mut raw = Raw::connect(site.address, &[])?;
+        raw.write(&frame(
+            HEADERS,
+            END_STREAM | END_HEADERS,
+            1,
+            &literals(fields),
+        ))?;
+        Ok::<_, String>(raw.verdict())
+    };
+    for fields in &vectors {
+        let said: Vec<String> = fields
+            .iter()
+            .map(|(n, v)| format!("{}: {}", n.escape_ascii(), v.escape_ascii()))
+            .collect();
+        equal(&said.join(", "), ask(fields)?, "refused")?;
+    }
+    equal("asked", origin.asked(""), 0)?;
+    println!("{} vectors", vectors.len());
+    equal("a proper one", ask(&and(&[(b"te", b"trailers")]))?, "200")
+}
+
+fn c20_floods() -> Outcome {
+    let origin = pages()?;
+    let site = Site::start(origin.address, H2C)?;
+    let healthy = Client::connect(site.address)?;
+    healthy.get("/1000")?;
+    let pid = site.pid()?;
+    let before = resident(pid)?;
+    let get = |stream: u32, flags: u8| frame(HEADERS, flags, stream, &literals(&GET));
+    let crumb = literals(&[(b"cookie", b"a=b")]);
+    // What is said at first, and then over and over, by a number that grows by two.
+    type Says = Box<dyn Fn(u32) -> Vec<u8>>;
+    let kinds: [(&str, Vec<u8>, Says); 7] = [
+        (
+            "rapid reset",
+            vec![],
+            Box::new(move |n| {
+                [
+                    get(n, END_STREAM | END_HEADERS),
+                    frame(RST_STREAM, 0, n, &[0, 0, 0, 8]),
+                ]
+                .concat()
+            }),
+        ),
+        (
+            "made to reset",
+            vec![],
+            Box::new(move |n| [get(n, END_HEADERS), frame(8, 0, n, &[0, 0, 0, 0])].concat()),
+        ),
+        (
+            "continuation",
+            get(1, END_STREAM),
+            Box::new(move |_| frame(CONTINUATION, 0, 1, &crumb.repeat(1000))),
+        ),
+        (
+            "settings",
+            vec![],
+            Box::new(|_| frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255])),
+        ),
+        ("ping", vec![], Box::new(|_| frame(PING, 0, 0, b"pingpong"))),
+        (
+            "empty data",
+            get(1, END_HEADERS),
+            Box::new(|_| frame(DATA, 0, 1, &[])),
+        ),
+        ("streams", vec![], Box::new(move |n| get(n, END_HEADERS))),
+    ];
+    for (name, first, says) in kinds {
+        let mut raw = Raw::connect(site.address, &[])?;
+        raw.write(&first)?;
+        let mut reader = raw.0.try_clone().map_err(|e| e.to_string())?;
+        // Whatever it is told is taken, so that it is for what it says that it is cut.
+        let reads = std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+        let mut cut = false;
+        for n in 0..20_000u32 {
+            if raw.write(&says(1 + 2 * n)).is_err() {
+                cut = true;
+                break;
+            }
+        }
+        let now = resident(pid)?;
+        if now > before + (20 << 20) {
+            return Err(format!(
+                "{name}: resident memory went from {before} to {now}"
+            ));
+        }
+        let reply = healthy.get("/1000").map_err(|e| format!("{name}: {e}"))?;
+        equal(name, reply.body == page(1000), true)?;
+        println!("{name}: {}", if cut { "cut" } else { "borne" });
+        let _ = raw.0.shutdown(std::net::Shutdown::Both);
+        let _ = reads.join();
+    }
+    Ok(())
+}
+
+fn resident(pid: u32) -> Result<usize, String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).map_err(|e| e.to_string())?;
+    let pages = text.split(' ').nth(1).and_then(|n| n.parse::<usize>().ok());
+    pages.map(|n| n * 4096).ok_or_else(|| text.clone())
+}
+
+fn c64_zero_window() -> Outcome {
+    let origin = pages()?;
+    let more = "min_rate = \"1GiB/s\"\nmin_rate_grace = \"300ms\"\n";
+    let site = Site::start(origin.address, &format!("{H2C}{more}"))?;
+    site.get("/1000", "")?.is(200)?;
+    // SETTINGS_INITIAL_WINDOW_SIZE 0: asks, and takes nothing.
+    let mut raw = Raw::connect(site.address, &[0, 4, 0, 0, 0, 0])?;
+    raw.write(&frame(SETTINGS, 1, 0, &[]))?;
+    let asks: Vec<Field> = with(b":path", b"/1000");
+    raw.write(&frame(
+        HEADERS,
+        END_STREAM | END_HEADERS,
+        1,
+        &literals(&asks),
+    ))?;
+    loop {
+        match raw.frame() {
+            Some((RST_STREAM, _, 1, _)) => return Ok(()),
+            Some((DATA, ..)) => return Err("data beyond the window".into()),
+            Some(_) => {}
+            None => return Err("the connection ended before the stream was reset".into()),
+        }
+    }
+}
+
+fn c86_drain() -> Outcome {
+    let gate = Arc::new(Gate::default());
+    let door = Arc::clone(&gate);
+    let origin = Origin::start(move |_, conn: &mut Conn| {
+        door.wait();
+        answer(conn, 200, "", b"late")
+    })?;
+    let site = Site::start(origin.address, H2C)?;
+    let (busy, mut idle) = (
+        Client::connect(site.address)?,
+        Raw::connect(site.address, &[])?,
+    );
+    let asking = busy
+        .runtime
+        .spawn(ask(busy.requests.clone(), request("GET", "/", &[]), None));
+    eventually("the request is with the origin", || {
+        Ok((origin.asked("GET") == 1).then_some(()))
+    })?;
+    let pid = site.pid()?.to_string();
+    let killed = Command::new("kill").args(["-TERM", &pid]).status();
+    equal("kill", killed.is_ok_and(|status| status.success()), true)?;
+    loop {
+        match idle.frame() {
+            Some((GOAWAY, ..)) => break,
+            Some(_) => {}
+            None => return Err("the connection ended without GOAWAY".into()),
+        }
+    }
+    gate.open();
+    let reply = busy.runtime.block_on(asking).map_err(|e| e.to_string())??;
+    equal("body", reply.body, b"late".to_vec())
+}
+
+fn not_allowed() -> Outcome {
+    let origin = pages()?;
+    let site = Site::start(origin.address, "")?;
+    let mut raw = Raw::connect(site.address, &[])?;
+    let mut text = Vec::new();
+    let _ = raw.0.read_to_end(&mut text);
+    equal("answer", text.starts_with(b"HTTP/1.1 "), true)?;
+    equal("asked", origin.asked(""), 0)
+}
