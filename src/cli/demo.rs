@@ -8,6 +8,8 @@ mod site;
 
 use std::net::SocketAddr;
 
+use super::reachable;
+
 /// Try it: a bundled demo site with the proxy in front
 #[derive(clap::Args, Clone, Debug)]
 pub struct Demo {
@@ -54,19 +56,6 @@ fn greeting(args: &Demo, origin: SocketAddr) -> String {
          Origin   http://{origin}/ (the blog itself, without the proxy)\n\n  \
          Ctrl-C stops both.\n\n"
     )
-}
-
-/// The address to type into a browser on this machine for one that may mean "all".
-fn reachable(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
-            SocketAddr::from(([127, 0, 0, 1], v4.port()))
-        }
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
-            SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], v6.port()))
-        }
-        other => other,
-    }
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 pub mod check;
 pub mod demo;
+pub mod health;
 pub mod run;
 
 use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -37,6 +39,7 @@ enum Command {
     Run(run::Run),
     Check(check::Check),
     Demo(demo::Demo),
+    Health(health::Health),
 }
 
 /// Runs the process's own command line.
@@ -45,6 +48,7 @@ pub fn main() -> ExitCode {
     ExitCode::from(match command {
         Command::Run(run) => run::run(&run),
         Command::Check(check) => check::run(&check),
+        Command::Health(health) => health::run(&health),
         Command::Demo(demo) => match demo::run(&demo) {
             Ok(()) => DONE,
             Err(error) => failed(&error),
@@ -68,6 +72,19 @@ fn mistaken(report: &Report, consequence: &str) -> u8 {
         report.count()
     ));
     MISUSED
+}
+
+/// The address at which this machine reaches one that may mean "all".
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
+            SocketAddr::from(([127, 0, 0, 1], v4.port()))
+        }
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], v6.port()))
+        }
+        other => other,
+    }
 }
 
 fn say(text: &str) {

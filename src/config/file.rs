@@ -53,14 +53,22 @@ pub fn read(text: &str, flags: &Flags, env: Env<'_>, mistakes: &mut Vec<Mistake>
     file
 }
 
+/// Reads `[admin]` alone and lays `--admin` over it; `mistakes` gets those of that table, and of the syntax.
+pub fn read_admin(text: &str, flags: &Flags, env: Env<'_>, mistakes: &mut Vec<Mistake>) -> Admin {
+    let (root, hidden) = syntax::parse(text, mistakes);
+    let mut walk = Walk::new(text, hidden, env, mistakes);
+    let found = walk.one(&root, &Admin::TABLE);
+    let mut admin = Admin::read(&mut walk, &found);
+    lay_admin(&mut admin, flags, &mut walk);
+    admin
+}
+
 impl File {
     fn lay_over(&mut self, flags: &Flags, walk: &mut Walk<'_>) {
         if let Some(text) = &flags.listen {
             lay(&mut self.listen.address, walk.flag("--listen", text, None));
         }
-        if let Some(text) = &flags.admin {
-            lay(&mut self.admin.address, walk.flag("--admin", text, None));
-        }
+        lay_admin(&mut self.admin, flags, walk);
         if let Some(text) = &flags.default_ttl {
             let bounds = Route::TABLE
                 .option("default_ttl")
@@ -104,6 +112,12 @@ impl File {
                 walk.tell(Mistake::new(&At::Flag(flag), what).help(help));
             }
         }
+    }
+}
+
+fn lay_admin(admin: &mut Admin, flags: &Flags, walk: &mut Walk<'_>) {
+    if let Some(text) = &flags.admin {
+        lay(&mut admin.address, walk.flag("--admin", text, None));
     }
 }
 

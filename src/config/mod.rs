@@ -23,7 +23,7 @@ pub mod words;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::thread;
 
@@ -31,6 +31,7 @@ pub use compile::World;
 pub use policy::Policy;
 pub use report::Report;
 use report::{At, Mistake};
+use value::OrOff;
 
 /// What the command line says over the file, as typed.
 #[derive(Clone, Debug, Default)]
@@ -48,8 +49,31 @@ pub struct Flags {
 /// # Errors
 /// Every mistake of both; or that the file can't be read.
 pub fn load(path: Option<&Path>, flags: &Flags) -> Result<Policy, Report> {
+    let (name, text) = source(path)?;
+    with_system(|world| believe(name, text, flags, world))
+}
+
+/// Where the admin listener of a file and the flags over it is; None where it is off. Nothing else of the file is read
+/// and nothing looked up: whoever asks about a running proxy asks whatever has become of its file or its app since.
+///
+/// # Errors
+/// Every mistake in `[admin]` and the syntax; or that the file can't be read.
+pub fn admin_address(path: Option<&Path>, flags: &Flags) -> Result<Option<SocketAddr>, Report> {
+    let (name, text) = source(path)?;
+    let mut mistakes = Vec::new();
+    let env = |name: &str| std::env::var(name).ok();
+    let admin = file::read_admin(&text, flags, &env, &mut mistakes);
+    match (mistakes.is_empty(), admin.address.value) {
+        (false, _) => Err(Report::new(name, text, mistakes)),
+        (true, OrOff::On(address)) => Ok(Some(address)),
+        (true, OrOff::Off) => Ok(None),
+    }
+}
+
+/// A file's name and text; without a file, no text.
+fn source(path: Option<&Path>) -> Result<(Option<String>, String), Report> {
     let Some(path) = path else {
-        return with_system(|world| believe(None, String::new(), flags, world));
+        return Ok((None, String::new()));
     };
     let name = path.display().to_string();
     let told = |mistake, text| Report::new(Some(name.clone()), text, vec![mistake]);
@@ -65,7 +89,7 @@ pub fn load(path: Option<&Path>, flags: &Flags) -> Result<Policy, Report> {
             text,
         )
     })?;
-    with_system(|world| believe(Some(name.clone()), text, flags, world))
+    Ok((Some(name), text))
 }
 
 /// The policy of a config text; `name` stands for the file in mistakes.

@@ -1,8 +1,9 @@
 //! What wire scripts cannot say: the flight table under a model checker, the arrows between rooms, the invariants
-//! of the architecture, hot pages, origins that speak TLS and HTTP/2, clients that do.
+//! of the architecture, hot pages, origins and clients that speak TLS and HTTP/2, and what is said of the container.
 
 mod arrows;
 mod flight_table;
+mod health;
 mod hot;
 mod http2;
 mod invariants;
@@ -15,6 +16,7 @@ pub fn tests() -> Vec<Test> {
     [
         arrows::tests(),
         flight_table::tests(),
+        health::tests(),
         hot::tests(),
         http2::tests(),
         invariants::tests(),

@@ -79,7 +79,8 @@ impl Site {
     }
 }
 
-fn binary() -> PathBuf {
+/// The binary under test.
+pub fn binary() -> PathBuf {
     let beside = option_env!("CARGO_BIN_EXE_tidegate").unwrap_or("tidegate");
     env::var_os("TIDEGATE_BIN").map_or_else(|| PathBuf::from(beside), PathBuf::from)
 }
