@@ -28,7 +28,7 @@ use crate::origin::Upstream;
 use crate::telemetry::{self, Metrics, Telemetry, names};
 
 /// After a signal, requests in flight have so long to finish.
-const DRAIN: Duration = Duration::from_secs(10);
+pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// Serves until told to stop.
 ///

@@ -11,6 +11,7 @@ mod client;
 mod site;
 
 use client::{BINARY, CLOSE, PING, PONG, TEXT, WebSocket};
+pub use site::venv;
 use site::{Dates, Site, crowd, equal, eventually};
 
 type Outcome = Result<(), String>;

@@ -1,7 +1,9 @@
 //! What wire scripts cannot say: the flight table under a model checker, the arrows between rooms, the invariants
-//! of the architecture, hot pages, origins and clients that speak TLS and HTTP/2, and what is said of the container.
+//! of the architecture, hot pages, origins and clients that speak TLS and HTTP/2, what `tidegate health` makes of odd
+//! answers, that the container's files say what is true, corpora and mutations.
 
 mod arrows;
+mod container;
 mod flight_table;
 mod health;
 mod hot;
@@ -15,6 +17,7 @@ mod tls;
 pub fn tests() -> Vec<Test> {
     [
         arrows::tests(),
+        container::tests(),
         flight_table::tests(),
         health::tests(),
         hot::tests(),

@@ -193,7 +193,8 @@ fn free_ports() -> std::io::Result<(SocketAddr, SocketAddr)> {
     Ok((one.local_addr()?, two.local_addr()?))
 }
 
-fn venv() -> PathBuf {
+/// The Python that `make venv` prepares.
+pub fn venv() -> PathBuf {
     match std::env::var_os("TIDEGATE_VENV") {
         Some(path) => path.into(),
         // The target directory's tmp/ is cargo's, venv/ beside it is the Makefile's.
