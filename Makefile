@@ -42,6 +42,10 @@ lint: tools ## Check format, clippy, licences and bans
 		echo "cargo-deny is not installed: bans, licences and sources skipped"; \
 	fi
 
+.PHONY: container-check
+container-check: ## Build the container image without Docker and run it; as root, on Debian
+	@tests/container/check
+
 .PHONY: coverage
 coverage: tools ## Print what is promised against the tests that carry it
 	cargo test --locked --quiet --test main -- --coverage
