@@ -8,10 +8,13 @@ SHELL := /bin/bash
 export CARGO_BUILD_JOBS ?= 2
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 VENV := $(TARGET)/venv
+# What cargo builds for `make deny` and `make sbom`, in minutes, once.
+TOOLS := $(abspath $(TARGET))/tools
+export PATH := $(TOOLS)/bin:$(PATH)
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  make run ORIGIN=http://127.0.0.1:8000 ARGS='--default-ttl 10s' runs it in front of an app."
 
@@ -39,8 +42,26 @@ lint: tools ## Check format, clippy, licences and bans
 	@if command -v cargo-deny >/dev/null; then \
 		cargo deny --locked check bans licenses sources; \
 	else \
-		echo "cargo-deny is not installed: bans, licences and sources skipped"; \
+		echo "cargo-deny is not installed: bans, licences and sources skipped; make deny installs it"; \
 	fi
+
+.PHONY: deny
+deny: tools ## Check bans, licences, sources and advisories, after building cargo-deny
+	@command -v cargo-deny >/dev/null || cargo install --locked --root $(TOOLS) cargo-deny@0.20.2
+	cargo deny --locked check bans licenses sources
+	@if timeout 60 cargo deny fetch db; then \
+		cargo deny --locked check --disable-fetch advisories; \
+	else \
+		echo "the advisory database can't be had: advisories skipped"; \
+	fi
+
+# cargo-cyclonedx: by the makers of the format, Apache-2.0, last released in March 2026, and packaged by Fedora and Alpine.
+.PHONY: sbom
+sbom: tools ## Write what the binary is made of, as CycloneDX, to target/
+	@command -v cargo-cyclonedx >/dev/null || cargo install --locked --root $(TOOLS) cargo-cyclonedx@0.5.9
+	@mkdir -p $(TARGET)
+	cargo cyclonedx --quiet --format json --spec-version 1.5 --describe binaries
+	mv tidegate_bin.cdx.json $(TARGET)/tidegate.cdx.json
 
 .PHONY: container-check
 container-check: ## Build the container image without Docker and run it; as root, on Debian
