@@ -268,7 +268,9 @@ impl Conn {
     /// Refuses what could not be read as a request, and ends the connection.
     async fn refuse(&mut self, problem: &Problem) -> Next {
         let (mut head, mut body) = (Vec::new(), Vec::new());
-        problem.render(false, false, None, &mut head, &mut body);
+        // RFC 9110 §9.3.2: whatever else is wrong with it.
+        let head_only = self.inbox.bytes().trim_ascii_start().starts_with(b"HEAD ");
+        problem.render(false, head_only, None, &mut head, &mut body);
         head.extend_from_slice(b"Connection: close\r\n\r\n");
         let bytes = body.len() as u64;
         let sent = self.wire.send_body(&head, &[body.into()], false).await;

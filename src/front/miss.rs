@@ -18,7 +18,7 @@ use crate::clock;
 use crate::fetch::{Boarded, Errand, Seen, errand_ttl, vary_values};
 use crate::rules::cache_status::{Detail, Told, Way};
 use crate::rules::identity::Class;
-use crate::rules::request::Request;
+use crate::rules::request::{Method, Request};
 use crate::rules::reuse::is_origin_error;
 use crate::rules::storing::{self, Terms};
 use crate::telemetry::CacheResult;
@@ -196,12 +196,15 @@ fn selects(conn: &Conn, variant: &Variant, terms: &Terms, reader: &Reader) -> St
 }
 
 /// Whether a request with a range is better served by asking for that range itself: the flight doesn't know its
-/// length, or is too large to be kept.
+/// length, or is too large to be kept. With HEAD a Range means nothing (RFC 9110 §14.2).
 fn asks_for_its_range(conn: &Conn, answer: &Answer) -> bool {
     let uncut = answer.length.is_none() || matches!(answer.sharing, Sharing::Leader { .. });
     uncut
         && answer.head.status == 200
-        && with_request(conn, |request| request.known.range.is_some()).unwrap_or(false)
+        && with_request(conn, |request| {
+            request.method == Method::Get && request.known.range.is_some()
+        })
+        .unwrap_or(false)
 }
 
 /// Reads the request at the front of the inbox again.

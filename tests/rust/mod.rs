@@ -1,6 +1,6 @@
 //! What wire scripts cannot say: the flight table under a model checker, the arrows between rooms, the invariants
 //! of the architecture, hot pages, origins and clients that speak TLS and HTTP/2, what `tidegate health` makes of odd
-//! answers, that the container's files say what is true, corpora and mutations.
+//! answers, that the container's files say what is true.
 
 mod arrows;
 mod container;
