@@ -87,6 +87,12 @@ bench-outage: build ## Break the origin in every way, after warming
 soak: build ## Watch resident memory under a million pages and slow readers
 	cargo bench --locked --bench memory -- $(ARGS)
 
+.PHONY: differential
+N ?= 100000
+differential: tools ## Send N mutated requests (SEED, CASE) through the proxy to a strict origin
+	TIDEGATE_DIFFERENTIAL=$(N) TIDEGATE_SEED=$(SEED) TIDEGATE_CASE=$(CASE) \
+		cargo test --locked --test main -- differential::
+
 .PHONY: venv
 venv: $(VENV)/.ready ## Prepare the Python app that the end-to-end tests run
 

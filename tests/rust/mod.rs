@@ -1,9 +1,10 @@
 //! What wire scripts cannot say: the flight table under a model checker, the arrows between rooms, the invariants
 //! of the architecture, hot pages, origins and clients that speak TLS and HTTP/2, what `tidegate health` makes of odd
-//! answers, that the container's files say what is true.
+//! answers, that the container's files say what is true, mutated requests at a strict origin.
 
 mod arrows;
 mod container;
+mod differential;
 mod flight_table;
 mod health;
 mod hot;
@@ -18,6 +19,7 @@ pub fn tests() -> Vec<Test> {
     [
         arrows::tests(),
         container::tests(),
+        differential::tests(),
         flight_table::tests(),
         health::tests(),
         hot::tests(),
