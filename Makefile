@@ -87,11 +87,26 @@ bench-outage: build ## Break the origin in every way, after warming
 soak: build ## Watch resident memory under a million pages and slow readers
 	cargo bench --locked --bench memory -- $(ARGS)
 
-.PHONY: differential
+.PHONY: differential fuzz
 N ?= 100000
 differential: tools ## Send N mutated requests (SEED, CASE) through the proxy to a strict origin
 	TIDEGATE_DIFFERENTIAL=$(N) TIDEGATE_SEED=$(SEED) TIDEGATE_CASE=$(CASE) \
 		cargo test --locked --test main -- differential::
+
+# What is found lands in fuzz/artifacts; new inputs stay below the target directory.
+FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+fuzz: SECONDS := 60
+fuzz: tools ## Fuzz each parser for SECONDS (or those in FUZZ_TARGETS), one after the other
+	@.ci/need c++=g++
+	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+	@failed=; \
+	for target in $(FUZZ_TARGETS); do \
+		mkdir -p $(TARGET)/fuzz/$$target; \
+		echo "fuzz $$target"; \
+		cargo fuzz run --sanitizer none $$target $(TARGET)/fuzz/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(SECONDS) -timeout=10 -print_final_stats=1 || failed+=" $$target"; \
+	done; \
+	[[ -z $$failed ]] || { echo "found something:$$failed"; exit 1; }
 
 .PHONY: venv
 venv: $(VENV)/.ready ## Prepare the Python app that the end-to-end tests run

@@ -1,6 +1,6 @@
 //! What mutated requests come to at a strict origin: `security.md`'s class C21. Each case is a connection of up to four
 //! pipelined requests, made by dice from a seed and its number. The test reads the client's bytes by itself
-//! (`strict.rs`) and holds what the origin got, and what the client was told, against that.
+//! (`fuzz/src/strict.rs`) and holds what the origin got, and what the client was told, against that.
 //!
 //! | variable | |
 //! |---|---|
@@ -26,7 +26,6 @@ mod client;
 mod draft;
 mod mutate;
 mod origin;
-mod strict;
 
 /// Every test here, with its name.
 pub fn tests() -> Vec<Test> {

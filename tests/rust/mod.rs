@@ -1,9 +1,11 @@
 //! What wire scripts cannot say: the flight table under a model checker, the arrows between rooms, the invariants
 //! of the architecture, hot pages, origins and clients that speak TLS and HTTP/2, what `tidegate health` makes of odd
-//! answers, that the container's files say what is true, mutated requests at a strict origin.
+//! answers, that the container's files say what is true, mutated requests at a strict origin,
+//! the corpora of what is fuzzed.
 
 mod arrows;
 mod container;
+mod corpus;
 mod differential;
 mod flight_table;
 mod health;
@@ -11,6 +13,8 @@ mod hot;
 mod http2;
 mod invariants;
 mod origins;
+#[path = "../../fuzz/src/lib.rs"]
+mod properties;
 mod site;
 mod tls;
 
@@ -19,6 +23,7 @@ pub fn tests() -> Vec<Test> {
     [
         arrows::tests(),
         container::tests(),
+        corpus::tests(),
         differential::tests(),
         flight_table::tests(),
         health::tests(),

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::draft::Dice;
 use super::origin::saw;
-use super::strict::{self, Answer, Reading, Request};
 use crate::harness::clock;
 use crate::harness::wire::PATIENCE;
+use crate::rust::properties::strict::{self, Answer, Reading, Request};
 
 /// The requests that a client's bytes hold.
 pub struct Asked {

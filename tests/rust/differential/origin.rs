@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use super::strict::{self, Reading, Request};
+use crate::rust::properties::strict::{self, Reading, Request};
 use crate::rust::site::lock;
 
 /// A request as the origin got it, or why that was none.

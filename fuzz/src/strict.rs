@@ -1,4 +1,4 @@
-//! A reader of HTTP/1 of the test's own, written from RFC 9112 without a look at `src/rules`. It takes for a message only
+//! A reader of HTTP/1 of the tests' own, written from RFC 9112 without a look at `src/rules`. It takes for a message only
 //! what every reader would, and knows no limits of size.
 
 /// What stands at the beginning of some bytes.
