@@ -129,7 +129,7 @@ fn plain(target: &str) -> String {
     out + rest
 }
 
-/// What every request to an origin must be, beyond being a request: invariant (iv).
+/// What every request to an origin must be, beyond being a request.
 fn proper(request: &Request) -> Result<(), String> {
     let asterisk = request.target == "*" && request.method == "OPTIONS";
     if !request.target.starts_with('/') && !asterisk {
