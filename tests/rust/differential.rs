@@ -104,7 +104,10 @@ fn lane(seed: u64, next: &AtomicU64, end: u64, tally: &Mutex<Tally>) -> Outcome 
     loop {
         let case = next.fetch_add(1, Ordering::SeqCst);
         if case >= end || lock(tally).findings.len() >= MOST_FINDINGS {
-            return site.proxy.healthy();
+            if let Err(why) = site.proxy.healthy() {
+                lock(tally).findings.push(format!("at the end: {why}"));
+            }
+            return Ok(());
         }
         let mut dice = Dice::new(seed, case);
         let sent = draft::stream(&mut dice, case);

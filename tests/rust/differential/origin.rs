@@ -105,10 +105,14 @@ fn answer(request: &Request, serial: u64) -> Vec<u8> {
 /// A request in one line, in the form that is compared.
 pub fn saw(method: &str, host: &str, target: &str) -> String {
     let host = host.to_ascii_lowercase();
-    let host = host.strip_suffix(":80").unwrap_or(&host);
-    let host = host.strip_suffix(':').unwrap_or(host);
-    let host = host.strip_suffix('.').unwrap_or(host);
-    format!("{method} {host} {}", plain(target))
+    let digits = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if digits(port) => (name, port),
+        _ => (host.as_str(), ""),
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let port = if port == "80" { "" } else { port };
+    format!("{method} {name}:{port} {}", plain(target))
 }
 
 /// A target with the codes of unreserved characters decoded, which may be written either way (RFC 3986 §6.2.2.2).
