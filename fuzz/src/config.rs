@@ -20,6 +20,7 @@ fn read(text: &str) -> Result<Policy, Report> {
         env: &|name| name.starts_with('T').then(|| "10s".to_owned()),
         resolve: &|_, port| Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))]),
         readable: &|_| Ok(()),
+        certificate: &|_| Ok(()),
         unique: &|| "tidegate-test".to_owned(),
         cores: 2,
     };

@@ -19,7 +19,7 @@ use h2::{RecvStream, SendStream};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::asking::{Noted, Whence};
+use super::asking::{Noted, Verb, Whence};
 use super::deliver::{self, Rest};
 use super::exchange::Exchange;
 use super::h1::{Conn, Next};
@@ -174,6 +174,7 @@ impl Requests {
         HEAD.with_borrow_mut(|head| {
             head.clear();
             let ends = request.body().is_end_stream();
+            let is_head = request.method() == http::Method::HEAD;
             let written = translate::head(&request, self.whence.scheme, ends, head);
             let body = request.into_body();
             let mut noted = Noted::blank(clock::tick());
@@ -195,6 +196,9 @@ impl Requests {
                 }
                 Decision::More | Decision::Refuse(_) => {
                     noted.id = RequestId::fresh();
+                    if is_head {
+                        noted.method = Verb::Known("HEAD");
+                    }
                     self.serve(noted, decision, Exchange::new(body, respond), head);
                 }
                 decision => self.serve(noted, decision, Exchange::new(body, respond), head),

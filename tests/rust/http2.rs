@@ -170,6 +170,9 @@ fn miss_and_hits() -> Outcome {
         head.field("content-length").to_owned(),
         "10".into(),
     )?;
+    // A refusal to HEAD has no body either.
+    let refused = client.ask(request("HEAD", "/10", &[("host", "b.test")]), None)?;
+    equal("refused", (refused.status, refused.body.len()), (400, 0))?;
     let part = client.ask(request("GET", "/10", &[("range", "bytes=2-4")]), None)?;
     equal(
         "206",

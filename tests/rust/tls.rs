@@ -199,7 +199,9 @@ fn redirect() -> Outcome {
     let plain = free_port();
     let more = format!("redirect_from = \"{plain}\"");
     let site = Site::start(origin.address, &config(&[folder.path("cert")], &more))?;
-    let mut client = super::site::Client::connect(plain)?;
+    // The second listener may be there a moment after the first.
+    let connected = || Ok(super::site::Client::connect(plain).ok());
+    let mut client = eventually("the plain listener", connected)?;
     let reply = client.get("/p?q=1", "")?.is(308)?;
     let expected = format!("https://a.test:{}/p?q=1", site.address.port());
     equal("location", reply.field("location").to_owned(), expected)?;
