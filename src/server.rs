@@ -12,6 +12,7 @@ use pingora::protocols::l4::stream::L4BufferSettings;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use pingora::services::listening::Service;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{self, Admin, Health, State};
@@ -21,6 +22,7 @@ use crate::clock;
 use crate::config::policy::Policy;
 use crate::fetch::{Fetcher, Limits};
 use crate::front;
+use crate::front::guests::{Guests, Told};
 use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
 use crate::front::{Door, Front, Site};
@@ -130,7 +132,22 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
         .iter()
         .map(|upstream| metrics.upstream(upstream.name()))
         .collect();
+    let told = Told {
+        shed: metrics.counter(&names::CONNECTIONS_SHED, &[]),
+        refused_client: metrics.counter(&names::CONNECTIONS_REFUSED, &["client"]),
+        refused_full: metrics.counter(&names::CONNECTIONS_REFUSED, &["full"]),
+    };
+    let guests = Guests::new(room(&policy), told);
+    let (asked, most) = (policy.listen.max_connections, guests.most(&policy.listen));
+    if asked > most {
+        tracing::warn!(
+            asked,
+            most,
+            "open files allow fewer connections than `max_connections`"
+        );
+    }
     Ok(Arc::new(Site {
+        guests: Arc::new(guests),
         fetcher: Fetcher::new(store, memory, upstreams, watched, limits),
         watch: Arc::new(Watch::default()),
         access: Arc::clone(&telemetry.access),
@@ -148,6 +165,33 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
         policy: Arc::new(ArcSwap::from_pointee(policy)),
     }))
 }
+
+/// How many connections of clients the process's open files leave room for, once it may have as many as the system lets
+/// it: origins, the admin listener and logs keep theirs.
+fn room(policy: &Policy) -> usize {
+    let limits = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limits.maximum,
+        ..limits
+    };
+    // Where that is not allowed, what was allowed before still is.
+    let files = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limits.maximum,
+        Err(_) => limits.current,
+    };
+    let files = files.map_or(usize::MAX, |files| {
+        usize::try_from(files).unwrap_or(usize::MAX)
+    });
+    let servers = policy
+        .upstreams
+        .iter()
+        .map(|upstream| upstream.servers.len() * upstream.max_in_flight + upstream.max_streams);
+    let kept = servers.sum::<usize>().min(files / 4) + OWN_FILES.min(files / 4);
+    (files - kept).max(1)
+}
+
+/// Descriptors of the process itself: the admin listener's connections, logs, runtimes, certificates being read.
+const OWN_FILES: usize = 256;
 
 fn serve(policy: &Policy, doors: Vec<(SocketAddr, Door)>, site: &Arc<Site>, health: Arc<Health>) {
     let conf = ServerConf {

@@ -76,6 +76,8 @@ impl Compile<'_, '_> {
             address: listen.address.value,
             tls: self.tls(listen),
             redirect_from: self.redirect_from(listen),
+            max_connections: listen.max_connections.value,
+            max_connections_per_client: listen.max_connections_per_client.value,
             http2: listen.http2.value,
             h2c: listen.h2c.value,
             max_streams: listen.max_streams.value,

@@ -176,6 +176,14 @@ table! {
     /// Another address, which speaks plain HTTP and sends every visitor to HTTPS (308).
     redirect_from: Option<SocketAddr> = Unset("0.0.0.0:80");
 
+    /// The most connections at once; 0 is as many as the process's open files allow, less what the origins, the admin
+    /// listener and the logs need. Past it, those that have been between requests the longest are closed.
+    max_connections: usize = Default("0"), "0" to "10000000";
+
+    /// The most connections of one client (an IPv4 address, a /64 of IPv6) at once; 0 is a quarter of all. More are
+    /// closed as they come.
+    max_connections_per_client: usize = Default("0"), "0" to "10000000";
+
     /// Threads that serve; 0 takes one for each core.
     threads: usize = Default("0"), "0" to "1024";
 

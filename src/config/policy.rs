@@ -64,6 +64,10 @@ pub struct Listen {
     pub tls: Option<Tls>,
     /// Where visitors of plain HTTP are sent to HTTPS from.
     pub redirect_from: Option<SocketAddr>,
+    /// 0: what there is room for.
+    pub max_connections: usize,
+    /// 0: a quarter of all.
+    pub max_connections_per_client: usize,
     pub http2: bool,
     pub h2c: bool,
     pub max_streams: usize,

@@ -12,6 +12,7 @@ mod body;
 mod deliver;
 mod exchange;
 mod follow;
+pub mod guests;
 mod h1;
 mod h2;
 mod image;
@@ -54,6 +55,7 @@ use crate::rules::host::Scheme;
 use crate::telemetry::sharded::Counter;
 use crate::telemetry::{AccessLog, RouteMetrics};
 use asking::Whence;
+use guests::{Guest, Guests};
 use problem::Problem;
 use stream::Stream;
 use watch::Watch;
@@ -73,6 +75,7 @@ pub struct Site {
     pub routes: Vec<Arc<RouteMetrics>>,
     pub unrouted: Arc<RouteMetrics>,
     pub connections: Arc<Counter>,
+    pub guests: Arc<Guests>,
     pub failed_handshakes: Arc<Counter>,
     /// What images of hot pages may take.
     pub images: Arc<Memory>,
@@ -141,11 +144,13 @@ impl HttpServerApp for Front {
         if let ServerSession::H1(session) = session {
             let stream = session.into_inner();
             let client = client_of(&stream);
+            let listen = &self.site.policy.load().listen;
+            let guest = self.site.guests.admit(client, listen, &self.site.watch)?;
             match socket::own(stream) {
                 // A task of its own: the engine's, with all it holds, ends here.
                 Ok(socket) => {
                     let (site, door) = (Arc::clone(&self.site), Arc::clone(&self.door));
-                    tokio::spawn(enter(site, door, socket, client));
+                    tokio::spawn(enter(site, door, socket, client, guest));
                 }
                 Err(error) => tracing::warn!(%error, "a connection could not be taken on"),
             }
@@ -155,7 +160,7 @@ impl HttpServerApp for Front {
 }
 
 /// One connection, from its first byte to its last.
-async fn enter(site: Arc<Site>, door: Arc<Door>, socket: TcpStream, client: IpAddr) {
+async fn enter(site: Arc<Site>, door: Arc<Door>, socket: TcpStream, client: IpAddr, _place: Guest) {
     let stream = match &door.tls {
         None => Stream::Plain(socket),
         // Apart, so that a connection does not keep the room its handshake took.

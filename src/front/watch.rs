@@ -80,6 +80,27 @@ impl Watch {
         self.draining.load(Ordering::Acquire)
     }
 
+    /// Fires the `most` connections that have been between requests the longest; says how many that were.
+    pub fn shed(&self, most: usize) -> usize {
+        let mut idle: Vec<(u64, Arc<Post>)> = {
+            let posts = self.posts.lock();
+            let held = posts.iter().filter_map(Weak::upgrade);
+            let idle = held.filter(|post| post.idle.load(Ordering::Acquire) && !post.is_request);
+            idle.map(|post| (post.due.load(Ordering::Acquire), post))
+                .filter(|(due, _)| *due != FIRED)
+                .collect()
+        };
+        if idle.len() > most {
+            // All wait equally long: whose deadline is nearest has waited longest.
+            idle.select_nth_unstable_by_key(most, |(due, _)| *due);
+            idle.truncate(most);
+        }
+        for (due, post) in &idle {
+            post.fire(*due);
+        }
+        idle.len()
+    }
+
     /// Fires what is due at `now`, in the process's milliseconds.
     pub fn sweep(&self, now: u64) {
         let draining = self.is_draining();
@@ -128,14 +149,17 @@ impl Post {
 
     fn fire_if_due(&self, now: u64, draining: bool) {
         let due = self.due.load(Ordering::Acquire);
-        let fires = due != FIRED && (due <= now || (draining && self.idle.load(Ordering::Acquire)));
-        // If the connection has set another deadline meanwhile, that one holds.
-        if fires
-            && self
-                .due
-                .compare_exchange(due, FIRED, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-        {
+        if due != FIRED && (due <= now || (draining && self.idle.load(Ordering::Acquire))) {
+            self.fire(due);
+        }
+    }
+
+    /// Unless the connection has set another deadline than `due` meanwhile: then that one holds.
+    fn fire(&self, due: u64) {
+        let fired = self
+            .due
+            .compare_exchange(due, FIRED, Ordering::AcqRel, Ordering::Relaxed);
+        if fired.is_ok() {
             self.waker.wake();
         }
     }
@@ -175,6 +199,22 @@ mod tests {
         watch.drain();
         assert!(fired(&idle));
         assert!(!fired(&busy));
+    }
+
+    #[test]
+    fn c66_who_has_been_idle_longest_is_shed_first() {
+        let watch = Watch::default();
+        let posts: Vec<_> = (0..5).map(|_| watch.enroll()).collect();
+        for (at, post) in posts.iter().enumerate() {
+            post.arm_at(1_000 - 10 * at as u64);
+            // The last is answering.
+            post.set_idle(at < 4);
+        }
+        assert_eq!(watch.shed(2), 2);
+        let fired: Vec<_> = posts.iter().map(|post| fired(post)).collect();
+        assert_eq!(fired, [false, false, true, true, false]);
+        assert_eq!(watch.shed(9), 2);
+        assert_eq!(watch.shed(9), 0, "who answers is never shed");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod container;
 mod corpus;
 mod differential;
 mod flight_table;
+mod guests;
 mod health;
 mod hot;
 mod http2;
@@ -26,6 +27,7 @@ pub fn tests() -> Vec<Test> {
         corpus::tests(),
         differential::tests(),
         flight_table::tests(),
+        guests::tests(),
         health::tests(),
         hot::tests(),
         http2::tests(),

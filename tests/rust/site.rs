@@ -2,7 +2,7 @@
 //! harness'.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,13 +25,18 @@ pub struct Site {
 impl Site {
     /// `config` is laid over what the wire scripts run with.
     pub fn start(origin: SocketAddr, config: &str) -> Result<Site, String> {
+        Site::start_as(&binary(), origin, config)
+    }
+
+    /// The same by a program of the test's own, which runs the real one.
+    pub fn start_as(program: &Path, origin: SocketAddr, config: &str) -> Result<Site, String> {
         let told = |e: std::io::Error| e.to_string();
         let dir = tempfile::tempdir().map_err(told)?;
         let (address, admin) = (free_port(), free_port());
         let base = base_config(address, admin, origin, dir.path());
         let file = dir.path().join("tidegate.toml");
         fs::write(&file, lay_over(&base, config)?).map_err(told)?;
-        let proxy = Proxy::start(&binary(), &file, &[], address, admin)?;
+        let proxy = Proxy::start(program, &file, &[], address, admin)?;
         Ok(Site {
             proxy,
             address,

@@ -1,0 +1,155 @@
+//! Who is let in: connections are counted, in all and by client, and when there is no room the least useful one goes.
+//!
+//! A client is its address; of IPv6 its /64, since whoever has one address there has them all (C45).
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+
+use super::watch::Watch;
+use crate::config::policy::Listen;
+use crate::telemetry::sharded::Counter;
+
+const SHARDS: usize = 64;
+/// What goes at once when there is no room: this part of what there may be, so that a search serves many.
+const SHED: usize = 64;
+
+/// Open connections.
+pub struct Guests {
+    /// What the process's files leave room for.
+    room: usize,
+    open: AtomicUsize,
+    clients: [Mutex<HashMap<Client, usize, foldhash::fast::RandomState>>; SHARDS],
+    told: Told,
+}
+
+/// What is counted of them.
+pub struct Told {
+    /// Idle ones that were closed to make room.
+    pub shed: Arc<Counter>,
+    /// Those of a client that has too many.
+    pub refused_client: Arc<Counter>,
+    /// Those that no idle one could make room for.
+    pub refused_full: Arc<Counter>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Client {
+    V4([u8; 4]),
+    /// The first 64 bits.
+    V6([u8; 8]),
+}
+
+impl From<IpAddr> for Client {
+    fn from(ip: IpAddr) -> Client {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Client::V4(ip.octets()),
+            IpAddr::V6(ip) => {
+                let octets = ip.octets();
+                let mut half = [0; 8];
+                half.copy_from_slice(&octets[..8]);
+                Client::V6(half)
+            }
+        }
+    }
+}
+
+impl Client {
+    fn shard(self) -> usize {
+        let bytes: &[u8] = match &self {
+            Client::V4(bytes) => bytes,
+            Client::V6(bytes) => bytes,
+        };
+        bytes
+            .iter()
+            .fold(0, |sum, byte| (sum * 31 + usize::from(*byte)) % SHARDS)
+    }
+}
+
+/// A connection's place, given back when dropped.
+pub struct Guest {
+    guests: Arc<Guests>,
+    client: Client,
+}
+
+impl Guests {
+    pub fn new(room: usize, told: Told) -> Guests {
+        Guests {
+            room,
+            open: AtomicUsize::new(0),
+            clients: std::array::from_fn(|_| Mutex::default()),
+            told,
+        }
+    }
+
+    /// The most connections at once.
+    pub fn most(&self, listen: &Listen) -> usize {
+        match listen.max_connections {
+            0 => self.room,
+            most => most.min(self.room),
+        }
+    }
+
+    /// Lets a connection in, if there is room or can be made. None: it is to be closed.
+    pub fn admit(self: &Arc<Guests>, ip: IpAddr, listen: &Listen, watch: &Watch) -> Option<Guest> {
+        let (most, client) = (self.most(listen), Client::from(ip));
+        let most_of_client = match listen.max_connections_per_client {
+            0 => most.div_ceil(4),
+            most => most,
+        };
+        {
+            let mut clients = self.clients[client.shard()].lock();
+            let has = clients.entry(client).or_default();
+            if *has >= most_of_client {
+                drop(clients);
+                self.told.refused_client.add(1);
+                return None;
+            }
+            *has += 1;
+        }
+        // From here on it counts, and is given back by being dropped.
+        let guest = Guest {
+            guests: Arc::clone(self),
+            client,
+        };
+        if self.open.fetch_add(1, Relaxed) >= most {
+            let shed = watch.shed(most / SHED + 1);
+            self.told.shed.add(shed as u64);
+            if shed == 0 {
+                self.told.refused_full.add(1);
+                return None;
+            }
+        }
+        Some(guest)
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.guests.open.fetch_sub(1, Relaxed);
+        let mut clients = self.guests.clients[self.client.shard()].lock();
+        if let Some(has) = clients.get_mut(&self.client) {
+            *has -= 1;
+            if *has == 0 {
+                clients.remove(&self.client);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c45_an_ipv6_network_is_one_client_and_a_mapped_address_is_ipv4() {
+        let client = |text: &str| Client::from(text.parse::<IpAddr>().unwrap());
+        assert_eq!(client("2001:db8::1"), client("2001:db8::ffff:1"));
+        assert_ne!(client("2001:db8::1"), client("2001:db8:0:1::1"));
+        assert_eq!(client("::ffff:10.0.0.1"), client("10.0.0.1"));
+        assert_ne!(client("10.0.0.1"), client("10.0.0.2"));
+    }
+}
