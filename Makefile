@@ -71,12 +71,16 @@ container-check: ## Build the container image without Docker and run it; as root
 coverage: tools ## Print what is promised against the tests that carry it
 	cargo test --locked --quiet --test main -- --coverage
 
-.PHONY: bench bench-peers bench-crowd bench-outage soak
+.PHONY: bench bench-peers bench-http2 bench-crowd bench-outage soak
 bench: tools ## Measure the rules and the lookup
 	cargo bench --locked --bench rules
 
 bench-peers: build ## Measure a hit beside nginx, Varnish and HAProxy
 	cargo bench --locked --bench peers -- $(ARGS)
+
+bench-http2: build ## Measure HTTP/2 beside nginx, and idle connections
+	@.ci/need h2load=nghttp2-client
+	cargo bench --locked --bench http2 -- $(ARGS)
 
 bench-crowd: build ## Send a thousand clients to one cold page
 	cargo bench --locked --bench crowd -- $(ARGS)

@@ -59,7 +59,7 @@ impl Tidegate {
 }
 
 /// `TIDEGATE_BIN`, or the release binary beside these programs.
-fn binary() -> Result<PathBuf, String> {
+pub fn binary() -> Result<PathBuf, String> {
     let named = std::env::var_os("TIDEGATE_BIN").map(PathBuf::from);
     let path = named.unwrap_or_else(|| target().join("release/tidegate"));
     match path.canonicalize() {
