@@ -1,8 +1,8 @@
 //! Assembly: a policy becomes a running proxy. Wired once, top to bottom.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -62,7 +62,7 @@ pub fn run(policy: Policy) -> Result<(), String> {
         }
         _ => None,
     };
-    readiness(&health, &site);
+    readiness(&health, &site, listen);
     let policy = site.policy.load_full();
     let _admin = match policy.admin.address {
         Some(address) => {
@@ -86,7 +86,7 @@ pub fn run(policy: Policy) -> Result<(), String> {
     doors.extend(redirect.map(|address| {
         let door = Door {
             tls: None,
-            redirect: Some(listen.port()),
+            redirect: Some(policy.listen.redirect_port.unwrap_or(listen.port())),
         };
         (address, door)
     }));
@@ -100,6 +100,19 @@ fn offered(http2: bool) -> &'static [&'static [u8]] {
     match http2 {
         true => &[front::HTTP2, b"http/1.1"],
         false => &[b"http/1.1"],
+    }
+}
+
+/// The address at which this machine reaches one that may mean "all".
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
+            SocketAddr::from(([127, 0, 0, 1], v4.port()))
+        }
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], v6.port()))
+        }
+        other => other,
     }
 }
 
@@ -283,7 +296,18 @@ async fn stop_signal() {
     }
 }
 
-fn readiness(health: &Health, site: &Arc<Site>) {
+fn readiness(health: &Health, site: &Arc<Site>, listen: SocketAddr) {
+    let listens = AtomicBool::new(false);
+    health.ready_when("listener", move || {
+        let there = || TcpStream::connect_timeout(&reachable(listen), SWEEP).is_ok();
+        // Once it is there it stays.
+        if listens.load(Ordering::Relaxed) || there() {
+            listens.store(true, Ordering::Relaxed);
+            State::Ok(format!("{listen}"))
+        } else {
+            State::Failing(format!("{listen} is not there yet"))
+        }
+    });
     let servers: usize = site
         .fetcher
         .upstreams()
@@ -357,7 +381,7 @@ fn gauges(metrics: &Metrics, site: &Arc<Site>) {
     metrics.gauge(
         &names::CONNECTIONS_OPEN,
         &[],
-        of(|site| site.watch.connections() as f64),
+        of(|site| site.guests.open() as f64),
     );
     metrics.count_from(
         &names::CACHE_STORED,

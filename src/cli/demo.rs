@@ -8,7 +8,7 @@ mod site;
 
 use std::net::SocketAddr;
 
-use super::reachable;
+use crate::server::reachable;
 
 /// Try it: a bundled demo site with the proxy in front
 #[derive(clap::Args, Clone, Debug)]

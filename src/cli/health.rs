@@ -5,10 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::{FAILED, MISUSED, failed, mistaken, print, reachable, say};
+use super::{FAILED, MISUSED, failed, mistaken, print, say};
 use crate::clock;
 use crate::config::units::{self, show_duration};
 use crate::config::{self, Flags};
+use crate::server::reachable;
 
 /// What the admin listener answers is far below it.
 const ANSWER_MOST: u64 = 64 * 1024;

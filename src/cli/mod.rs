@@ -6,7 +6,6 @@ pub mod health;
 pub mod run;
 
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -72,19 +71,6 @@ fn mistaken(report: &Report, consequence: &str) -> u8 {
         report.count()
     ));
     MISUSED
-}
-
-/// The address at which this machine reaches one that may mean "all".
-fn reachable(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
-            SocketAddr::from(([127, 0, 0, 1], v4.port()))
-        }
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
-            SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], v6.port()))
-        }
-        other => other,
-    }
 }
 
 fn say(text: &str) {

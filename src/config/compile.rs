@@ -76,6 +76,10 @@ impl Compile<'_, '_> {
             address: listen.address.value,
             tls: self.tls(listen),
             redirect_from: self.redirect_from(listen),
+            redirect_port: listen
+                .redirect_port
+                .value
+                .and_then(|port| u16::try_from(port).ok()),
             max_connections: listen.max_connections.value,
             max_connections_per_client: listen.max_connections_per_client.value,
             http2: listen.http2.value,

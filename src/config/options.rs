@@ -176,6 +176,9 @@ table! {
     /// Another address, which speaks plain HTTP and sends every visitor to HTTPS (308).
     redirect_from: Option<SocketAddr> = Unset("0.0.0.0:80");
 
+    /// The port of HTTPS as visitors know it, where that is not `address`'s own: behind a port mapping.
+    redirect_port: Option<usize> = Unset("443"), "1" to "65535";
+
     /// The most connections at once; 0 is as many as the process's open files allow, less what the origins, the admin
     /// listener and the logs need. Past it, those that have been between requests the longest are closed.
     max_connections: usize = Default("0"), "0" to "10000000";
@@ -196,7 +199,8 @@ table! {
     /// How long a request body may pause.
     body_timeout: Duration = Default("30s"), "100ms" to "1h";
 
-    /// The slowest pace at which a client may send a request body or take an answer; 0 is off.
+    /// The slowest pace at which a client may send a request body or take an answer; 0 is off, and then nothing but the
+    /// process's end parts it from a client that takes nothing.
     min_rate: Rate = Default("1KiB/s"), "0" to "1GiB/s";
 
     /// How long a client may fall below `min_rate`.

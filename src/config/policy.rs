@@ -64,6 +64,8 @@ pub struct Listen {
     pub tls: Option<Tls>,
     /// Where visitors of plain HTTP are sent to HTTPS from.
     pub redirect_from: Option<SocketAddr>,
+    /// None: `address`'s own.
+    pub redirect_port: Option<u16>,
     /// 0: what there is room for.
     pub max_connections: usize,
     /// 0: a quarter of all.

@@ -85,6 +85,11 @@ impl Guests {
         }
     }
 
+    /// Connections now.
+    pub fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
     /// The most connections at once.
     pub fn most(&self, listen: &Listen) -> usize {
         match listen.max_connections {

@@ -18,6 +18,7 @@ use super::lookup::{self, Decision};
 use super::problem::Problem;
 use super::record::{self, Outcome};
 use super::stream::Stream;
+use super::watch::Post;
 use super::wire::{Inbox, Pace, Wire};
 use super::{Site, deliver, h2, lines, miss, pass};
 use crate::clock::{self, Tick};
@@ -59,11 +60,9 @@ pub struct Conn {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(site: Arc<Site>, stream: Stream, whence: Whence) {
+pub async fn serve(site: Arc<Site>, stream: Stream, post: Arc<Post>, whence: Whence) {
     let policy = site.policy.load_full();
-    let wire = Wire::new(stream, site.watch.enroll(), Pace::of(&policy));
-    // A connection that says nothing at all has as long as one that says half a head.
-    wire.post().arm(policy.listen.head_deadline);
+    let wire = Wire::new(stream, post, Pace::of(&policy));
     let h2c = policy.listen.h2c && whence.scheme == Scheme::Http && whence.redirect.is_none();
     let mut conn = Conn::new(site, wire, whence, policy);
     if h2c && conn.opens_http2().await {
@@ -118,14 +117,15 @@ impl Conn {
             if !matches!(self.wire.fill(&mut self.inbox).await, Ok(1..)) {
                 return false;
             }
+            self.head_armed = false;
         }
     }
 
     async fn into_http2(mut self) {
         let ahead = Bytes::copy_from_slice(self.inbox.bytes());
         self.inbox.clear();
-        if let Some(stream) = self.wire.into_stream() {
-            h2::serve(self.site, stream, ahead, self.whence).await;
+        if let Some((stream, post)) = self.wire.into_stream() {
+            h2::serve(self.site, stream, post, ahead, self.whence).await;
         }
     }
 

@@ -5,31 +5,29 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
-use h2::{RecvStream, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::Request;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::asking::{Noted, Verb, Whence};
 use super::deliver::{self, Rest};
 use super::exchange::Exchange;
 use super::h1::{Conn, Next};
 use super::lookup::{self, Decision, Hit};
+use super::paced::{Flow, Paced};
 use super::part::Part;
 use super::problem::Problem;
 use super::record::{self, Outcome};
 use super::stream::Stream;
 use super::watch::Post;
-use super::wire::{Pace, Patience, Wire};
+use super::wire::{Pace, SLICE, Wire};
 use super::{Site, translate};
 use crate::clock;
 use crate::config::policy::Policy;
@@ -43,7 +41,7 @@ pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What may wait for one stream's client below its windows.
-const SEND_BUFFER: usize = 256 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
 /// Streams that clients have reset and nobody has looked at yet: more is a flood (CVE-2023-44487).
 const RESETS: usize = 20;
 /// Streams that we had to reset for what their clients did (CVE-2025-8671).
@@ -61,35 +59,44 @@ enum Event {
     Request(Box<(Request<RecvStream>, SendResponse<Bytes>)>),
     /// It has ended, or broken.
     Over,
+    /// A deadline has passed, or a drain has begun.
     Due,
 }
 
+/// Where a connection stands.
+#[derive(Clone, Copy)]
+enum Phase {
+    Open,
+    /// It was told to go (GOAWAY), and has until then, in the process's milliseconds.
+    Leaving(u64),
+}
+
+/// How a connection ends.
+enum End {
+    /// What was sent is to arrive.
+    Gently,
+    /// Its client is too slow, or silent where it may not be.
+    Cut,
+}
+
 /// Serves a connection until it ends; `ahead` are bytes of it that were read before.
-pub async fn serve(site: Arc<Site>, stream: Stream, ahead: Bytes, whence: Whence) {
+pub async fn serve(site: Arc<Site>, stream: Stream, post: Arc<Post>, ahead: Bytes, whence: Whence) {
     let policy = site.policy.load_full();
-    let post = site.watch.enroll();
-    // The preface and the first settings are its first head.
-    post.arm(policy.listen.head_deadline);
-    let stalled = Arc::new(AtomicBool::new(false));
-    let io = Paced {
-        stream,
-        ahead,
-        post: Arc::clone(&post),
-        pace: Pace::of(&policy),
-        idle: policy.listen.idle_timeout,
-        patience: Patience::default(),
-        stalled: Arc::clone(&stalled),
+    let pace = Pace::of(&policy);
+    let (paced, flow, back) = {
+        let head = millis(policy.listen.head_deadline);
+        Paced::new(stream, ahead, Arc::clone(&post), pace, head)
     };
-    let mut shaking = std::pin::pin!(limits(&policy).handshake(io));
+    let mut shaking = std::pin::pin!(limits(&policy).handshake(paced));
+    // The preface is still a head's business.
     let shaken = std::future::poll_fn(|cx| match shaking.as_mut().poll(cx) {
         Poll::Ready(shaken) => Poll::Ready(shaken.ok()),
         Poll::Pending => post.poll_due(cx).map(|()| None),
     });
-    let Some(mut http2) = shaken.await else {
+    let Some(http2) = shaken.await else {
         return;
     };
-    let idle = policy.listen.idle_timeout;
-    let mut requests = Requests {
+    let requests = Requests {
         latest: Cache::new(Arc::clone(&site.policy)),
         site,
         whence: Whence {
@@ -99,44 +106,135 @@ pub async fn serve(site: Arc<Site>, stream: Stream, ahead: Bytes, whence: Whence
         client: whence.client.into(),
         policy,
         host: KnownHost::default(),
+        live: Arc::new(()),
     };
-    // A drain may fire it at any time.
-    post.set_idle(true);
-    post.arm(idle);
-    let mut told_to_go = false;
-    loop {
-        let event = std::future::poll_fn(|cx| match http2.poll_accept(cx) {
-            Poll::Ready(Some(Ok(request))) => Poll::Ready(Event::Request(Box::new(request))),
-            Poll::Ready(Some(Err(_)) | None) => Poll::Ready(Event::Over),
-            Poll::Pending => post.poll_due(cx).map(|()| Event::Due),
-        });
-        match event.await {
-            Event::Request(request) => {
-                let (request, respond) = *request;
-                requests.take(request, respond);
-                if !told_to_go && !stalled.load(Relaxed) {
-                    post.arm(idle);
+    let connection = Connection {
+        http2,
+        requests,
+        flow,
+        post: Arc::clone(&post),
+        phase: Phase::Open,
+        asked: clock::uptime_millis(),
+        pace,
+        progress: (clock::uptime_millis(), 0),
+    };
+    // In here the connection, and with it the stream, is dropped.
+    let end = connection.run().await;
+    if let Ok(stream) = back.await {
+        match end {
+            End::Gently => Wire::new(stream, post, pace).close_gently().await,
+            End::Cut => stream.reset(),
+        }
+    }
+}
+
+struct Connection {
+    http2: h2::server::Connection<Paced, Bytes>,
+    requests: Requests,
+    flow: Arc<Flow>,
+    post: Arc<Post>,
+    phase: Phase,
+    /// When the last request came.
+    asked: u64,
+    pace: Pace,
+    /// When it was last seen that the client had taken a slice more, and how much it had taken then.
+    progress: (u64, u64),
+}
+
+impl Connection {
+    async fn run(mut self) -> End {
+        loop {
+            let now = clock::uptime_millis();
+            match self.next_deadline(now) {
+                Ok(deadline) => self.post.arm_at(deadline),
+                Err(end) => return end,
+            }
+            self.post.set_hears(matches!(self.phase, Phase::Open));
+            self.post.set_idle(self.is_idle());
+            let Connection { http2, post, .. } = &mut self;
+            let event = std::future::poll_fn(|cx| match http2.poll_accept(cx) {
+                Poll::Ready(Some(Ok(request))) => Poll::Ready(Event::Request(Box::new(request))),
+                Poll::Ready(Some(Err(_)) | None) => Poll::Ready(Event::Over),
+                Poll::Pending => post.poll_due(cx).map(|()| Event::Due),
+            });
+            match event.await {
+                Event::Request(request) => {
+                    let (request, respond) = *request;
+                    self.asked = clock::uptime_millis();
+                    self.requests.take(request, respond);
+                    tokio::task::coop::consume_budget().await;
                 }
-                tokio::task::coop::consume_budget().await;
-            }
-            Event::Over => return,
-            Event::Due if stalled.load(Relaxed) => return,
-            Event::Due if requests.site.watch.is_draining() && !told_to_go => {
-                http2.graceful_shutdown();
-                told_to_go = true;
-                post.set_idle(false);
-                post.arm(LEAVE);
-            }
-            // What is asked for is watched by those who serve it.
-            Event::Due if http2.has_streams() && !told_to_go => post.arm(idle),
-            Event::Due if told_to_go => return,
-            Event::Due => {
-                http2.graceful_shutdown();
-                told_to_go = true;
-                post.arm(LEAVE);
+                Event::Over => return End::Gently,
+                Event::Due => {}
             }
         }
     }
+
+    /// Until when the connection may go on like this, after what is due now has been done.
+    fn next_deadline(&mut self, now: u64) -> Result<u64, End> {
+        let listen = &self.requests.policy.listen;
+        let (idle, head) = (millis(listen.idle_timeout), millis(listen.head_deadline));
+        let stalled = self.flow.stalled_until().unwrap_or(u64::MAX);
+        let half_a_head = self
+            .flow
+            .head_since()
+            .map_or(u64::MAX, |since| since + head);
+        if stalled.min(half_a_head) <= now {
+            return Err(End::Cut);
+        }
+        if self.post.take_shed() && self.is_idle() {
+            return Err(End::Cut);
+        }
+        let draining = self.requests.site.watch.is_draining();
+        let served = self.requests.live() > 0;
+        let quiet_until = match self.phase {
+            Phase::Open if draining => self.leave(now),
+            // Who is served is watched by those who serve it.
+            Phase::Open if served => now + idle,
+            // What waits behind the client's windows is watched by nobody else.
+            Phase::Open if self.http2.has_streams() => self.asked.max(self.progressed(now)) + idle,
+            Phase::Open => self.asked + idle,
+            Phase::Leaving(until) if until > now => until,
+            // It crossed the word to go, and is answered.
+            Phase::Leaving(_) if served && !draining => self.leave(now),
+            Phase::Leaving(_) => return Err(End::Cut),
+        };
+        if quiet_until <= now {
+            if self.http2.has_streams() {
+                return Err(End::Cut);
+            }
+            return Ok(self.leave(now).min(half_a_head));
+        }
+        Ok(quiet_until.min(stalled).min(half_a_head))
+    }
+
+    /// Until when the client has as long as anybody has for a slice.
+    fn progressed(&mut self, now: u64) -> u64 {
+        let taken = self.flow.taken();
+        if taken >= self.progress.1 + SLICE as u64 {
+            self.progress = (now, taken);
+        }
+        self.progress.0 + self.pace.millis_for(SLICE as u64).unwrap_or(0)
+    }
+
+    /// Whether nothing is asked for.
+    fn is_idle(&self) -> bool {
+        self.requests.live() == 0 && !self.http2.has_streams()
+    }
+
+    /// Tells the client to go, and by when.
+    fn leave(&mut self, now: u64) -> u64 {
+        if matches!(self.phase, Phase::Open) {
+            self.http2.graceful_shutdown();
+        }
+        let until = now + millis(LEAVE);
+        self.phase = Phase::Leaving(until);
+        until
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis() as u64
 }
 
 /// What a client may ask of a connection.
@@ -156,6 +254,8 @@ fn limits(policy: &Policy) -> Builder {
 
 /// What the requests of one connection have in common.
 struct Requests {
+    /// Held by each task that serves one.
+    live: Arc<()>,
     site: Arc<Site>,
     whence: Whence,
     client: Client,
@@ -165,8 +265,18 @@ struct Requests {
 }
 
 impl Requests {
+    /// How many have tasks of their own.
+    fn live(&self) -> usize {
+        Arc::strong_count(&self.live) - 1
+    }
+
     /// Takes on a request.
-    fn take(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    fn take(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        // Those that a client has reset count until their tasks have noticed.
+        if self.live() >= self.policy.listen.max_streams {
+            respond.send_reset(Reason::REFUSED_STREAM);
+            return;
+        }
         let latest = self.latest.load();
         if !Arc::ptr_eq(latest, &self.policy) {
             self.policy = Arc::clone(latest);
@@ -194,7 +304,7 @@ impl Requests {
                 Decision::Hit(hit) if matches!(hit.part, Part::Whole | Part::HeadOnly) => {
                     self.hit(noted, hit, body, respond, head);
                 }
-                Decision::More | Decision::Refuse(_) => {
+                Decision::Refuse(_) => {
                     noted.id = RequestId::fresh();
                     if is_head {
                         noted.method = Verb::Known("HEAD");
@@ -238,23 +348,34 @@ impl Requests {
             record::answered(&self.site, &self.client, head, &noted, &Outcome::aborted());
             return;
         };
-        if bytes == 0 || send_at_once(&mut stream, entry.body.pieces(), bytes) {
-            record::answered(&self.site, &self.client, head, &noted, &outcome);
-            return;
-        }
-        let mut conn = self.conn(Exchange::answering(body, stream), head);
-        tokio::spawn(async move {
-            let sent = Rest::body().send(&mut conn, &entry).await;
-            finish(conn, &noted, sent.map(|()| outcome));
-        });
+        let outcome = match bytes {
+            0 => outcome,
+            _ => match send_at_once(&mut stream, entry.body.pieces(), bytes) {
+                AtOnce::Sent => outcome,
+                AtOnce::Gone => Outcome::aborted(),
+                AtOnce::Later => {
+                    let mut conn = self.conn(Exchange::answering(body, stream), head);
+                    let live = Arc::clone(&self.live);
+                    tokio::spawn(async move {
+                        let sent = Rest::body().send(&mut conn, &entry).await;
+                        finish(conn, &noted, sent.map(|()| outcome));
+                        drop(live);
+                    });
+                    return;
+                }
+            },
+        };
+        record::answered(&self.site, &self.client, head, &noted, &outcome);
     }
 
     /// Serves a request by a task of its own.
     fn serve(&self, noted: Noted, decision: Decision, exchange: Exchange, head: &[u8]) {
         let mut conn = self.conn(exchange, head);
+        let live = Arc::clone(&self.live);
         tokio::spawn(async move {
             let sent = conn.carry_out(&noted, decision).await;
             finish(conn, &noted, sent);
+            drop(live);
         });
     }
 
@@ -268,114 +389,33 @@ impl Requests {
     }
 }
 
+/// What became of a body that was to be sent at once.
+enum AtOnce {
+    Sent,
+    /// The client's windows don't take it now.
+    Later,
+    /// The client has reset the stream.
+    Gone,
+}
+
 /// Hands a body over whole, if the client's windows allow it now.
-fn send_at_once(stream: &mut SendStream<Bytes>, pieces: &[Bytes], len: u64) -> bool {
-    let Ok(len) = usize::try_from(len) else {
-        return false;
-    };
-    stream.reserve_capacity(len);
+fn send_at_once(stream: &mut SendStream<Bytes>, pieces: &[Bytes], len: u64) -> AtOnce {
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    stream.reserve_capacity(len.min(SEND_BUFFER));
     if stream.capacity() < len {
-        return false;
+        return AtOnce::Later;
     }
     let last = pieces.len().saturating_sub(1);
     for (at, piece) in pieces.iter().enumerate() {
         if stream.send_data(piece.clone(), at == last).is_err() {
-            // It has reset the stream, and hears of nothing any more.
-            return true;
+            return AtOnce::Gone;
         }
     }
-    true
+    AtOnce::Sent
 }
 
 /// The end of a request that had a task of its own.
 fn finish(mut conn: Conn, noted: &Noted, sent: io::Result<Outcome>) {
     let next = conn.done(noted, sent);
     conn.wire.end_exchange(next != Next::Break);
-}
-
-/// A connection's bytes, which its client must take at its pace.
-struct Paced {
-    stream: Stream,
-    ahead: Bytes,
-    post: Arc<Post>,
-    pace: Pace,
-    idle: Duration,
-    patience: Patience,
-    /// The deadline that is armed is for what the client is to take.
-    stalled: Arc<AtomicBool>,
-}
-
-impl Paced {
-    fn watch<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_pending() {
-            self.stalled.store(true, Relaxed);
-            self.patience.wait(&self.post, self.pace);
-        }
-        written
-    }
-}
-
-impl AsyncRead for Paced {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.ahead.is_empty() {
-            return Pin::new(&mut this.stream).poll_read(cx, into);
-        }
-        let part = this.ahead.len().min(into.remaining());
-        into.put_slice(&this.ahead[..part]);
-        this.ahead.advance(part);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Paced {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
-        if let Poll::Ready(Ok(n)) = written {
-            this.patience.took(n);
-        }
-        this.watch(written)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, pieces);
-        if let Poll::Ready(Ok(n)) = written {
-            this.patience.took(n);
-        }
-        this.watch(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
-        ready!(this.watch(flushed))?;
-        if this.stalled.swap(false, Relaxed) {
-            // It has taken everything: from here on it is idle.
-            this.patience = Patience::default();
-            this.post.arm(this.idle);
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
 }

@@ -19,6 +19,7 @@ mod image;
 mod lines;
 mod lookup;
 mod miss;
+mod paced;
 mod page;
 mod part;
 mod pass;
@@ -35,6 +36,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Once};
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -44,7 +46,6 @@ use pingora::apps::{HttpServerApp, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admin::Health;
@@ -58,7 +59,7 @@ use asking::Whence;
 use guests::{Guest, Guests};
 use problem::Problem;
 use stream::Stream;
-use watch::Watch;
+use watch::{Post, Watch};
 use wire::{Pace, Wire};
 
 /// A loop that has not turned for this long is not alive.
@@ -120,7 +121,11 @@ impl Front {
     /// Shows, from the first connection on, that the workers' loops turn.
     fn beat(&self) {
         self.started.call_once(|| {
-            let heart = self.site.health.heartbeat("workers", ALIVE);
+            let whose = match self.door.redirect {
+                Some(_) => "redirect",
+                None => "workers",
+            };
+            let heart = self.site.health.heartbeat(whose, ALIVE);
             tokio::spawn(async move {
                 loop {
                     heart.beat();
@@ -161,10 +166,13 @@ impl HttpServerApp for Front {
 
 /// One connection, from its first byte to its last.
 async fn enter(site: Arc<Site>, door: Arc<Door>, socket: TcpStream, client: IpAddr, _place: Guest) {
+    // A connection that says nothing at all has as long as one that says half a head, or half of TLS's greeting.
+    let post = site.watch.enroll();
+    post.arm(site.policy.load().listen.head_deadline);
     let stream = match &door.tls {
         None => Stream::Plain(socket),
         // Apart, so that a connection does not keep the room its handshake took.
-        Some(tls) => match Box::pin(shake_hands(&site, tls, socket)).await {
+        Some(tls) => match Box::pin(shake_hands(&site, tls, socket, &post)).await {
             Some(stream) => stream,
             None => return,
         },
@@ -177,16 +185,19 @@ async fn enter(site: Arc<Site>, door: Arc<Door>, socket: TcpStream, client: IpAd
     };
     drop(door);
     match stream.protocol() {
-        Some(HTTP2) => h2::serve(site, stream, Bytes::new(), whence).await,
-        _ => h1::serve(site, stream, whence).await,
+        Some(HTTP2) => h2::serve(site, stream, post, Bytes::new(), whence).await,
+        _ => h1::serve(site, stream, post, whence).await,
     }
 }
 
-/// Takes a connection into TLS, within the deadline of a head.
-async fn shake_hands(site: &Site, tls: &TlsAcceptor, socket: TcpStream) -> Option<Stream> {
-    let policy = site.policy.load();
-    let (deadline, pace) = (policy.listen.head_deadline, Pace::of(&policy));
-    drop(policy);
+/// Takes a connection into TLS, until its deadline.
+async fn shake_hands(
+    site: &Site,
+    tls: &TlsAcceptor,
+    socket: TcpStream,
+    post: &Arc<Post>,
+) -> Option<Stream> {
+    let pace = Pace::of(&site.policy.load());
     let hands = async {
         let mut first = [0];
         let read = socket.peek(&mut first).await?;
@@ -194,18 +205,21 @@ async fn shake_hands(site: &Site, tls: &TlsAcceptor, socket: TcpStream) -> Optio
             let (mut head, mut body) = (Vec::new(), Vec::new());
             Problem::plain_http().render(false, false, None, &mut head, &mut body);
             head.extend_from_slice(b"Connection: close\r\n\r\n");
-            let mut wire = Wire::new(Stream::Plain(socket), site.watch.enroll(), pace);
+            let mut wire = Wire::new(Stream::Plain(socket), Arc::clone(post), pace);
             wire.send_body(&head, &[body.into()], false).await?;
             wire.close_gently().await;
             return Err(io::ErrorKind::InvalidData.into());
         }
         tls.accept(socket).await
     };
-    let shaken = match timeout(deadline, hands).await {
-        Ok(shaken) => shaken,
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
-    };
-    match shaken {
+    let mut hands = std::pin::pin!(hands);
+    let shaken = std::future::poll_fn(|cx| match hands.as_mut().poll(cx) {
+        Poll::Pending => post
+            .poll_due(cx)
+            .map(|()| Err(io::ErrorKind::TimedOut.into())),
+        shaken => shaken,
+    });
+    match shaken.await {
         Ok(stream) => Some(Stream::Tls(Box::new(stream))),
         Err(error) => {
             site.failed_handshakes.add(1);

@@ -192,7 +192,12 @@ async fn step(
         conn.wire.gone(&mut conn.inbox, most).await;
         return Ok(Step::Gone);
     };
-    let Ok(place) = upload.reserve().await else {
+    let place = tokio::select! {
+        biased;
+        place = upload.reserve() => place,
+        () = conn.wire.stream_gone() => return Ok(Step::Gone),
+    };
+    let Ok(place) = place else {
         return Ok(Step::Over);
     };
     let piece = source.next(conn).await?;

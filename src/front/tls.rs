@@ -30,6 +30,8 @@ const SESSIONS: usize = 4096;
 pub struct Certificates {
     paths: Vec<PathBuf>,
     held: ArcSwap<Held>,
+    /// Of the files as they were just before they were first read.
+    first: Stamp,
     pub reloads: Reloads,
 }
 
@@ -55,7 +57,7 @@ struct Held {
     below: HashMap<String, usize>,
 }
 
-/// What tells that files have changed: size, inode and the times of each.
+/// What tells that files have changed: of each its inode, size and time.
 type Stamp = Vec<Option<(u64, u64, i64, i64)>>;
 
 impl Held {
@@ -95,7 +97,9 @@ impl Certificates {
     /// # Errors
     /// What is wrong with one, for people.
     pub fn load(paths: &[PathBuf]) -> Result<Arc<Certificates>, String> {
+        let first = stamp(paths);
         Ok(Arc::new(Certificates {
+            first,
             paths: paths.to_vec(),
             held: ArcSwap::from_pointee(Held::load(paths)?),
             reloads: Reloads::default(),
@@ -108,12 +112,12 @@ impl Certificates {
     /// No thread can be had.
     pub fn watch(self: &Arc<Certificates>) -> io::Result<()> {
         let certificates = Arc::clone(self);
-        let mut taken = certificates.stamp();
+        let mut taken = certificates.first.clone();
         let mut last = taken.clone();
         let watch = move || {
             loop {
                 std::thread::sleep(LOOK);
-                let now = certificates.stamp();
+                let now = stamp(&certificates.paths);
                 // Twice the same: whoever wrote them has finished.
                 if now != taken && now == last {
                     certificates.reload();
@@ -148,17 +152,18 @@ impl Certificates {
         let held = self.held.load();
         held.all.iter().map(|one| one.expires).min().unwrap_or(0)
     }
+}
 
-    fn stamp(&self) -> Stamp {
-        let files = self.paths.iter().map(|path| certificate::files(path));
-        files
-            .flat_map(|(chain, key)| [chain, key])
-            .map(|file| {
-                let about = fs::metadata(file).ok()?;
-                Some((about.ino(), about.size(), about.mtime(), about.mtime_nsec()))
-            })
-            .collect()
-    }
+fn stamp(paths: &[PathBuf]) -> Stamp {
+    let files = paths.iter().map(|path| certificate::files(path));
+    files
+        .flat_map(|(chain, key)| [chain, key])
+        .map(|file| {
+            let about = fs::metadata(file).ok()?;
+            // The time of the last change to the file or to who may read it.
+            Some((about.ino(), about.size(), about.ctime(), about.ctime_nsec()))
+        })
+        .collect()
 }
 
 impl ResolvesServerCert for Certificates {
@@ -202,7 +207,13 @@ pub fn acceptor(
     let resolver: Arc<dyn ResolvesServerCert> = certificates.clone();
     let mut config = config.with_cert_resolver(resolver);
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-    config.session_storage = server::ServerSessionMemoryCache::new(SESSIONS);
-    config.ticketer = ring::Ticketer::new().map_err(|error| error.to_string())?;
+    if tls.client_ca.is_some() {
+        // A session that is taken up again brings its client's certificate along, expired or not.
+        config.session_storage = Arc::new(server::NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    } else {
+        config.session_storage = server::ServerSessionMemoryCache::new(SESSIONS);
+        config.ticketer = ring::Ticketer::new().map_err(|error| error.to_string())?;
+    }
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

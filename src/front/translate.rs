@@ -43,8 +43,9 @@ pub fn head<B>(
     let mut cookies = false;
     for (name, value) in fields {
         match name.as_str() {
-            // Interim answers are not sent, so nobody must wait for one.
-            "host" | "expect" => continue,
+            "host" => continue,
+            // Interim answers are not sent over HTTP/2: who waits for one goes on after a while.
+            "expect" if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => continue,
             // Chunks of one field (RFC 9113 §8.2.3).
             "cookie" if cookies => continue,
             "cookie" => {

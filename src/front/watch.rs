@@ -33,6 +33,10 @@ pub struct Post {
     due: AtomicU64,
     /// Between requests: a drain may fire it at once.
     idle: AtomicBool,
+    /// It wants to hear of a drain, idle or not.
+    hears: AtomicBool,
+    /// It was fired to make room for others.
+    shed: AtomicBool,
     /// One request of a connection that has a post too.
     is_request: bool,
     waker: AtomicWaker,
@@ -53,6 +57,8 @@ impl Watch {
         let post = Arc::new(Post {
             due: AtomicU64::new(NEVER),
             idle: AtomicBool::new(false),
+            hears: AtomicBool::new(false),
+            shed: AtomicBool::new(false),
             is_request,
             waker: AtomicWaker::new(),
         });
@@ -96,6 +102,7 @@ impl Watch {
             idle.truncate(most);
         }
         for (due, post) in &idle {
+            post.shed.store(true, Ordering::Release);
             post.fire(*due);
         }
         idle.len()
@@ -126,6 +133,20 @@ impl Post {
             .store(at.clamp(FIRED + 1, NEVER - 1), Ordering::Release);
     }
 
+    /// Brings the deadline forward to `at`, in the process's milliseconds, if it is later.
+    pub fn arm_by(&self, at: u64) {
+        let due = self.due.load(Ordering::Acquire);
+        if due != FIRED && at < due {
+            // A sweep may have fired it meanwhile, which is as good.
+            let _ = self.due.compare_exchange(
+                due,
+                at.max(FIRED + 1),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+        }
+    }
+
     pub fn disarm(&self) {
         self.due.store(NEVER, Ordering::Release);
     }
@@ -135,6 +156,16 @@ impl Post {
         if self.idle.load(Ordering::Relaxed) != idle {
             self.idle.store(idle, Ordering::Release);
         }
+    }
+
+    /// Whether a drain is to fire it whatever it does; until it has heard of it.
+    pub fn set_hears(&self, hears: bool) {
+        self.hears.store(hears, Ordering::Release);
+    }
+
+    /// Whether it was asked to make room since this was last asked.
+    pub fn take_shed(&self) -> bool {
+        self.shed.swap(false, Ordering::AcqRel)
     }
 
     /// Ready once the deadline has passed.
@@ -149,7 +180,8 @@ impl Post {
 
     fn fire_if_due(&self, now: u64, draining: bool) {
         let due = self.due.load(Ordering::Acquire);
-        if due != FIRED && (due <= now || (draining && self.idle.load(Ordering::Acquire))) {
+        let drains = || self.idle.load(Ordering::Acquire) || self.hears.load(Ordering::Acquire);
+        if due != FIRED && (due <= now || draining && drains()) {
             self.fire(due);
         }
     }

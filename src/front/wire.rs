@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::exchange::Exchange;
 use super::stream::Stream;
@@ -266,6 +266,14 @@ impl Wire {
         self.fill(inbox).await
     }
 
+    /// As [`Wire::gone`], for a request of HTTP/2; of a connection nothing is known without reading on.
+    pub async fn stream_gone(&mut self) {
+        match &mut self.line {
+            Line::Exchange(exchange) => std::future::poll_fn(|cx| exchange.poll_gone(cx)).await,
+            Line::Stream(_) => std::future::pending().await,
+        }
+    }
+
     /// Ends one request of an HTTP/2 connection, whole or not.
     pub fn end_exchange(&mut self, whole: bool) {
         if let Line::Exchange(exchange) = &mut self.line {
@@ -276,12 +284,18 @@ impl Wire {
     /// Closes so that what was sent arrives: ends our side, then reads until the client ends its own, for a short while
     /// (RFC 9112 §9.6).
     pub async fn close_gently(mut self) {
-        if let Line::Stream(stream) = &mut self.line
-            && stream.shutdown().await.is_err()
-        {
-            return;
-        }
         self.post.arm(Duration::from_secs(2));
+        if let Line::Stream(stream) = &mut self.line {
+            let post = &self.post;
+            // TLS has a last word, which need not find room.
+            let shut = std::future::poll_fn(|cx| match Pin::new(&mut *stream).poll_shutdown(cx) {
+                Poll::Pending => post.poll_due(cx).map(|()| false),
+                Poll::Ready(shut) => Poll::Ready(shut.is_ok()),
+            });
+            if !shut.await {
+                return;
+            }
+        }
         let mut waste = Inbox::default();
         let mut total = 0;
         while let Ok(n @ 1..) = self.fill(&mut waste).await {
@@ -301,9 +315,9 @@ impl Wire {
     }
 
     /// The connection, for who will speak another protocol on it.
-    pub fn into_stream(self) -> Option<Stream> {
+    pub fn into_stream(self) -> Option<(Stream, Arc<Post>)> {
         match self.line {
-            Line::Stream(stream) => Some(stream),
+            Line::Stream(stream) => Some((stream, self.post)),
             Line::Exchange(_) => None,
         }
     }
@@ -341,21 +355,31 @@ impl Patience {
 
     /// For who can't send on: arms the deadline, and is ready with an error when it has passed.
     fn poll<T>(&mut self, post: &Post, pace: Pace, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        self.wait(post, pace);
+        let before = self.since;
+        let until = self.until(pace);
+        // Armed once a slice: a deadline that has fired is not to be armed anew before it is seen.
+        if self.since != before {
+            match until {
+                Some(until) => post.arm_at(until),
+                None => post.disarm(),
+            }
+        }
         ready!(post.poll_due(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// The clock starts when nothing more is taken, and anew with each slice: haste now is no credit for later.
-    pub fn wait(&mut self, post: &Post, pace: Pace) {
-        if self.since.is_none_or(|(_, taken)| taken >= SLICE as u64) {
-            let now = clock::uptime_millis();
-            self.since = Some((now, 0));
-            match pace.millis_for(SLICE as u64) {
-                Some(millis) => post.arm_at(now + millis),
-                None => post.disarm(),
+    /// When a client that can't be sent more has to have taken a slice. The clock starts when nothing more is taken, and
+    /// anew with each slice: haste now is no credit for later.
+    pub fn until(&mut self, pace: Pace) -> Option<u64> {
+        let since = match self.since {
+            Some((since, taken)) if taken < SLICE as u64 => since,
+            _ => {
+                let now = clock::uptime_millis();
+                self.since = Some((now, 0));
+                now
             }
-        }
+        };
+        pace.millis_for(SLICE as u64).map(|millis| since + millis)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Clients that speak HTTP/2: the same answers, whole or broken off, the same refusals, and what floods them.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
@@ -32,6 +32,15 @@ pub fn tests() -> Vec<Test> {
         ("http2::c20_floods_cost_little_and_harm_nobody", c20_floods),
         ("http2::c64_who_takes_nothing_is_cut", c64_zero_window),
         ("http2::c86_a_drain_says_goaway_and_finishes", c86_drain),
+        (
+            "http2::c86_a_drain_waits_for_who_does_not_keep_up",
+            c86_slow_in_a_drain,
+        ),
+        (
+            "http2::c86_what_is_answered_last_arrives_whole",
+            c86_late_and_large,
+        ),
+        ("http2::c62_half_a_head_has_its_deadline", c62_half_a_head),
         (
             "http2::prior_knowledge_only_where_it_is_allowed",
             not_allowed,
@@ -73,6 +82,7 @@ impl Client {
             let stream = tokio::net::TcpStream::connect(to)
                 .await
                 .map_err(|e| e.to_string())?;
+            stream.set_nodelay(true).map_err(|e| e.to_string())?;
             let (requests, connection) = h2::client::handshake(stream)
                 .await
                 .map_err(|e| e.to_string())?;
@@ -302,14 +312,17 @@ struct Raw(TcpStream);
 /// A frame's kind, flags, stream and payload.
 type Frame = (u8, u8, u32, Vec<u8>);
 
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -336,21 +349,27 @@ fn literals(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
 
 impl Raw {
     fn connect(to: SocketAddr, settings: &[u8]) -> Result<Raw, String> {
-        let stream = TcpStream::connect(to).map_err(|e| e.to_string())?;
-        stream
-            .set_read_timeout(Some(PATIENCE * 2))
-            .map_err(|e| e.to_string())?;
-        stream
-            .set_write_timeout(Some(PATIENCE))
-            .map_err(|e| e.to_string())?;
-        let mut raw = Raw(stream);
-        let preface = [
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            &frame(SETTINGS, 0, 0, settings)[..],
-        ]
-        .concat();
+        let mut raw = Raw(TcpStream::connect(to).map_err(|e| e.to_string())?);
+        raw.patience()?;
+        let preface = [PREFACE, &frame(SETTINGS, 0, 0, settings)[..]].concat();
         raw.write(&preface)?;
         Ok(raw)
+    }
+
+    fn patience(&mut self) -> Outcome {
+        let told = |e: std::io::Error| e.to_string();
+        self.0.set_read_timeout(Some(PATIENCE * 2)).map_err(told)?;
+        self.0.set_write_timeout(Some(PATIENCE)).map_err(told)
+    }
+
+    /// Whatever comes, the other side ends it.
+    fn ends(&mut self) -> Outcome {
+        match std::io::copy(&mut self.0, &mut std::io::sink()) {
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Err("it is still open".into())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Outcome {
@@ -647,9 +666,7 @@ fn c86_drain() -> Outcome {
     eventually("the request is with the origin", || {
         Ok((origin.asked("GET") == 1).then_some(()))
     })?;
-    let pid = site.pid()?.to_string();
-    let killed = Command::new("kill").args(["-TERM", &pid]).status();
-    equal("kill", killed.is_ok_and(|status| status.success()), true)?;
+    terminate(&site)?;
     loop {
         match idle.frame() {
             Some((GOAWAY, ..)) => break,
@@ -660,6 +677,111 @@ fn c86_drain() -> Outcome {
     gate.open();
     let reply = busy.runtime.block_on(asking).map_err(|e| e.to_string())??;
     equal("body", reply.body, b"late".to_vec())
+}
+
+fn terminate(site: &Site) -> Outcome {
+    let pid = site.pid()?.to_string();
+    let killed = Command::new("kill").args(["-TERM", &pid]).status();
+    equal("kill", killed.is_ok_and(|status| status.success()), true)
+}
+
+/// Asks for `/` with windows that are wide open or narrow, and reads at some megabytes a second; `then` is done once
+/// something has been read. How many bytes came, and whether the stream ended as it should.
+fn slowly(
+    site: &Site,
+    wide: bool,
+    then: impl FnOnce() -> Outcome,
+) -> Result<(usize, bool), String> {
+    let mut raw = Raw::connect(site.address, &[0, 4, 127, 255, 255, 255])?;
+    if wide {
+        raw.write(&frame(WINDOW_UPDATE, 0, 0, &[127, 254, 0, 0]))?;
+    }
+    let asks = literals(&with(b":path", b"/"));
+    raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &asks))?;
+    let (mut len, mut then, mut owed) = (0, Some(then), 0u32);
+    while let Some((kind, flags, _, payload)) = raw.frame() {
+        match kind {
+            SETTINGS if flags & ACK == 0 => raw.write(&frame(SETTINGS, ACK, 0, &[]))?,
+            PING if flags & ACK == 0 => raw.write(&frame(PING, ACK, 0, &payload))?,
+            DATA => {
+                len += payload.len();
+                owed += payload.len() as u32;
+                if !wide && owed > 30_000 {
+                    raw.write(&frame(WINDOW_UPDATE, 0, 0, &owed.to_be_bytes()))?;
+                    owed = 0;
+                }
+                std::thread::sleep(Duration::from_micros(payload.len() as u64 / 8));
+                if flags & END_STREAM != 0 {
+                    return Ok((len, true));
+                }
+                if let Some(then) = then.take() {
+                    then()?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok((len, false))
+}
+
+fn c86_slow_in_a_drain() -> Outcome {
+    const LEN: usize = 24_000_000;
+    let origin = Origin::start(|_, conn: &mut Conn| answer(conn, 200, "", &page(LEN)))?;
+    let site = Site::start(origin.address, H2C)?;
+    equal(
+        "bytes",
+        slowly(&site, true, || terminate(&site))?,
+        (LEN, true),
+    )
+}
+
+fn c86_late_and_large() -> Outcome {
+    const LEN: usize = 2_000_000;
+    let gate = Arc::new(Gate::default());
+    let door = Arc::clone(&gate);
+    let origin = Origin::start(move |_, conn: &mut Conn| {
+        door.wait();
+        answer(conn, 200, "", &page(LEN))
+    })?;
+    let site = Site::start(origin.address, H2C)?;
+    std::thread::scope(|scope| {
+        let reads = scope.spawn(|| slowly(&site, false, || Ok(())));
+        eventually("the request is with the origin", || {
+            Ok((origin.asked("GET") == 1).then_some(()))
+        })?;
+        terminate(&site)?;
+        // The other side has said that it goes, and has heard that this was understood.
+        std::thread::sleep(Duration::from_millis(300));
+        gate.open();
+        let read = reads.join().map_err(|_| "the reader panicked")??;
+        equal("bytes", read, (LEN, true))
+    })
+}
+
+fn c62_half_a_head() -> Outcome {
+    let origin = pages()?;
+    let more = "head_deadline = \"500ms\"\nidle_timeout = \"10m\"\n";
+    let site = Site::start(origin.address, &format!("{H2C}{more}"))?;
+    let whole = frame(HEADERS, END_STREAM | END_HEADERS, 1, &literals(&GET));
+    let open = frame(HEADERS, END_STREAM, 1, &literals(&GET));
+    let ping = frame(PING, 0, 0, b"pingpong");
+    // A head cut anywhere, one that is never ended, one after a ping.
+    let halves = [
+        whole[..12].to_vec(),
+        open.clone(),
+        [&ping[..], &open].concat(),
+    ];
+    for half in halves {
+        let mut raw = Raw::connect(site.address, &[])?;
+        raw.write(&half)?;
+        raw.ends()?;
+    }
+    // Nothing but the preface.
+    let stream = TcpStream::connect(site.address).map_err(|e| e.to_string())?;
+    let mut silent = Raw(stream);
+    silent.patience()?;
+    silent.write(PREFACE)?;
+    silent.ends()
 }
 
 fn not_allowed() -> Outcome {
