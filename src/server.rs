@@ -1,19 +1,18 @@
-//! Assembly: a policy becomes a running proxy. Wired once, top to bottom.
+//! Assembly: a policy becomes a running proxy. Wired once, top to bottom; [`leave`] is how it ends.
+
+mod leave;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
 use pingora::listeners::ListenerConfig;
 use pingora::protocols::l4::stream::L4BufferSettings;
+use pingora::server::Server;
 use pingora::server::configuration::ServerConf;
-use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use pingora::services::listening::Service;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{self, Admin, Health, State};
 use crate::cache::memory::Memory;
@@ -28,9 +27,6 @@ use crate::front::watch::{SWEEP, Watch};
 use crate::front::{Door, Front, Site};
 use crate::origin::Upstream;
 use crate::telemetry::{self, Metrics, Telemetry, names};
-
-/// After a signal, requests in flight have so long to finish.
-pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// Serves until told to stop.
 ///
@@ -90,9 +86,9 @@ pub fn run(policy: Policy) -> Result<(), String> {
         };
         (address, door)
     }));
-    serve(&policy, doors, &site, health);
+    let served = serve(&policy, doors, &site, &health);
     telemetry.close();
-    Ok(())
+    served
 }
 
 /// The protocols offered over TLS (RFC 7301), the best first.
@@ -206,14 +202,19 @@ fn room(policy: &Policy) -> usize {
 /// Descriptors of the process itself: the admin listener's connections, logs, runtimes, certificates being read.
 const OWN_FILES: usize = 256;
 
-fn serve(policy: &Policy, doors: Vec<(SocketAddr, Door)>, site: &Arc<Site>, health: Arc<Health>) {
+fn serve(
+    policy: &Policy,
+    doors: Vec<(SocketAddr, Door)>,
+    site: &Arc<Site>,
+    health: &Health,
+) -> Result<(), String> {
     let conf = ServerConf {
         threads: policy.listen.threads,
         // One worker has nobody to share with, and is cheaper without the means to.
         work_stealing: policy.listen.threads > 1,
         listener_tasks_per_fd: policy.listen.threads.clamp(1, 4),
-        grace_period_seconds: Some(0),
-        graceful_shutdown_timeout_seconds: Some(1),
+        // Once told to stop it sleeps for so long, while we wait for who is inside; then the process ends.
+        grace_period_seconds: Some(policy.listen.drain.as_secs() + 60),
         // The engine's own timers need a thread that wakes a hundred times a second, and keep what is cancelled.
         fast_timeout_to_tokio_threshold_seconds: Some(0),
         ..ServerConf::default()
@@ -230,13 +231,7 @@ fn serve(policy: &Policy, doors: Vec<(SocketAddr, Door)>, site: &Arc<Site>, heal
         );
         server.add_service(front);
     }
-    let signals = Signals {
-        site: Arc::clone(site),
-        health,
-    };
-    server.run(RunArgs {
-        shutdown_signal: Box::new(signals),
-    });
+    leave::run_until_told(server, site, health)
 }
 
 /// Deadlines are looked at from a thread of their own, however busy the workers are.
@@ -252,48 +247,6 @@ fn sweep(site: &Arc<Site>) -> Result<(), String> {
         })
         .map(drop)
         .map_err(|e| format!("cannot start a thread: {e}"))
-}
-
-/// SIGTERM and SIGINT: not ready from now on, idle connections close, the others after the answer they wait for. A second
-/// signal doesn't wait for them.
-struct Signals {
-    site: Arc<Site>,
-    health: Arc<Health>,
-}
-
-#[async_trait]
-impl ShutdownSignalWatch for Signals {
-    async fn recv(&self) -> ShutdownSignal {
-        stop_signal().await;
-        tracing::info!("draining");
-        self.health.drain();
-        self.site.watch.drain();
-        let idle = async {
-            while self.site.watch.connections() > 0 {
-                tokio::time::sleep(SWEEP).await;
-            }
-        };
-        tokio::select! {
-            () = idle => {}
-            () = tokio::time::sleep(DRAIN) => tracing::warn!("requests were still in flight"),
-            () = stop_signal() => {}
-        }
-        ShutdownSignal::FastShutdown
-    }
-}
-
-async fn stop_signal() {
-    let (Ok(mut term), Ok(mut int)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        // Without handlers the signals' default action ends the process.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
 }
 
 fn readiness(health: &Health, site: &Arc<Site>, listen: SocketAddr) {

@@ -91,6 +91,7 @@ impl Compile<'_, '_> {
             },
             head_deadline: listen.head_deadline.value,
             idle_timeout: listen.idle_timeout.value,
+            drain: listen.drain.value,
             body_timeout: listen.body_timeout.value,
             min_rate: listen.min_rate.value.0,
             min_rate_grace: listen.min_rate_grace.value,

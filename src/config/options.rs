@@ -196,6 +196,10 @@ table! {
     /// How long a kept connection may wait for its next request.
     idle_timeout: Duration = Default("60s"), "100ms" to "1d";
 
+    /// How long requests in flight may take to finish after SIGTERM or SIGINT. The process ends as soon as they have, and at
+    /// once at a second signal.
+    drain: Duration = Default("10s"), "0" to "1h";
+
     /// How long a request body may pause.
     body_timeout: Duration = Default("30s"), "100ms" to "1h";
 

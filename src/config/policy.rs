@@ -77,6 +77,7 @@ pub struct Listen {
     pub threads: usize,
     pub head_deadline: Duration,
     pub idle_timeout: Duration,
+    pub drain: Duration,
     pub body_timeout: Duration,
     /// Bytes a second; 0 is off.
     pub min_rate: u64,

@@ -117,6 +117,7 @@ impl Conn {
             if !matches!(self.wire.fill(&mut self.inbox).await, Ok(1..)) {
                 return false;
             }
+            self.wire.post().set_hears(false);
             self.head_armed = false;
         }
     }
@@ -210,6 +211,7 @@ impl Conn {
         let was_empty = self.inbox.is_empty();
         let read = self.wire.fill(&mut self.inbox).await?;
         if was_empty && read > 0 {
+            self.wire.post().set_hears(false);
             self.wire.post().set_idle(false);
             self.head_armed = false;
         }

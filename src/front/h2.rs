@@ -227,7 +227,11 @@ impl Connection {
         if matches!(self.phase, Phase::Open) {
             self.http2.graceful_shutdown();
         }
-        let until = now + millis(LEAVE);
+        let patience = match self.requests.site.watch.is_draining() {
+            true => self.requests.policy.listen.drain.max(LEAVE),
+            false => LEAVE,
+        };
+        let until = now + millis(patience);
         self.phase = Phase::Leaving(until);
         until
     }

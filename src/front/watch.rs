@@ -45,7 +45,10 @@ pub struct Post {
 impl Watch {
     /// A post for a new connection.
     pub fn enroll(&self) -> Arc<Post> {
-        self.post(false)
+        let post = self.post(false);
+        // Until it has said something.
+        post.set_hears(true);
+        post
     }
 
     /// A post for one of a connection's requests.

@@ -121,6 +121,10 @@ impl Proxy {
         Ok(proxy)
     }
 
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Alive, and without a panic behind it.
     pub fn alive(&self) -> Result<(), String> {
         let mut child = self.child.lock().map_err(|error| error.to_string())?;

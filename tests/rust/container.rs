@@ -119,7 +119,9 @@ fn confines() -> Outcome {
     let tidegate = &compose["services"]["tidegate"];
     let grace = tidegate["stop_grace_period"].as_str().unwrap_or_default();
     let grace = tidegate::config::units::duration(grace).map_err(|e| format!("{e:?}"))?;
-    equal("time to drain", grace > tidegate::server::DRAIN, true)
+    let drain = tidegate::config::options::Listen::TABLE.option("drain");
+    let drain = drain.ok_or("no option")?.default::<std::time::Duration>();
+    equal("time to drain", grace > drain, true)
 }
 
 fn names() -> Outcome {

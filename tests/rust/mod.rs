@@ -13,6 +13,7 @@ mod health;
 mod hot;
 mod http2;
 mod invariants;
+mod lifecycle;
 mod origins;
 #[path = "../../fuzz/src/lib.rs"]
 mod properties;
@@ -32,6 +33,7 @@ pub fn tests() -> Vec<Test> {
         hot::tests(),
         http2::tests(),
         invariants::tests(),
+        lifecycle::tests(),
         origins::tests(),
         tls::tests(),
     ]
