@@ -231,6 +231,8 @@ mod tests {
         idle.arm_at(u64::MAX - 9);
         idle.set_idle(true);
         busy.arm_at(u64::MAX - 9);
+        // It has said something.
+        busy.set_hears(false);
         watch.drain();
         assert!(fired(&idle));
         assert!(!fired(&busy));

@@ -83,7 +83,8 @@ fn c66_busy_stay() -> Outcome {
         origin.address,
         "[listen]\nmax_connections = 8\nmax_connections_per_client = 1000",
     )?;
-    // Whoever looked whether it listens has gone.
+    // Whoever looked whether it listens has come and gone.
+    site.until("tidegate_connections_total", |n| n >= 1.0)?;
     site.until("tidegate_connections_open", |n| n == 0.0)?;
     let mut busy: Vec<Client> = (0..8).map(|_| site.client()).collect::<Result<_, _>>()?;
     for (at, client) in busy.iter_mut().enumerate() {
