@@ -66,7 +66,8 @@ pub async fn serve(site: Arc<Site>, stream: Stream, post: Arc<Post>, whence: Whe
     let h2c = policy.listen.h2c && whence.scheme == Scheme::Http && whence.redirect.is_none();
     let mut conn = Conn::new(site, wire, whence, policy);
     if h2c && conn.opens_http2().await {
-        return conn.into_http2().await;
+        // Apart, here as in `enter`: an idle connection has the room of all it may come to.
+        return Box::pin(conn.into_http2()).await;
     }
     let next = loop {
         let next = conn.one().await;

@@ -185,7 +185,7 @@ async fn enter(site: Arc<Site>, door: Arc<Door>, socket: TcpStream, client: IpAd
     };
     drop(door);
     match stream.protocol() {
-        Some(HTTP2) => h2::serve(site, stream, post, Bytes::new(), whence).await,
+        Some(HTTP2) => Box::pin(h2::serve(site, stream, post, Bytes::new(), whence)).await,
         _ => h1::serve(site, stream, post, whence).await,
     }
 }
