@@ -198,8 +198,8 @@ fn selects(conn: &Conn, variant: &Variant, terms: &Terms, reader: &Reader) -> St
 /// Whether a request with a range is better served by asking for that range itself: the flight doesn't know its
 /// length, or is too large to be kept. With HEAD a Range means nothing (RFC 9110 §14.2).
 fn asks_for_its_range(conn: &Conn, answer: &Answer) -> bool {
-    let uncut = answer.length.is_none() || matches!(answer.sharing, Sharing::Leader { .. });
-    uncut
+    let most = conn.policy().cache.max_object_size;
+    answer.length.is_none_or(|length| length > most)
         && answer.head.status == 200
         && with_request(conn, |request| {
             request.method == Method::Get && request.known.range.is_some()
