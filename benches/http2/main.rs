@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use support::args::{self, Args};
 use support::origin::{Origin, Plan};
-use support::process::{Server, taken};
+use support::process::{Server, find, taken};
 use support::report::{Checks, count, median, spread, table};
 use support::sys;
 use support::tidegate::{Folder, binary};
@@ -296,13 +296,4 @@ fn certificate(dir: &Path) -> Result<PathBuf, String> {
         fs::write(folder.join(name), text).map_err(|e| e.to_string())?;
     }
     Ok(folder)
-}
-
-/// Where a program lies, system folders included that are not on everyone's path.
-fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/bin"].map(PathBuf::from));
-    folders
-        .map(|folder| folder.join(program))
-        .find(|file| file.is_file())
 }

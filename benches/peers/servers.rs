@@ -1,6 +1,6 @@
 //! The servers that are compared: how each is found, configured and started.
 
-use super::support::process::Server;
+use super::support::process::{Server, find};
 use super::support::sys;
 use super::support::tidegate::{Setup, Tidegate};
 use std::fs;
@@ -187,16 +187,6 @@ fn install_missing() {
         }
         Err(error) => println!("not installed: {error}"),
     }
-}
-
-/// Where a program lies, system folders included that are not on everyone's path.
-fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let system = ["/usr/sbin", "/usr/bin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
-    let candidates = std::env::split_paths(&path).chain(system);
-    candidates
-        .map(|folder| folder.join(program))
-        .find(|file| file.is_file())
 }
 
 /// The first number with dots in what the program says of its version.

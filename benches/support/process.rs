@@ -4,9 +4,19 @@ use super::sys;
 use std::collections::HashMap;
 use std::fs;
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+/// Where a program lies, system folders included that are not on everyone's path.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/usr/bin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
+    let candidates = std::env::split_paths(&path).chain(system);
+    candidates
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+}
 
 pub struct Server {
     child: Child,

@@ -138,6 +138,15 @@ impl Compile<'_, '_> {
             }
             return None;
         }
+        if listen.h2c.value {
+            let what =
+                "`h2c` is HTTP/2 without TLS, and `certificates` make the listener speak TLS";
+            self.tell(
+                &listen.h2c.at,
+                what,
+                "leave it out: `http2` offers it over TLS",
+            );
+        }
         Some(Tls {
             certificates: paths,
             client_ca,
@@ -145,6 +154,14 @@ impl Compile<'_, '_> {
     }
 
     fn redirect_from(&mut self, listen: &options::Listen) -> Option<SocketAddr> {
+        if listen.redirect_from.value.is_none() && listen.redirect_port.value.is_some() {
+            let what = "nobody is sent to this port";
+            self.tell(
+                &listen.redirect_port.at,
+                what,
+                "add `redirect_from`, or leave it out",
+            );
+        }
         let from = listen.redirect_from.value?;
         if from == listen.address.value && from.port() != 0 {
             let what = format!("HTTPS and the redirect to it can't both have {from}");

@@ -338,6 +338,26 @@ fn what_contradicts_itself_is_told_where_it_stands() {
             "another route is called `/y`",
         ),
         (
+            format!("{UPSTREAM}[listen]\ncertificates = [\"/cert\", \"/no\"]\n"),
+            4,
+            "the certificate /no can't be used: no such file",
+        ),
+        (
+            format!("{UPSTREAM}[listen]\nclient_ca = \"/ca.pem\"\n"),
+            4,
+            "needs TLS",
+        ),
+        (
+            format!("{UPSTREAM}[listen]\nredirect_port = 443\n"),
+            4,
+            "nobody is sent to this port",
+        ),
+        (
+            format!("{UPSTREAM}[listen]\nh2c = true\ncertificates = [\"/cert\"]\n"),
+            4,
+            "HTTP/2 without TLS",
+        ),
+        (
             format!("{UPSTREAM}[listen]\nmax_target = \"64KiB\"\n"),
             4,
             "larger than `max_head`",

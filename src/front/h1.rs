@@ -199,6 +199,7 @@ impl Conn {
                 self.answer(&problem, noted, None).await
             }
             Decision::Refuse(problem) => self.answer(&problem, noted, None).await,
+            // Whoever has this carried out has a whole head.
             Decision::More => Ok(Outcome::aborted()),
         }
     }

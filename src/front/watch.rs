@@ -37,46 +37,29 @@ pub struct Post {
     hears: AtomicBool,
     /// It was fired to make room for others.
     shed: AtomicBool,
-    /// One request of a connection that has a post too.
-    is_request: bool,
     waker: AtomicWaker,
 }
 
 impl Watch {
     /// A post for a new connection.
     pub fn enroll(&self) -> Arc<Post> {
-        let post = self.post(false);
+        let post = self.enroll_request();
         // Until it has said something.
         post.set_hears(true);
         post
     }
 
-    /// A post for one of a connection's requests.
+    /// A post for one of a connection's requests, which has a post too.
     pub fn enroll_request(&self) -> Arc<Post> {
-        self.post(true)
-    }
-
-    fn post(&self, is_request: bool) -> Arc<Post> {
         let post = Arc::new(Post {
             due: AtomicU64::new(NEVER),
             idle: AtomicBool::new(false),
             hears: AtomicBool::new(false),
             shed: AtomicBool::new(false),
-            is_request,
             waker: AtomicWaker::new(),
         });
         self.posts.lock().push(Arc::downgrade(&post));
         post
-    }
-
-    /// Open connections, for a gauge.
-    pub fn connections(&self) -> usize {
-        self.posts
-            .lock()
-            .iter()
-            .filter_map(Weak::upgrade)
-            .filter(|post| !post.is_request)
-            .count()
     }
 
     /// From now on connections close when they are between requests.
@@ -94,7 +77,7 @@ impl Watch {
         let mut idle: Vec<(u64, Arc<Post>)> = {
             let posts = self.posts.lock();
             let held = posts.iter().filter_map(Weak::upgrade);
-            let idle = held.filter(|post| post.idle.load(Ordering::Acquire) && !post.is_request);
+            let idle = held.filter(|post| post.idle.load(Ordering::Acquire));
             idle.map(|post| (post.due.load(Ordering::Acquire), post))
                 .filter(|(due, _)| *due != FIRED)
                 .collect()
@@ -258,7 +241,7 @@ mod tests {
     fn forgets_connections_that_are_gone() {
         let watch = Watch::default();
         let post = watch.enroll();
-        assert_eq!(watch.connections(), 1);
+        assert_eq!(watch.posts.lock().len(), 1);
         drop(post);
         watch.sweep(1);
         assert_eq!(watch.posts.lock().len(), 0);
