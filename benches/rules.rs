@@ -209,7 +209,7 @@ fn entry(memory: &Arc<Memory>) -> Arc<Entry> {
         .hold(Bytes::from_static(&[b'x'; 1024]))
         .expect("memory for the page");
     let parts = EntryParts {
-        head: Head::render(200, &fields(), &[]),
+        head: Head::render(200, &fields(), &[], &[]),
         body: Body::gather(&[piece], memory),
         terms: terms(),
         stored: NOW.mono,

@@ -26,6 +26,7 @@ use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
 use crate::front::{Door, Front, Site};
 use crate::origin::Upstream;
+use crate::rules::encoding::Coding;
 use crate::telemetry::{self, Metrics, Telemetry, names};
 
 /// Serves until told to stop.
@@ -350,6 +351,30 @@ fn gauges(metrics: &Metrics, site: &Arc<Site>) {
         &names::CACHE_INVALIDATED,
         &[],
         of(|site| site.fetcher.store.invalidated() as f64),
+    );
+    for coding in Coding::ALL {
+        let site = Arc::clone(site);
+        let made =
+            move || site.fetcher.encoder.counts.made[coding as usize].load(Ordering::Relaxed);
+        metrics.count_from(&names::CACHE_ENCODED, &[coding.name()], move || {
+            made() as f64
+        });
+    }
+    metrics.count_from(
+        &names::CACHE_ENCODED,
+        &["no_shorter"],
+        of(|site| {
+            site.fetcher
+                .encoder
+                .counts
+                .no_shorter
+                .load(Ordering::Relaxed) as f64
+        }),
+    );
+    metrics.count_from(
+        &names::CACHE_ENCODED,
+        &["put_off"],
+        of(|site| site.fetcher.encoder.counts.put_off.load(Ordering::Relaxed) as f64),
     );
     for upstream in site.fetcher.upstreams() {
         let of = |read: fn(&Upstream) -> usize| {

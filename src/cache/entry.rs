@@ -9,15 +9,17 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use super::encoded::Encoded;
 use super::memory::{Charge, Memory, weight};
 use super::table::Variant;
 use crate::rules::conditional::Validators;
+use crate::rules::encoding::{self, Coding};
 use crate::rules::refresh;
 use crate::rules::storing::Terms;
 use crate::rules::time::Moment;
 
 /// What an entry costs beside its bytes: itself, its slot, and the index's nodes.
-pub const ENTRY_OVERHEAD: usize = 640;
+pub const ENTRY_OVERHEAD: usize = 704;
 
 /// A status line and field lines, ready for the wire, without framing fields and without the empty line.
 #[derive(Debug, Clone)]
@@ -26,14 +28,24 @@ pub struct Head {
     bytes: Bytes,
     /// Where the status line ends.
     fields_at: usize,
+    /// Where the fields end that came with the answer, and those begin that are ours.
+    own_at: usize,
     etag: Option<(usize, usize)>,
     last_modified: Option<(usize, usize)>,
     date: Option<(usize, usize)>,
+    /// Whether the page may be given in a coding of ours.
+    pub may_encode: bool,
 }
 
 impl Head {
-    /// Renders `fields` but for Content-Length, Age and what `hidden` names.
-    pub fn render(status: u16, fields: &HeaderMap, hidden: &[HeaderName]) -> Head {
+    /// Renders `fields` but for Content-Length, Age and what `hidden` names, and then the `own` ones, which were added
+    /// here.
+    pub fn render(
+        status: u16,
+        fields: &HeaderMap,
+        hidden: &[HeaderName],
+        own: &[(HeaderName, HeaderValue)],
+    ) -> Head {
         let mut out = BytesMut::with_capacity(512);
         write_status_line(status, &mut out);
         let fields_at = out.len();
@@ -42,26 +54,27 @@ impl Head {
             if *name == header::CONTENT_LENGTH || *name == header::AGE || hidden.contains(name) {
                 continue;
             }
-            out.extend_from_slice(title(name).as_bytes());
-            out.extend_from_slice(b": ");
-            let start = out.len();
-            out.extend_from_slice(value.as_bytes());
-            let span = (start, out.len());
+            let span = write_field(name, value, &mut out);
             match *name {
                 header::ETAG => etag = etag.or(Some(span)),
                 header::LAST_MODIFIED => last_modified = last_modified.or(Some(span)),
                 header::DATE => date = date.or(Some(span)),
                 _ => {}
             }
-            out.extend_from_slice(b"\r\n");
+        }
+        let own_at = out.len();
+        for (name, value) in own {
+            write_field(name, value, &mut out);
         }
         Head {
             status,
             bytes: Bytes::copy_from_slice(&out),
             fields_at,
+            own_at,
             etag,
             last_modified,
             date,
+            may_encode: false,
         }
     }
 
@@ -85,10 +98,25 @@ impl Head {
         }
     }
 
-    /// The fields as a map again: for merging a 304 and for validators, which are rare.
+    /// The fields that came with the answer, as a map again: for merging a 304 and for validators, which are rare.
     pub fn to_map(&self) -> HeaderMap {
+        self.map_of(self.fields_at..self.own_at)
+    }
+
+    /// The same page's head in `coding`.
+    pub fn in_coding(&self, coding: Coding) -> Head {
+        let own = self.map_of(self.own_at..self.bytes.len());
+        let own: Vec<_> = own
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        let fields = encoding::encoded(self.to_map(), coding);
+        Head::render(self.status, &fields, &[], &own)
+    }
+
+    fn map_of(&self, lines: std::ops::Range<usize>) -> HeaderMap {
         let mut map = HeaderMap::new();
-        for line in self.fields().split(|byte| *byte == b'\n') {
+        for line in self.bytes[lines].split(|byte| *byte == b'\n') {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             let Some(colon) = line.iter().position(|byte| *byte == b':') else {
                 continue;
@@ -101,6 +129,17 @@ impl Head {
         }
         map
     }
+}
+
+/// Writes a field line. Where its value stands.
+fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) -> (usize, usize) {
+    out.extend_from_slice(title(name).as_bytes());
+    out.extend_from_slice(b": ");
+    let start = out.len();
+    out.extend_from_slice(value.as_bytes());
+    let end = out.len();
+    out.extend_from_slice(b"\r\n");
+    (start, end)
 }
 
 /// Writes `HTTP/1.1 200 OK` and its line end.
@@ -149,6 +188,25 @@ const ONE_PIECE: u64 = 256 * 1024;
 const PIECE: usize = 64 * 1024;
 
 impl Body {
+    /// A body of one piece, or nothing if memory has no room for it.
+    pub fn of(bytes: Bytes, memory: &std::sync::Arc<Memory>) -> Option<Body> {
+        let len = bytes.len() as u64;
+        let pieces = [memory.hold(bytes)?].into();
+        Some(Body { pieces, len })
+    }
+
+    /// Whether both are the same bytes, however they are cut.
+    pub fn is_equal(&self, other: &Body) -> bool {
+        fn bytes(body: &Body) -> impl Iterator<Item = &u8> {
+            body.pieces.iter().flat_map(|piece| piece.iter())
+        }
+        match (&*self.pieces, &*other.pieces) {
+            (these, those) if std::ptr::eq(these, those) => true,
+            ([one], [another]) => one == another,
+            _ => self.len == other.len && bytes(self).eq(bytes(other)),
+        }
+    }
+
     /// The body that `pieces` make, put together into fewer ones where memory allows.
     pub fn gather(pieces: &[Bytes], memory: &std::sync::Arc<Memory>) -> Body {
         let len: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
@@ -232,6 +290,7 @@ pub struct Entry {
     /// Framing as it goes on the wire for the whole body.
     pub content_length: Box<str>,
     pub rest: Rest,
+    pub encoded: Encoded,
     weight: u32,
     _charge: Charge,
 }
@@ -254,6 +313,7 @@ impl Entry {
             content_length: format!("Content-Length: {}\r\n", body.len()).into(),
             weight: u32::try_from(own + body_weight).unwrap_or(u32::MAX),
             rest: Rest::default(),
+            encoded: Encoded::default(),
             _charge: charge,
             head,
             body,
@@ -264,9 +324,39 @@ impl Entry {
         })
     }
 
-    /// Bytes it takes of the store's share.
+    /// The page in `coding`, if `body` is that: with its own head, on the same terms.
+    pub fn in_coding(
+        &self,
+        coding: Coding,
+        body: Body,
+        memory: &std::sync::Arc<Memory>,
+    ) -> Option<Entry> {
+        let parts = EntryParts {
+            head: self.head.in_coding(coding),
+            body,
+            terms: self.terms.clone(),
+            stored: self.stored,
+            variant: self.variant.clone(),
+            cost: self.cost,
+        };
+        Entry::new(parts, memory)
+    }
+
+    /// Whether it may be given in a coding of ours and is of a size for it.
+    pub fn may_encode(&self) -> bool {
+        self.head.may_encode && encoding::SIZES.contains(&self.body.len())
+    }
+
+    /// Bytes it takes of the store's share, in all its codings.
     pub fn weight(&self) -> u32 {
-        self.weight
+        let encoded = self.encoded.made().map(|(_, entry)| entry.weight);
+        encoded.fold(self.weight, u32::saturating_add)
+    }
+
+    /// Whether somebody but the store holds it.
+    pub fn is_read(self: &std::sync::Arc<Self>) -> bool {
+        let held = |entry| std::sync::Arc::strong_count(entry) > 1;
+        held(self) || self.encoded.made().any(|(_, entry)| held(entry))
     }
 }
 
@@ -332,13 +422,19 @@ mod tests {
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from_static("3"));
         fields.insert(header::ETAG, HeaderValue::from_static("\"a\""));
         fields.insert("surrogate-key", HeaderValue::from_static("k"));
-        let head = Head::render(200, &fields, &[HeaderName::from_static("surrogate-key")]);
+        let head = Head::render(
+            200,
+            &fields,
+            &[HeaderName::from_static("surrogate-key")],
+            &[(header::VARY, HeaderValue::from_static("Accept-Encoding"))],
+        );
         assert_eq!(
             &head.bytes()[..],
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nETag: \"a\"\r\n"
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nETag: \"a\"\r\nVary: Accept-Encoding\r\n"
         );
         assert_eq!(head.validators().etag, Some(&b"\"a\""[..]));
         assert_eq!(head.to_map().get("content-type").unwrap(), "text/html");
+        assert!(!head.to_map().contains_key("vary"), "ours");
     }
 
     #[test]

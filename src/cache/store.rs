@@ -18,6 +18,7 @@ use super::entry::Entry;
 use super::key::{Key, KeyHasher, KeyRef};
 use super::memory::Memory;
 use crate::clock;
+use crate::rules::encoding::Coding;
 use crate::rules::time::Moment;
 
 /// Stripes of generations and of the write lock. Two keys that share one share invalidations of flights in the air:
@@ -198,6 +199,34 @@ impl Store {
         Kept::Yes
     }
 
+    /// Adds a coding to `entry`, if that is still what is stored. Whether it is.
+    pub fn encode(
+        &self,
+        key: &Key,
+        entry: &Arc<Entry>,
+        coding: Coding,
+        encoded: Arc<Entry>,
+        now: Moment,
+    ) -> bool {
+        let stripe = self.stripe(key.hash());
+        let _writing = stripe.write.lock();
+        let Some(before) = self.pages.get(&key.as_ref()) else {
+            return false;
+        };
+        if !before
+            .variants
+            .iter()
+            .any(|other| Arc::ptr_eq(other, entry))
+        {
+            return false;
+        }
+        entry.encoded.add(coding, encoded);
+        // The slot weighs more now.
+        let (variants, generation) = (before.variants.clone(), before.generation);
+        self.replace(key, Some(before), variants, generation, now);
+        true
+    }
+
     /// Forgets one entry, if it is still what is stored.
     pub fn forget(&self, key: &Key, entry: &Arc<Entry>, now: Moment) {
         let stripe = self.stripe(key.hash());
@@ -280,11 +309,7 @@ impl Store {
             if need == 0 {
                 break;
             }
-            if slot
-                .variants
-                .iter()
-                .any(|entry| Arc::strong_count(entry) > 1)
-            {
+            if slot.variants.iter().any(Entry::is_read) {
                 continue;
             }
             let stripe = self.stripe(slot.key.hash());

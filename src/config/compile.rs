@@ -381,6 +381,7 @@ impl Compile<'_, '_> {
             honor_directives: route.honor_request_directives.value,
             forward_client_address: route.forward_client_address.value,
             accept_encoding: route.accept_encoding.value,
+            compress: route.compress.value.clone(),
             added: added(route.security_headers.value),
             hsts: route.hsts.value.and_then(hsts),
             x_cache: route.x_cache.value,

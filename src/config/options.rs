@@ -11,8 +11,8 @@ use super::report::At;
 use super::value::{Bounds, Kind, Literal, OrOff, Rate, Size, Value};
 use super::walk::{Found, Given, Walk};
 use super::words::{
-    AcceptEncoding, Authority, CdnId, Host, Level, Name, Output, PathPrefix, Pattern, Protocol,
-    Server, SetCookie,
+    AcceptEncoding, Authority, CdnId, Coding, Host, Level, Name, Output, PathPrefix, Pattern,
+    Protocol, Server, SetCookie,
 };
 
 /// One table of the file and its options.
@@ -87,7 +87,7 @@ impl Opt {
     /// If a declared default is no value of its type; a test reads them all.
     pub fn default<T: Value>(&self) -> T {
         let literal = match (self.shown, self.kind) {
-            (Default("[]"), Kind::List(_)) => Literal::List(Vec::new()),
+            (Default(text), Kind::List(_)) => Literal::List(listed(text)),
             (Default(text), kind) => Literal::Text {
                 text: text.to_owned(),
                 filled: !kind.is_quoted(),
@@ -96,6 +96,18 @@ impl Opt {
         };
         T::read(&literal, self.bounds).expect("a declared default is a value of its type")
     }
+}
+
+/// The elements of a list of texts.
+fn listed(text: &str) -> Vec<Literal> {
+    let elements = text.trim_matches(['[', ']']).split(',');
+    let texts = elements.map(|element| element.trim().trim_matches('"'));
+    let texts = texts.filter(|text| !text.is_empty());
+    let literal = |text: &str| Literal::Text {
+        text: text.to_owned(),
+        filled: false,
+    };
+    texts.map(literal).collect()
 }
 
 /// Declares a table: a struct of what was written, and its [`Table`].
@@ -345,6 +357,11 @@ table! {
 
     /// What the origin may encode its answers with: nothing, gzip, or what the visitor takes (a variant for each).
     accept_encoding: AcceptEncoding = Default("identity");
+
+    /// What hot pages of text are compressed with, for visitors that take it; the first of these that a visitor likes as
+    /// much as any other is taken. `[]` compresses nothing. What the origin has encoded, signed with a digest or marked
+    /// `no-transform` stays as it is.
+    compress: Vec<Coding> = Default(r#"["br", "zstd", "gzip"]"#);
 
     /// How long browsers are to remember that the site is HTTPS only (`Strict-Transport-Security`, RFC 6797), told over
     /// TLS where the origin says nothing of it.

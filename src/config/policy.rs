@@ -13,6 +13,7 @@ use http::{HeaderName, HeaderValue};
 use super::table::Table;
 pub use super::words::AcceptEncoding;
 use crate::origin::UpstreamSpec;
+use crate::rules::encoding::Coding;
 use crate::rules::identity::Harmless;
 use crate::rules::request::HeadLimits;
 use crate::rules::storing::StoreTerms;
@@ -123,6 +124,8 @@ pub struct Route {
     pub honor_directives: bool,
     pub forward_client_address: bool,
     pub accept_encoding: AcceptEncoding,
+    /// What pages are given in, the best first.
+    pub compress: Vec<Coding>,
     /// Fields that answers get where the origin says nothing of them.
     pub added: Vec<(HeaderName, HeaderValue)>,
     /// Strict-Transport-Security, likewise, over TLS.

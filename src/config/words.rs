@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::value::{Kind, Word, Wrong, choice, is_not};
 pub use crate::origin::Protocol;
+pub use crate::rules::encoding::Coding;
 use crate::rules::host::{self, Scheme};
 pub use crate::rules::storing::SetCookie;
 use crate::rules::target::write_path;
@@ -283,6 +284,12 @@ choice!(AcceptEncoding:
     "identity" => AcceptEncoding::Identity,
     "gzip" => AcceptEncoding::Gzip,
     "client" => AcceptEncoding::Client,
+);
+
+choice!(Coding:
+    "br" => Coding::Br,
+    "zstd" => Coding::Zstd,
+    "gzip" => Coding::Gzip,
 );
 
 choice!(Level:

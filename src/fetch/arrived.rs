@@ -9,6 +9,7 @@ use crate::cache::entry::Head;
 use crate::config::policy::Route;
 use crate::origin::OriginHead;
 use crate::rules::date;
+use crate::rules::encoding;
 use crate::rules::host::Scheme;
 use crate::rules::response::BodyFraming;
 use crate::rules::reuse::is_origin_error;
@@ -137,16 +138,31 @@ fn hidden(route: &Route) -> Vec<HeaderName> {
 }
 
 /// An answer's head as clients get it: what they don't see left out, and what its route adds where the origin was silent.
-pub fn render(status: u16, mut fields: HeaderMap, route: &Route, scheme: Scheme) -> Head {
-    let hsts = route.hsts.as_ref().filter(|_| scheme == Scheme::Https);
-    let hsts = hsts.map(|value| (&header::STRICT_TRANSPORT_SECURITY, value));
-    let added = route.added.iter().map(|(name, value)| (name, value));
-    for (name, value) in added.chain(hsts) {
-        if !fields.contains_key(name) {
-            fields.insert(name, value.clone());
-        }
+/// `shared`: the terms on which others may get it too, and how long its body is.
+pub fn render(
+    status: u16,
+    fields: &HeaderMap,
+    route: &Route,
+    scheme: Scheme,
+    shared: Option<(&Terms, Option<u64>)>,
+) -> Head {
+    let hsts = route.hsts.clone().filter(|_| scheme == Scheme::Https);
+    let hsts = hsts.map(|value| (header::STRICT_TRANSPORT_SECURITY, value));
+    let added = route.added.iter().cloned().chain(hsts);
+    let mut own: Vec<_> = added
+        .filter(|(name, _)| !fields.contains_key(name))
+        .collect();
+    let may_encode = !route.compress.is_empty()
+        && shared.is_some_and(|(terms, length)| {
+            !terms.no_transform && length.is_none_or(|length| encoding::SIZES.contains(&length))
+        })
+        && encoding::may_encode(fields);
+    if may_encode {
+        own.extend(encoding::vary_line(fields));
     }
-    Head::render(status, &fields, &hidden(route))
+    let mut head = Head::render(status, fields, &hidden(route), &own);
+    head.may_encode = may_encode;
+    head
 }
 
 /// An event stream never ends by itself and is never whole.

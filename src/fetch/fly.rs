@@ -288,7 +288,13 @@ fn settle(
         filler.open_window(fetcher.limits.pass_buffer);
     }
     let fields = arrived::dressed(head, terms.as_ref(), now);
-    let rendered = arrived::render(head.status, fields, &errand.route, errand.scheme);
+    let rendered = arrived::render(
+        head.status,
+        &fields,
+        &errand.route,
+        errand.scheme,
+        terms.as_ref().map(|terms| (terms, length(head))),
+    );
     let sharing = match (&terms, alone) {
         (Some(terms), None) => Sharing::Everyone {
             variant: variant.clone(),
@@ -491,7 +497,7 @@ fn give_up_keeping(keeping: &mut Option<Keeping>, filler: &mut Filler, seat: Opt
 }
 
 fn not_modified(
-    fetcher: &Fetcher,
+    fetcher: &Arc<Fetcher>,
     errand: &Errand,
     filler: &mut Filler,
     seat: Option<&Seat>,
@@ -508,7 +514,13 @@ fn not_modified(
     let mut fields = merged.fields;
     storing::dress(&mut fields, &terms, now.wall);
     let keeping = Keeping {
-        head: arrived::render(stored.head.status, fields, &errand.route, errand.scheme),
+        head: arrived::render(
+            stored.head.status,
+            &fields,
+            &errand.route,
+            errand.scheme,
+            Some((&terms, Some(stored.body.len()))),
+        ),
         terms,
         variant,
         stored: now.mono,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::encode::inherit;
 use super::{Errand, Fetcher};
 use crate::cache::entry::{Body, Entry, EntryParts, Head};
 use crate::cache::store::Kept;
@@ -24,7 +25,7 @@ pub struct Keeping {
 }
 
 /// Stores a body of `len` bytes under its head, if `pieces` are all of it: the last may not have found memory.
-pub fn keep(fetcher: &Fetcher, errand: &Errand, keeping: Keeping, pieces: &[Bytes], len: u64) {
+pub fn keep(fetcher: &Arc<Fetcher>, errand: &Errand, keeping: Keeping, pieces: &[Bytes], len: u64) {
     let whole = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>() == len;
     if !whole || shadows_a_better_page(fetcher, errand, &keeping) {
         return;
@@ -37,7 +38,7 @@ pub fn keep(fetcher: &Fetcher, errand: &Errand, keeping: Keeping, pieces: &[Byte
 }
 
 /// Renews a stored page that the origin said is still true (RFC 9111 §4.3.4). The body is shared with the old one.
-pub fn renew(fetcher: &Fetcher, errand: &Errand, keeping: Keeping) -> Option<Arc<Entry>> {
+pub fn renew(fetcher: &Arc<Fetcher>, errand: &Errand, keeping: Keeping) -> Option<Arc<Entry>> {
     let body = errand.stored.as_ref()?.body.clone();
     let generation = keeping.generation;
     let entry = entry(fetcher, keeping, body)?;
@@ -68,14 +69,19 @@ fn entry(fetcher: &Fetcher, keeping: Keeping, body: Body) -> Option<Arc<Entry>> 
     .map(Arc::new)
 }
 
-fn put(fetcher: &Fetcher, errand: &Errand, entry: &Arc<Entry>, generation: u64) {
+fn put(fetcher: &Arc<Fetcher>, errand: &Errand, entry: &Arc<Entry>, generation: u64) {
     let now = clock::now();
+    let before = errand.stored.as_ref();
+    let missing = before.map(|before| inherit(fetcher, entry, before));
     if fetcher
         .store
         .put(&errand.key, Arc::clone(entry), generation, now.mono)
         == Kept::Yes
     {
         fetcher.counts.stored.fetch_add(1, Ordering::Relaxed);
+        for coding in missing.unwrap_or_default() {
+            fetcher.encode(&errand.key, entry, coding);
+        }
     }
 }
 

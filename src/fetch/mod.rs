@@ -3,10 +3,10 @@
 //! One detached task per flight, whatever the reason: a miss, a refresh in the background, a revalidation, an eager
 //! refresh, a private page with one reader. It survives its first client, and a slow reader never slows it. In reading
 //! order: [`errand`] is what is asked for; [`fly`] asks and streams; [`arrived`] decides what an answer's head means;
-//! [`keep`] puts a whole answer into the
-//! store; [`pass`] is the same road for what is never cached.
+//! [`keep`] puts a whole answer into the store; [`encode`] compresses the hot ones; [`pass`] is the same road for what is never cached.
 
 mod arrived;
+mod encode;
 mod errand;
 mod fly;
 mod keep;
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+pub use encode::Encoder;
 pub use errand::{Errand, Reason, ttl as errand_ttl};
 pub use pass::{Invalidates, Passage, Underway, Upload};
 
@@ -65,6 +66,7 @@ pub struct Fetcher {
     limits: Limits,
     shedding: tokio::sync::Mutex<()>,
     pub counts: Counts,
+    pub encoder: Encoder,
 }
 
 /// What fetches did, for gauges and counters.
@@ -106,6 +108,7 @@ impl Fetcher {
             limits,
             shedding: tokio::sync::Mutex::default(),
             counts,
+            encoder: Encoder::default(),
         })
     }
 

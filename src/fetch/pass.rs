@@ -287,7 +287,7 @@ fn invalidate(
 fn tell(filler: &Filler, to: To<'_>, head: &OriginHead) {
     let fields = arrived::dressed(head, None, clock::now());
     filler.tell(News::Head(Arc::new(Answer {
-        head: arrived::render(head.status, fields, to.route, to.scheme),
+        head: arrived::render(head.status, &fields, to.route, to.scheme, None),
         length: if to.head_only {
             fly::content_length(head)
         } else {

@@ -177,6 +177,8 @@ pub struct Asking<'a> {
     /// As far as the route honours them.
     pub directives: Option<RequestDirectives>,
     pub only_if_cached: bool,
+    /// It wants the page's bytes as the origin sent them.
+    pub no_transform: bool,
 }
 
 /// Cookies of ours, which no origin sees.
@@ -219,7 +221,7 @@ pub fn with_route<T>(
         let route = policy.route(&room[host_at..host_end], &room[target_at..])?;
         target::write_query(query, &route.query, room);
         let class = class(request, route);
-        let (directives, only_if_cached) = directives(request, route);
+        let told = directives(request);
         let asking = Asking {
             policy,
             request,
@@ -232,8 +234,9 @@ pub fn with_route<T>(
             target: &room[target_at..],
             host: &room[host_at..host_end],
             head_len,
-            directives,
-            only_if_cached,
+            directives: told.filter(|_| route.honor_directives),
+            only_if_cached: told.is_some_and(|told| told.only_if_cached),
+            no_transform: told.is_some_and(|told| told.no_transform),
         };
         Some(then(&asking))
     })
@@ -262,17 +265,11 @@ fn class(request: &Request, route: &Route) -> Class {
     identity::class(known.authorization, known.cookie, &route.harmless)
 }
 
-/// `only-if-cached` is always obeyed; the others only where the route says so, or a crowd that presses reload would
-/// reach the origin.
-fn directives(request: &Request, route: &Route) -> (Option<RequestDirectives>, bool) {
+/// `only-if-cached` and `no-transform` are always obeyed; the others only where the route says so, or a crowd that presses
+/// reload would reach the origin.
+fn directives(request: &Request) -> Option<RequestDirectives> {
     let known = &request.known;
-    let speaks = known.cache_control || known.pragma && route.honor_directives;
-    if !speaks {
-        return (None, false);
-    }
-    let directives = RequestDirectives::of(request);
-    let only_if_cached = directives.only_if_cached;
-    (route.honor_directives.then_some(directives), only_if_cached)
+    (known.cache_control || known.pragma).then(|| RequestDirectives::of(request))
 }
 
 impl Asking<'_> {

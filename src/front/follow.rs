@@ -28,7 +28,7 @@ use crate::telemetry::CacheResult;
 /// The client's connection failed.
 pub async fn interim(conn: &mut Conn, status: u16, fields: &HeaderMap) -> io::Result<()> {
     // A cookie belongs to one visitor, and whose this answer will be isn't known yet.
-    let head = Head::render(status, fields, &[header::SET_COOKIE]);
+    let head = Head::render(status, fields, &[header::SET_COOKIE], &[]);
     conn.wire
         .send_interim(&[head.bytes(), &b"\r\n"[..]].concat())
         .await

@@ -184,7 +184,7 @@ mod tests {
         let memory = Memory::new(1 << 20);
         let pieces = [Bytes::from(vec![b'x'; size])];
         let parts = EntryParts {
-            head: Head::render(200, &HeaderMap::new(), &[]),
+            head: Head::render(200, &HeaderMap::new(), &[], &[]),
             body: Body::gather(&pieces, &memory),
             terms: terms(600),
             stored: Moment(0),

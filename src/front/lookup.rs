@@ -21,7 +21,7 @@ use crate::rules::reuse::{self, Demand, Reuse};
 use crate::rules::storing::LARGEST_ORDINARY_HEAD;
 use crate::rules::target::Target;
 use crate::rules::time::Now;
-use crate::rules::vary;
+use crate::rules::vary::{self, Codings};
 use crate::telemetry::{CacheResult, ids};
 
 /// What to do with the bytes at hand.
@@ -210,18 +210,18 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
             if eager {
                 renew(site, asking, noted, entry, now);
             }
-            hit(asking, entry, now, ttl, None)
+            hit(site, asking, entry, now, ttl, None)
         }
         Reuse::StaleWhileRevalidate { ttl } => {
             renew(site, asking, noted, entry, now);
-            hit(asking, entry, now, ttl, Some(Detail::Swr))
+            hit(site, asking, entry, now, ttl, Some(Detail::Swr))
         }
-        Reuse::MaxStale { ttl } => hit(asking, entry, now, ttl, Some(Detail::Swr)),
+        Reuse::MaxStale { ttl } => hit(site, asking, entry, now, ttl, Some(Detail::Swr)),
         // After a failure the page rests, and goes out at once meanwhile.
         Reuse::Forward {
             fallback: Some(ttl),
             ..
-        } if entry.rest.holds(now.mono) => hit(asking, entry, now, ttl, Some(Detail::Sie)),
+        } if entry.rest.holds(now.mono) => hit(site, asking, entry, now, ttl, Some(Detail::Sie)),
         Reuse::Forward { why, fallback } => miss(asking, why, seen(), fallback.is_some()),
         Reuse::OnlyIfCached => Decision::Here(Problem::only_if_cached()),
         Reuse::NotForYou => miss(
@@ -274,12 +274,14 @@ fn renew(site: &Site, asking: &Asking, noted: &Noted, entry: &Arc<Entry>, now: N
 }
 
 fn hit(
+    site: &Site,
     asking: &Asking,
     entry: &Arc<Entry>,
     now: Now,
     ttl: i64,
     detail: Option<Detail>,
 ) -> Decision {
+    let entry = in_liked_coding(site, asking, entry);
     let part = Part::of(
         asking.request,
         &entry.head,
@@ -302,6 +304,33 @@ fn hit(
         result,
         key,
     })
+}
+
+/// The page in the coding that this client likes best and that is there, and a wish for the one that it should be.
+/// Ranges are cut from the page as it came.
+fn in_liked_coding<'a>(site: &Site, asking: &Asking, entry: &'a Arc<Entry>) -> &'a Arc<Entry> {
+    let known = &asking.request.known;
+    if known.accept_encoding.is_none()
+        || known.range.is_some()
+        || asking.no_transform
+        || !entry.may_encode()
+    {
+        return entry;
+    }
+    let accepted = Codings::of(asking.request);
+    let codings = asking.route.compress.iter().copied();
+    let mut liked = codings.filter(|coding| accepted.contains(coding.as_set()));
+    let Some(best) = liked.next() else {
+        return entry;
+    };
+    if let Some(encoded) = entry.encoded.get(best) {
+        return encoded;
+    }
+    if entry.encoded.wished(best) {
+        site.fetcher.encode(&asking.key.to_key(), entry, best);
+    }
+    let there = liked.find_map(|coding| entry.encoded.get(coding));
+    there.unwrap_or(entry)
 }
 
 fn miss(asking: &Asking, why: Fwd, seen: Seen, stand_in: bool) -> Decision {

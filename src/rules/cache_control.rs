@@ -94,6 +94,8 @@ pub struct RequestDirectives {
     pub min_fresh: Option<u64>,
     /// §5.2.1.2; without a figure any staleness will do.
     pub max_stale: Option<u64>,
+    /// §5.2.1.6
+    pub no_transform: bool,
 }
 
 impl RequestDirectives {
@@ -131,6 +133,7 @@ impl RequestDirectives {
                 self.max_stale = Some(self.max_stale.unwrap_or(MAX_SECONDS));
             }
             9 if is("max-stale") => self.max_stale = least(self.max_stale, directive),
+            12 if is("no-transform") => self.no_transform = true,
             14 if is("only-if-cached") => self.only_if_cached = true,
             _ => {}
         }

@@ -15,6 +15,7 @@
 //! | [`reuse`] | may what is stored serve it: fresh, stale, or not before the origin was asked | RFC 9111 §4, RFC 5861 |
 //! | [`fresh`] | how old is an answer, how long does it live | RFC 9111 §4.2 |
 //! | [`refresh`] | is a hot page fetched anew before it expires, and when again after a failure | Vattani et al., VLDB 2015 |
+//! | [`encoding`] | may it be given in a coding of ours | RFC 9110 §8.4 |
 //! | [`conditional`] | has the client got it already | RFC 9110 §13 |
 //! | [`range`] | which bytes of it | RFC 9110 §14 |
 //! | [`forward`], [`hop`] | what the origin gets to see | RFC 9110 §7.6 |
@@ -33,6 +34,7 @@ pub mod chunked;
 pub mod conditional;
 pub mod date;
 pub mod decimal;
+pub mod encoding;
 pub mod fields;
 pub mod forward;
 pub mod fresh;

@@ -159,6 +159,7 @@ mod tests {
         max_age: None,
         min_fresh: None,
         max_stale: None,
+        no_transform: false,
     };
 
     fn stale(fallback: Option<i64>) -> Reuse {

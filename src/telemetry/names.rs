@@ -50,6 +50,7 @@ families! {
     CACHE_STORED: Counter "tidegate_cache_stored_total" [] "Entries stored.";
     CACHE_EVICTED: Counter "tidegate_cache_evicted_total" [] "Entries that made room for others.";
     CACHE_INVALIDATED: Counter "tidegate_cache_invalidated_total" [] "Keys invalidated by unsafe methods.";
+    CACHE_ENCODED: Counter "tidegate_cache_encoded_total" ["result"] "Pages compressed, by coding, and those that were not: no_shorter; put_off, for want of time or memory.";
     HIT_FOR_MISS: Gauge "tidegate_cache_hit_for_miss" [] "Marks on keys known to be uncacheable.";
     FLIGHTS: Gauge "tidegate_flights" [] "Objects being fetched.";
     WAITERS: Gauge "tidegate_waiters" [] "Requests waiting for a flight's head or for a permit.";
