@@ -1,18 +1,21 @@
-//! Assembly: a policy becomes a running proxy. Wired once, top to bottom; [`leave`] is how it ends.
+//! Assembly: a policy becomes a running proxy. Wired once, top to bottom; [`sockets`] are how people come in, [`leave`] is
+//! how it ends, [`handover`] how another begins in its place.
 
+mod handover;
 mod leave;
+mod sockets;
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use pingora::listeners::ListenerConfig;
-use pingora::protocols::l4::stream::L4BufferSettings;
 use pingora::server::Server;
 use pingora::server::configuration::ServerConf;
-use pingora::services::listening::Service;
+use pingora::services::background::{GenBackgroundService, background_service};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, Admin, Health, State};
 use crate::cache::memory::Memory;
@@ -21,75 +24,115 @@ use crate::clock;
 use crate::config::policy::Policy;
 use crate::fetch::{Fetcher, Limits};
 use crate::front;
+use crate::front::Site;
+use crate::front::door::{Door, Front};
 use crate::front::guests::{Guests, Told};
 use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
-use crate::front::{Door, Front, Site};
 use crate::origin::Upstream;
 use crate::rules::encoding::Coding;
 use crate::telemetry::{self, Metrics, Telemetry, names};
+use leave::Leave;
+use sockets::Sockets;
+
+/// How the process comes by its listeners.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// It binds them.
+    Fresh,
+    /// The process that has them hands them over.
+    Upgrade,
+}
 
 /// Serves until told to stop.
 ///
 /// # Errors
 /// An address that cannot be had, a log that cannot be opened, a certificate file that cannot be read; for people.
-pub fn run(policy: Policy) -> Result<(), String> {
+pub fn run(policy: Policy, start: Start) -> Result<(), String> {
     let telemetry = telemetry::start(&policy.log.access, policy.log.level, &policy.log.hide_query)
         .map_err(|e| format!("log: {e}"))?;
-    let listen = free(policy.listen.address)?;
-    let redirect = policy.listen.redirect_from.map(free).transpose()?;
-    let certificates = match &policy.listen.tls {
-        Some(tls) => Some(Certificates::load(&tls.certificates)?),
-        None => None,
-    };
+    let served = run_with(policy, start, &telemetry);
+    telemetry.close();
+    served
+}
+
+fn run_with(policy: Policy, start: Start, telemetry: &Telemetry) -> Result<(), String> {
+    let mut leave = Leave::prepare()?;
     let health = Health::new();
-    let site = site(policy, &telemetry, &health)?;
-    gauges(&telemetry.metrics, &site);
-    let tls = match (&certificates, &site.policy.load().listen.tls) {
-        (Some(certificates), Some(tls)) => {
-            certificates
-                .watch()
-                .map_err(|e| format!("cannot start a thread: {e}"))?;
-            certificate_gauges(&telemetry.metrics, certificates);
-            Some(tls::acceptor(
-                tls,
-                certificates,
-                offered(site.policy.load().listen.http2),
-            )?)
-        }
-        _ => None,
-    };
-    readiness(&health, &site, listen);
+    let site = site(policy, telemetry, &health)?;
     let policy = site.policy.load_full();
-    let _admin = match policy.admin.address {
-        Some(address) => {
-            let admin = Admin {
-                metrics: Arc::clone(&telemetry.metrics),
-                health: Arc::clone(&health),
-            };
-            Some(admin::start(address, admin).map_err(|e| e.to_string())?)
+    gauges(&telemetry.metrics, &site);
+    let tls = tls(&policy, &telemetry.metrics)?;
+    // Nobody can connect before all that can fail is done.
+    let (sockets, successor) = match start {
+        Start::Fresh => (Sockets::open(&policy, Vec::new())?, None),
+        Start::Upgrade => {
+            let address = policy.listen.address;
+            let (successor, handed) =
+                leave.unless_told(move || handover::wait(address, handover::WAITS))?;
+            (Sockets::open(&policy, handed)?, Some(successor))
         }
-        None => None,
+    };
+    let copies = sockets.copies().map_err(|e| e.to_string())?;
+    let listen = sockets.public.local_addr().map_err(|e| e.to_string())?;
+    let closed = Arc::new(AtomicUsize::new(
+        1 + usize::from(sockets.redirect.is_some()),
+    ));
+    readiness(&health, &site, listen, &closed);
+    let admin = Admin {
+        metrics: Arc::clone(&telemetry.metrics),
+        health: Arc::clone(&health),
     };
     sweep(&site)?;
     tracing::info!(address = %listen, threads = policy.listen.threads, "listening");
-    let mut doors = vec![(
-        listen,
-        Door {
-            tls,
-            redirect: None,
-        },
-    )];
-    doors.extend(redirect.map(|address| {
-        let door = Door {
-            tls: None,
-            redirect: Some(policy.listen.redirect_port.unwrap_or(listen.port())),
-        };
-        (address, door)
+    let mut fronts = vec![front(&site, tls, None, sockets.public, &closed)];
+    fronts.extend(sockets.redirect.map(|listener| {
+        let port = policy.listen.redirect_port.unwrap_or(listen.port());
+        front(&site, None, Some(port), listener, &closed)
     }));
-    let served = serve(&policy, doors, &site, &health);
-    telemetry.close();
-    served
+    let server = server(&policy, fronts);
+    let begun = async move {
+        while closed.load(Ordering::Acquire) > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        if let Some(successor) = successor {
+            tokio::task::block_in_place(|| successor.ready())?;
+        }
+        // Until now operators asked the process before this one, if there was one.
+        let admin = sockets.admin.map(|listener| admin::start(listener, admin));
+        admin
+            .transpose()
+            .map_err(|e| format!("admin listener: {e}"))
+    };
+    leave.when_told(server, &site, &health, copies, begun)
+}
+
+fn tls(policy: &Policy, metrics: &Metrics) -> Result<Option<TlsAcceptor>, String> {
+    let Some(tls) = &policy.listen.tls else {
+        return Ok(None);
+    };
+    let certificates = Certificates::load(&tls.certificates)?;
+    certificates
+        .watch()
+        .map_err(|e| format!("cannot start a thread: {e}"))?;
+    certificate_gauges(metrics, &certificates);
+    tls::acceptor(tls, &certificates, offered(policy.listen.http2)).map(Some)
+}
+
+/// A listener's service, with workers of its own.
+fn front(
+    site: &Arc<Site>,
+    tls: Option<TlsAcceptor>,
+    redirect: Option<u16>,
+    listener: TcpListener,
+    closed: &Arc<AtomicUsize>,
+) -> GenBackgroundService<Front> {
+    let door = Door { tls, redirect };
+    let front = Front::new(Arc::clone(site), door, listener, Arc::clone(closed));
+    let mut service = background_service("front", front);
+    // To send people elsewhere one is enough.
+    service.threads = redirect.map(|_| 1);
+    service
 }
 
 /// The protocols offered over TLS (RFC 7301), the best first.
@@ -111,13 +154,6 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
         }
         other => other,
     }
-}
-
-/// Whether the address can be had, told before the engine is asked for it: it can only panic.
-fn free(address: SocketAddr) -> Result<SocketAddr, String> {
-    TcpListener::bind(address)
-        .and_then(|listener| listener.local_addr())
-        .map_err(|e| format!("cannot listen on {address}: {e}"))
 }
 
 fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<Arc<Site>, String> {
@@ -203,17 +239,11 @@ fn room(policy: &Policy) -> usize {
 /// Descriptors of the process itself: the admin listener's connections, logs, runtimes, certificates being read.
 const OWN_FILES: usize = 256;
 
-fn serve(
-    policy: &Policy,
-    doors: Vec<(SocketAddr, Door)>,
-    site: &Arc<Site>,
-    health: &Health,
-) -> Result<(), String> {
+fn server(policy: &Policy, fronts: Vec<GenBackgroundService<Front>>) -> Server {
     let conf = ServerConf {
         threads: policy.listen.threads,
         // One worker has nobody to share with, and is cheaper without the means to.
         work_stealing: policy.listen.threads > 1,
-        listener_tasks_per_fd: policy.listen.threads.clamp(1, 4),
         // Once told to stop it sleeps for so long, while we wait for who is inside; then the process ends.
         grace_period_seconds: Some(policy.listen.drain.as_secs() + 60),
         // The engine's own timers need a thread that wakes a hundred times a second, and keep what is cancelled.
@@ -222,17 +252,10 @@ fn serve(
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
-    for (address, door) in doors {
-        // Each has workers of its own; to send people elsewhere one is enough.
-        let threads = door.redirect.map(|_| 1);
-        let mut front = Service::new("front".into(), Front::new(Arc::clone(site), door));
-        front.threads = threads;
-        front.add_listener(
-            ListenerConfig::tcp(address.to_string()).l4_buffer(L4BufferSettings::unbuffered()),
-        );
+    for front in fronts {
         server.add_service(front);
     }
-    leave::run_until_told(server, site, health)
+    server
 }
 
 /// Deadlines are looked at from a thread of their own, however busy the workers are.
@@ -250,17 +273,11 @@ fn sweep(site: &Arc<Site>) -> Result<(), String> {
         .map_err(|e| format!("cannot start a thread: {e}"))
 }
 
-fn readiness(health: &Health, site: &Arc<Site>, listen: SocketAddr) {
-    let listens = AtomicBool::new(false);
-    health.ready_when("listener", move || {
-        let there = || TcpStream::connect_timeout(&reachable(listen), SWEEP).is_ok();
-        // Once it is there it stays.
-        if listens.load(Ordering::Relaxed) || there() {
-            listens.store(true, Ordering::Relaxed);
-            State::Ok(format!("{listen}"))
-        } else {
-            State::Failing(format!("{listen} is not there yet"))
-        }
+fn readiness(health: &Health, site: &Arc<Site>, listen: SocketAddr, closed: &Arc<AtomicUsize>) {
+    let closed = Arc::clone(closed);
+    health.ready_when("listener", move || match closed.load(Ordering::Acquire) {
+        0 => State::Ok(format!("{listen}")),
+        _ => State::Failing(format!("{listen} is not there yet")),
     });
     let servers: usize = site
         .fetcher

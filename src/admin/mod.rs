@@ -48,14 +48,11 @@ pub struct Listening {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Binds `address` and serves it from a thread of its own.
+/// Serves `listener`, which doesn't block, from a thread of its own.
 ///
 /// # Errors
-/// An address that cannot be had, a thread or runtime that cannot be started.
-pub fn start(address: SocketAddr, admin: Admin) -> io::Result<Listening> {
-    let listener = TcpListener::bind(address)
-        .map_err(|e| io::Error::new(e.kind(), format!("admin listener {address}: {e}")))?;
-    listener.set_nonblocking(true)?;
+/// A thread or runtime that cannot be started.
+pub fn start(listener: TcpListener, admin: Admin) -> io::Result<Listening> {
     let address = listener.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -226,7 +223,9 @@ mod tests {
             metrics: metrics.clone(),
             health: health.clone(),
         };
-        let listening = start(([127, 0, 0, 1], 0).into(), admin).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listening = start(listener, admin).unwrap();
         Running {
             health,
             metrics,

@@ -8,7 +8,7 @@ mod site;
 
 use std::net::SocketAddr;
 
-use crate::server::reachable;
+use crate::server::{Start, reachable};
 
 /// Try it: a bundled demo site with the proxy in front
 #[derive(clap::Args, Clone, Debug)]
@@ -27,7 +27,7 @@ pub fn run(args: &Demo) -> Result<(), String> {
         origin::start().map_err(|error| format!("the demo's origin cannot start: {error}"))?;
     let policy = crate::config::compile("demo", &config(args, origin))?;
     print!("{}", greeting(args, origin));
-    crate::server::run(policy)
+    crate::server::run(policy, Start::Fresh)
 }
 
 /// The whole configuration: everything left out is the default. The access log is off, so that the

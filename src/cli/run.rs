@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{DONE, MISUSED, failed, mistaken, say};
 use crate::config::policy::Policy;
 use crate::config::{self, Flags};
+use crate::server::Start;
 
 /// Serve: stand in front of an app
 #[derive(clap::Args, Clone, Debug)]
@@ -32,6 +33,10 @@ pub struct Run {
     /// Config file; flags override it
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+
+    /// Wait for the running process to hand over its sockets, at SIGQUIT
+    #[arg(long)]
+    pub upgrade: bool,
 }
 
 pub(super) fn run(run: &Run) -> u8 {
@@ -51,15 +56,19 @@ pub(super) fn run(run: &Run) -> u8 {
         Ok(policy) => policy,
         Err(report) => return mistaken(&report, "nothing was started"),
     };
-    say(&opening(&policy));
-    match crate::server::run(policy) {
+    say(&opening(&policy, run.upgrade));
+    let start = match run.upgrade {
+        true => Start::Upgrade,
+        false => Start::Fresh,
+    };
+    match crate::server::run(policy, start) {
         Ok(()) => DONE,
         Err(error) => failed(&error),
     }
 }
 
 /// What to open, for whoever started it by hand; the log on standard output is for machines.
-fn opening(policy: &Policy) -> String {
+fn opening(policy: &Policy, upgrade: bool) -> String {
     let admin = match policy.admin.address {
         Some(address) => format!("; metrics and health: http://{address}"),
         None => String::new(),
@@ -68,5 +77,11 @@ fn opening(policy: &Policy) -> String {
         Some(_) => "https",
         None => "http",
     };
-    format!("open {scheme}://{}{admin}\n", policy.listen.address)
+    let address = policy.listen.address;
+    match upgrade {
+        true => {
+            format!("to take over {scheme}://{address}, send the process that serves it SIGQUIT\n")
+        }
+        false => format!("open {scheme}://{address}{admin}\n"),
+    }
 }

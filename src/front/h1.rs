@@ -71,7 +71,7 @@ pub async fn serve(site: Arc<Site>, stream: Stream, post: Arc<Post>, whence: Whe
     }
     let next = loop {
         let next = conn.one().await;
-        if next != Next::Keep || conn.site.watch.is_draining() && conn.inbox.is_empty() {
+        if next != Next::Keep {
             break next;
         }
         conn.await_next();
@@ -118,7 +118,7 @@ impl Conn {
             if !matches!(self.wire.fill(&mut self.inbox).await, Ok(1..)) {
                 return false;
             }
-            self.wire.post().set_hears(false);
+            self.wire.post().has_spoken();
             self.head_armed = false;
         }
     }
@@ -213,7 +213,7 @@ impl Conn {
         let was_empty = self.inbox.is_empty();
         let read = self.wire.fill(&mut self.inbox).await?;
         if was_empty && read > 0 {
-            self.wire.post().set_hears(false);
+            self.wire.post().has_spoken();
             self.wire.post().set_idle(false);
             self.head_armed = false;
         }

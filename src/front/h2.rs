@@ -149,6 +149,7 @@ impl Connection {
                 Ok(deadline) => self.post.arm_at(deadline),
                 Err(end) => return end,
             }
+            self.post.has_spoken();
             self.post.set_hears(matches!(self.phase, Phase::Open));
             self.post.set_idle(self.is_idle());
             let Connection { http2, post, .. } = &mut self;

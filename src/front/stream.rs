@@ -3,12 +3,12 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
-
-use super::socket;
 
 pub enum Stream {
     Plain(TcpStream),
@@ -39,8 +39,8 @@ impl Stream {
     /// Drops it so that its peer sees a reset instead of an orderly end.
     pub fn reset(self) {
         match self {
-            Stream::Plain(socket) => socket::reset(socket),
-            Stream::Tls(stream) => socket::reset(stream.into_inner().0),
+            Stream::Plain(socket) => reset(socket),
+            Stream::Tls(stream) => reset(stream.into_inner().0),
         }
     }
 }
@@ -98,4 +98,10 @@ impl AsyncWrite for Stream {
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
+}
+
+/// Drops `socket` so that its peer sees a reset instead of an orderly end.
+fn reset(socket: TcpStream) {
+    // If it can't be set the close is an ordinary one, which a length or chunk framing still gives away.
+    let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
 }

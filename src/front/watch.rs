@@ -16,6 +16,10 @@ use crate::clock;
 /// How often deadlines are looked at.
 pub const SWEEP: Duration = Duration::from_millis(100);
 
+/// In a drain who has asked for nothing this long is sent away: who talks to us all the time asks again within it, and is
+/// told with the answer, so that no request crosses our farewell.
+pub const LULL: Duration = Duration::from_secs(1);
+
 const FIRED: u64 = 0;
 const NEVER: u64 = u64::MAX;
 
@@ -31,9 +35,11 @@ pub struct Watch {
 pub struct Post {
     /// In the process's milliseconds.
     due: AtomicU64,
-    /// Between requests: a drain may fire it at once.
+    /// Between requests.
     idle: AtomicBool,
-    /// It wants to hear of a drain, idle or not.
+    /// It has said nothing yet.
+    silent: AtomicBool,
+    /// It wants to hear of a drain, whatever it does.
     hears: AtomicBool,
     /// It was fired to make room for others.
     shed: AtomicBool,
@@ -44,8 +50,7 @@ impl Watch {
     /// A post for a new connection.
     pub fn enroll(&self) -> Arc<Post> {
         let post = self.enroll_request();
-        // Until it has said something.
-        post.set_hears(true);
+        post.silent.store(true, Ordering::Release);
         post
     }
 
@@ -54,6 +59,7 @@ impl Watch {
         let post = Arc::new(Post {
             due: AtomicU64::new(NEVER),
             idle: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
             hears: AtomicBool::new(false),
             shed: AtomicBool::new(false),
             waker: AtomicWaker::new(),
@@ -62,7 +68,7 @@ impl Watch {
         post
     }
 
-    /// From now on connections close when they are between requests.
+    /// From now on connections close after their next answer, or when they have asked for nothing for a [`LULL`].
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         self.sweep(clock::uptime_millis());
@@ -144,6 +150,13 @@ impl Post {
         }
     }
 
+    /// The client has said something.
+    pub fn has_spoken(&self) {
+        if self.silent.load(Ordering::Relaxed) {
+            self.silent.store(false, Ordering::Release);
+        }
+    }
+
     /// Whether a drain is to fire it whatever it does; until it has heard of it.
     pub fn set_hears(&self, hears: bool) {
         self.hears.store(hears, Ordering::Release);
@@ -166,9 +179,15 @@ impl Post {
 
     fn fire_if_due(&self, now: u64, draining: bool) {
         let due = self.due.load(Ordering::Acquire);
-        let drains = || self.idle.load(Ordering::Acquire) || self.hears.load(Ordering::Acquire);
-        if due != FIRED && (due <= now || draining && drains()) {
+        if due == FIRED {
+            return;
+        }
+        if due <= now || draining && self.hears.load(Ordering::Acquire) {
             self.fire(due);
+        } else if draining
+            && (self.idle.load(Ordering::Acquire) || self.silent.load(Ordering::Acquire))
+        {
+            self.arm_by(now + LULL.as_millis() as u64);
         }
     }
 
@@ -208,17 +227,34 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_fires_the_idle_at_once_and_nobody_else() {
+    fn a_drain_fires_the_idle_after_a_lull_and_who_answers_not_at_all() {
         let watch = Watch::default();
-        let (idle, busy) = (watch.enroll(), watch.enroll());
-        idle.arm_at(u64::MAX - 9);
+        let [silent, idle, busy, hears] = [(); 4].map(|()| watch.enroll());
+        for post in [&silent, &idle, &busy, &hears] {
+            post.arm_at(u64::MAX - 9);
+        }
+        for post in [&idle, &busy, &hears] {
+            post.has_spoken();
+        }
         idle.set_idle(true);
-        busy.arm_at(u64::MAX - 9);
-        // It has said something.
-        busy.set_hears(false);
-        watch.drain();
-        assert!(fired(&idle));
-        assert!(!fired(&busy));
+        hears.set_hears(true);
+        watch.draining.store(true, Ordering::Release);
+        watch.sweep(1_000);
+        let all = |posts: [&Post; 4]| posts.map(fired);
+        assert_eq!(
+            all([&silent, &idle, &busy, &hears]),
+            [false, false, false, true]
+        );
+        watch.sweep(1_999);
+        assert_eq!(
+            all([&silent, &idle, &busy, &hears]),
+            [false, false, false, true]
+        );
+        watch.sweep(2_000);
+        assert_eq!(
+            all([&silent, &idle, &busy, &hears]),
+            [true, true, false, true]
+        );
     }
 
     #[test]

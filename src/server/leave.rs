@@ -1,67 +1,141 @@
-//! How the process goes: told by a signal, it lets nobody in any more and waits for who is inside.
+//! How the process goes: told by a signal, it lets nobody in any more and waits for who is inside. Before that it may
+//! hand its sockets over.
 
-use std::sync::Arc;
+use std::net::{SocketAddr, TcpListener};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
-use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 
-use crate::admin::Health;
+use super::handover;
+use crate::admin::{Health, Listening};
 use crate::front::Site;
 use crate::front::watch::SWEEP;
 
-/// Runs `server` until SIGTERM or SIGINT: not ready from then on, the listeners close, idle connections are closed, the
-/// others after the answer they wait for. A second signal doesn't wait for them, nor does the end of `drain`.
-///
-/// # Errors
-/// No thread can be had, or the engine has stopped by itself; for people.
-pub fn run_until_told(server: Server, site: &Arc<Site>, health: &Health) -> Result<(), String> {
-    let told = |e: std::io::Error| format!("cannot start a thread: {e}");
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(told)?;
-    let (stop, stopped) = oneshot::channel();
-    let (running, ended) = oneshot::channel::<()>();
-    std::thread::Builder::new()
-        .name("engine".into())
-        .spawn(move || {
-            // Dropped with the engine, however it ends.
-            let _running = running;
-            server.run(RunArgs {
-                shutdown_signal: Box::new(Told(Mutex::new(Some(stopped)))),
-            });
-        })
-        .map_err(told)?;
-    runtime.block_on(async {
-        tokio::select! {
-            () = stop_signal() => {}
-            _ = ended => return Err("the engine has stopped".to_owned()),
-        }
-        tracing::info!("draining");
-        health.drain();
-        drop(stop);
-        site.watch.drain();
-        let idle = async {
-            loop {
-                // Whoever was let in last is counted by then.
-                tokio::time::sleep(SWEEP).await;
-                if site.guests.open() == 0 {
-                    return;
-                }
+/// Why the process goes.
+enum Why {
+    Told,
+    /// Its successor serves.
+    Succeeded,
+}
+
+/// Hears the process's signals from before anybody can be let in.
+pub struct Leave {
+    runtime: Runtime,
+    signals: Signals,
+}
+
+impl Leave {
+    /// # Errors
+    /// No thread can be had, or signals cannot be heard; for people.
+    pub fn prepare() -> Result<Leave, String> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(|e| format!("cannot start a thread: {e}"))?;
+        let entered = runtime.enter();
+        let signals = Signals::new().map_err(|e| format!("cannot hear signals: {e}"))?;
+        drop(entered);
+        Ok(Leave { runtime, signals })
+    }
+
+    /// Waits for `wait`, which blocks, unless told to stop.
+    ///
+    /// # Errors
+    /// Its own, or that the process was told to stop; for people.
+    pub fn unless_told<T: Send + 'static>(
+        &mut self,
+        wait: impl FnOnce() -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        let signals = &mut self.signals;
+        self.runtime.block_on(async {
+            tokio::select! {
+                waited = spawn_blocking(wait) => waited.unwrap_or_else(|e| Err(e.to_string())),
+                () = signals.stop() => Err("told to stop".to_owned()),
             }
-        };
-        let patience = site.policy.load().listen.drain;
-        tokio::select! {
-            () = idle => {}
-            () = tokio::time::sleep(patience) => tracing::warn!("requests were still in flight"),
-            () = stop_signal() => tracing::warn!("told twice: requests were still in flight"),
+        })
+    }
+
+    /// Runs `server` until SIGTERM or SIGINT, or until SIGQUIT and a successor that serves: not ready from then on, the
+    /// listeners close, connections are closed after their next answer or when they ask for nothing. A second signal
+    /// doesn't wait for them, nor does the end of `drain`. `sockets` are copies of all listeners, for a successor; `begun`
+    /// ends when the process serves, with the operators' listener.
+    ///
+    /// # Errors
+    /// No thread can be had, the engine has stopped by itself, or `begun` has failed; for people.
+    pub fn when_told(
+        self,
+        server: Server,
+        site: &Site,
+        health: &Health,
+        sockets: Vec<TcpListener>,
+        begun: impl Future<Output = Result<Option<Listening>, String>>,
+    ) -> Result<(), String> {
+        let Leave { runtime, signals } = self;
+        let (stop, stopped) = oneshot::channel();
+        let (running, ended) = oneshot::channel::<()>();
+        std::thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || {
+                // Dropped with the engine, however it ends.
+                let _running = running;
+                server.run(RunArgs {
+                    shutdown_signal: Box::new(Told(Mutex::new(Some(stopped)))),
+                });
+            })
+            .map_err(|e| format!("cannot start a thread: {e}"))?;
+        let served = runtime.block_on(async {
+            tokio::select! {
+                served = drain_when_told(signals, stop, site, health, sockets, begun) => served,
+                _ = ended => Err("the engine has stopped".to_owned()),
+            }
+        });
+        // A thread that still waits for a successor is not waited for.
+        runtime.shutdown_background();
+        served
+    }
+}
+
+async fn drain_when_told(
+    mut signals: Signals,
+    stop: oneshot::Sender<()>,
+    site: &Site,
+    health: &Health,
+    sockets: Vec<TcpListener>,
+    begun: impl Future<Output = Result<Option<Listening>, String>>,
+) -> Result<(), String> {
+    let mut admin = begun.await?;
+    let listen = site.policy.load().listen.clone();
+    let why = signals.until_told(listen.address, &sockets).await;
+    tracing::info!("draining");
+    health.drain();
+    drop(sockets);
+    if matches!(why, Why::Succeeded) {
+        // Operators ask the successor from now on.
+        admin.take();
+    }
+    drop(stop);
+    site.watch.drain();
+    let idle = async {
+        loop {
+            // Whoever was let in last is counted by then.
+            tokio::time::sleep(SWEEP).await;
+            if site.guests.open() == 0 {
+                return;
+            }
         }
-        Ok(())
-    })
+    };
+    tokio::select! {
+        () = idle => {}
+        () = tokio::time::sleep(listen.drain) => tracing::warn!("requests were still in flight"),
+        () = signals.stop() => tracing::warn!("told twice: requests were still in flight"),
+    }
+    Ok(())
 }
 
 /// What the engine hears: it closes its listeners, and goes on with what is under way as long as the process lives.
@@ -79,16 +153,55 @@ impl ShutdownSignalWatch for Told {
     }
 }
 
-async fn stop_signal() {
-    let (Ok(mut term), Ok(mut int)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        // Without handlers the signals' default action ends the process.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+/// The signals this process hears.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    quit: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+        })
     }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+
+    async fn until_told(&mut self, public: SocketAddr, sockets: &[TcpListener]) -> Why {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return Why::Told,
+                _ = self.int.recv() => return Why::Told,
+                _ = self.quit.recv() => {}
+            }
+            tracing::info!("handing over to a successor");
+            let handed = tokio::select! {
+                handed = hand_over(public, sockets) => handed,
+                () = self.stop() => return Why::Told,
+            };
+            match handed {
+                Ok(()) => return Why::Succeeded,
+                Err(why) => {
+                    tracing::error!("nothing was handed over, this process serves on: {why}")
+                }
+            }
+        }
+    }
+}
+
+async fn hand_over(public: SocketAddr, sockets: &[TcpListener]) -> Result<(), String> {
+    let copies: Result<Vec<_>, _> = sockets.iter().map(TcpListener::try_clone).collect();
+    let copies = copies.map_err(|e| e.to_string())?;
+    spawn_blocking(move || handover::hand_over(public, &copies))
+        .await
+        .unwrap_or_else(|e| Err(e.to_string()))
 }

@@ -1,15 +1,18 @@
 //! Going down and coming up: drains, second signals, kills, and logs that cannot be written.
 
+use std::fs::{self, File};
 use std::net::TcpStream;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use super::site::{Client, Gate, Origin, Site, answer, binary, equal, eventually};
 use super::{Outcome, Test};
 use crate::harness::clock;
-use crate::harness::proxy::Proxy;
+use crate::harness::proxy::{Proxy, lay_over};
 use crate::harness::wire::Conn;
 
 /// Every test here, with its name.
@@ -28,6 +31,22 @@ pub fn tests() -> Vec<Test> {
             c86_endless,
         ),
         ("lifecycle::c86_a_second_signal_does_not_wait", c86_twice),
+        (
+            "lifecycle::c86_who_asks_in_a_drain_is_told_with_the_answer",
+            c86_told_with_the_answer,
+        ),
+        (
+            "lifecycle::c86_a_successor_serves_before_the_old_one_stops",
+            c86_upgrade,
+        ),
+        (
+            "lifecycle::c86_a_successor_that_dies_changes_nothing",
+            c86_dead_successor,
+        ),
+        (
+            "lifecycle::c86_no_request_is_lost_through_upgrades",
+            c86_upgrades_under_load,
+        ),
         ("lifecycle::c87_killed_it_serves_again_at_once", c87_killed),
         ("lifecycle::c87_a_full_log_harms_nobody", c87_full_log),
     ]
@@ -90,6 +109,197 @@ fn c86_drain() -> Outcome {
         "close".into(),
     )?;
     ends(&site)
+}
+
+fn c86_told_with_the_answer() -> Outcome {
+    let (origin, gate) = closed()?;
+    let site = Site::start(origin.address, "[listen]\ndrain = \"1h\"")?;
+    let mut idle = site.client()?;
+    idle.get("/open", "")?.is(200)?;
+    let mut silent = site.client()?;
+    let _busy = waiting(&site, &origin)?;
+    signal(&site, "-TERM")?;
+    eventually("the doors are shut", || {
+        Ok(TcpStream::connect(site.address).is_err().then_some(()))
+    })?;
+    // They have a second.
+    for client in [&mut idle, &mut silent] {
+        let reply = client.get("/open", "")?.is(200)?;
+        equal("connection", reply.field("connection"), "close")?;
+        equal("then", client.reply("GET").is_err(), true)?;
+    }
+    gate.open();
+    ends(&site)
+}
+
+/// What the proxy has told of itself.
+fn events(site: &Site) -> String {
+    fs::read_to_string(site.dir.path().join("stdout")).unwrap_or_default()
+}
+
+/// A successor that waits for `site`'s sockets.
+fn successor(site: &Site, config: &Path, name: &str) -> Result<Child, String> {
+    let events = site.dir.path().join(name);
+    let out = File::create(&events).map_err(|e| e.to_string())?;
+    let child = Command::new(binary())
+        .args(["run", "--upgrade", "-c"])
+        .arg(config)
+        .current_dir(site.dir.path())
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| e.to_string())?;
+    eventually("the successor waits", || {
+        let said = fs::read_to_string(&events).unwrap_or_default();
+        Ok(said
+            .contains("waiting for the running process")
+            .then_some(()))
+    })?;
+    Ok(child)
+}
+
+fn tell(child: &Child, name: &str) -> Outcome {
+    let sent = Command::new("kill")
+        .args([name, &child.id().to_string()])
+        .status();
+    equal("kill", sent.is_ok_and(|status| status.success()), true)
+}
+
+fn c86_upgrade() -> Outcome {
+    let (origin, gate) = closed()?;
+    let site = Site::start(origin.address, "[listen]\ndrain = \"1h\"")?;
+    let mut idle = site.client()?;
+    idle.get("/open", "")?.is(200)?;
+    let mut busy = waiting(&site, &origin)?;
+    // Another config at the same addresses.
+    let config = site.dir.path().join("tidegate.toml");
+    let new = fs::read_to_string(&config).map_err(|e| e.to_string())?;
+    let next = site.dir.path().join("next.toml");
+    fs::write(&next, lay_over(&new, "[[route]]\nx_cache = true")?).map_err(|e| e.to_string())?;
+    let mut child = successor(&site, &next, "successor")?;
+    equal(
+        "so far",
+        site.get("/open", "")?.is(200)?.field("x-cache"),
+        "",
+    )?;
+    signal(&site, "-QUIT")?;
+    // The old one finishes what it has, and tells who stays to come again.
+    eventually("the new one serves", || {
+        let reply = site.get("/open", "")?.is(200)?;
+        Ok((reply.field("x-cache") == "MISS" || reply.field("x-cache") == "HIT").then_some(()))
+    })?;
+    site.proxy.alive()?;
+    equal("told", idle.reply("GET").is_err(), true)?;
+    gate.open();
+    let reply = busy.reply("GET")?.is(200)?;
+    equal("connection", reply.field("connection"), "close")?;
+    ends(&site)?;
+    site.get("/open", "")?.is(200)?;
+    // The operators' listener went along.
+    site.proxy
+        .metric("tidegate_build_info", &[])?
+        .ok_or("no metrics")?;
+    tell(&child, "-TERM")?;
+    child.wait().map_err(|e| e.to_string()).map(drop)
+}
+
+fn c86_dead_successor() -> Outcome {
+    let (origin, _) = closed()?;
+    let site = Site::start(origin.address, "")?;
+    let mut client = site.client()?;
+    // Nobody waits.
+    signal(&site, "-QUIT")?;
+    eventually("it says so", || {
+        let said = events(&site);
+        Ok(said
+            .contains("no `tidegate run --upgrade` waits")
+            .then_some(()))
+    })?;
+    // Somebody waits, and is stopped before it can say that it serves.
+    let config = site.dir.path().join("tidegate.toml");
+    let mut child = successor(&site, &config, "successor")?;
+    tell(&child, "-STOP")?;
+    signal(&site, "-QUIT")?;
+    client.get("/open", "")?.is(200)?;
+    tell(&child, "-KILL")?;
+    child.wait().map_err(|e| e.to_string())?;
+    eventually("it serves on", || {
+        let said = events(&site);
+        Ok(said
+            .contains("the successor did not come to serve")
+            .then_some(()))
+    })?;
+    client.get("/open", "")?.is(200)?;
+    site.get("/open", "")?.is(200)?;
+    site.proxy.healthy()?;
+    // And the next one is taken as if nothing had been.
+    let mut child = successor(&site, &config, "next")?;
+    signal(&site, "-QUIT")?;
+    ends(&site)?;
+    site.get("/open", "")?.is(200)?;
+    tell(&child, "-TERM")?;
+    child.wait().map_err(|e| e.to_string()).map(drop)
+}
+
+/// Clients that come again when they are told to go: each of their requests is answered, whole, at the first try.
+fn c86_upgrades_under_load() -> Outcome {
+    const UPGRADES: usize = 3;
+    let (origin, gate) = closed()?;
+    gate.open();
+    let site = Site::start(origin.address, "")?;
+    let over = AtomicBool::new(false);
+    let answered = AtomicUsize::new(0);
+    let ask = || {
+        let mut client = site.client()?;
+        while !over.load(Ordering::Relaxed) {
+            let reply = client.get("/open", "")?.is(200)?;
+            equal("page", reply.text(), "page".into())?;
+            answered.fetch_add(1, Ordering::Relaxed);
+            if reply.field("connection") == "close" {
+                client = site.client()?;
+            }
+        }
+        Ok(())
+    };
+    let upgrade = || {
+        let config = site.dir.path().join("tidegate.toml");
+        let mut old: Option<Child> = None;
+        for turn in 0..UPGRADES {
+            let new = successor(&site, &config, &format!("successor-{turn}"))?;
+            match &mut old {
+                None => {
+                    signal(&site, "-QUIT")?;
+                    ends(&site)?;
+                }
+                Some(old) => {
+                    tell(old, "-QUIT")?;
+                    let status = old.wait().map_err(|e| e.to_string())?;
+                    equal("the old one's end", status.code(), Some(0))?;
+                }
+            }
+            let before = answered.load(Ordering::Relaxed);
+            eventually("the new one answers", || {
+                Ok((answered.load(Ordering::Relaxed) > before + 100).then_some(()))
+            })?;
+            old = Some(new);
+        }
+        Ok(old)
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+        let last: Result<Option<Child>, String> = upgrade();
+        over.store(true, Ordering::Relaxed);
+        let joined = |client: thread::ScopedJoinHandle<'_, Outcome>| {
+            client.join().unwrap_or(Err("a client panicked".into()))
+        };
+        let asked = clients.into_iter().try_for_each(joined);
+        if let Some(mut last) = last? {
+            tell(&last, "-TERM")?;
+            last.wait().map_err(|e| e.to_string())?;
+        }
+        asked
+    })
 }
 
 fn c86_nobody() -> Outcome {

@@ -1,0 +1,230 @@
+//! The way in: a listener, its accepting loops, and a connection on its way to its protocol.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use pingora::server::ShutdownWatch;
+use pingora::services::background::BackgroundService;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::asking::Whence;
+use super::guests::Guest;
+use super::problem::Problem;
+use super::stream::Stream;
+use super::watch::Post;
+use super::wire::{Pace, Wire};
+use super::{Site, h1, h2};
+use crate::rules::host::Scheme;
+
+/// A loop that has not turned for this long is not alive.
+const ALIVE: Duration = Duration::from_secs(5);
+const BEAT: Duration = Duration::from_millis(500);
+/// Loops that accept: one never keeps all the workers of a large machine busy.
+const LOOPS: usize = 4;
+/// What a loop rests when a connection could not be accepted, for want of descriptors most likely.
+const RESTS: Duration = Duration::from_millis(50);
+/// Idle connections that make room for one that found no descriptor.
+const MADE_ROOM: usize = 64;
+
+/// A listener, as its visitors meet it.
+pub struct Door {
+    /// None: plain HTTP.
+    pub tls: Option<TlsAcceptor>,
+    /// It lets nobody in, but sends everybody to HTTPS on this port.
+    pub redirect: Option<u16>,
+}
+
+impl Door {
+    fn scheme(&self) -> Scheme {
+        match self.tls {
+            Some(_) => Scheme::Https,
+            None => Scheme::Http,
+        }
+    }
+}
+
+/// A listener's service: it accepts until the engine is told to stop, and then closes the listener.
+pub struct Front {
+    site: Arc<Site>,
+    door: Arc<Door>,
+    listener: Mutex<Option<TcpListener>>,
+    /// Doors that are not open yet, of all there are.
+    closed: Arc<AtomicUsize>,
+}
+
+impl Front {
+    /// `listener` doesn't block. `closed` is counted down when it is being accepted from.
+    pub fn new(
+        site: Arc<Site>,
+        door: Door,
+        listener: TcpListener,
+        closed: Arc<AtomicUsize>,
+    ) -> Front {
+        Front {
+            site,
+            door: Arc::new(door),
+            listener: Mutex::new(Some(listener)),
+            closed,
+        }
+    }
+
+    /// Shows that the workers' loops turn.
+    fn beat(&self) {
+        let whose = match self.door.redirect {
+            Some(_) => "redirect",
+            None => "workers",
+        };
+        let heart = self.site.health.heartbeat(whose, ALIVE);
+        tokio::spawn(async move {
+            loop {
+                heart.beat();
+                tokio::time::sleep(BEAT).await;
+            }
+        });
+    }
+}
+
+#[async_trait]
+impl BackgroundService for Front {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let listener = self.listener.lock().take();
+        let listener = listener.map(tokio::net::TcpListener::from_std);
+        let listener = match listener {
+            Some(Ok(listener)) => Arc::new(listener),
+            Some(Err(error)) => return tracing::error!(%error, "a listener is lost"),
+            None => return,
+        };
+        let threads = self.site.policy.load().listen.threads;
+        let loops: Vec<_> = (0..threads.clamp(1, LOOPS))
+            .map(|_| {
+                let (site, door) = (Arc::clone(&self.site), Arc::clone(&self.door));
+                tokio::spawn(accept(site, door, Arc::clone(&listener)))
+            })
+            .collect();
+        self.beat();
+        self.closed.fetch_sub(1, Ordering::Release);
+        // Its sender is never dropped before it has told.
+        let _ = shutdown.changed().await;
+        loops.iter().for_each(tokio::task::JoinHandle::abort);
+        // Who has connected already is let in.
+        while let Some(Ok((socket, client))) = now(listener.accept()).await {
+            admit(&self.site, &self.door, socket, client);
+        }
+    }
+}
+
+/// What a future is ready with, if it is.
+async fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(ready) => Poll::Ready(Some(ready)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+async fn accept(site: Arc<Site>, door: Arc<Door>, listener: Arc<tokio::net::TcpListener>) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, client)) => admit(&site, &door, socket, client),
+            // It left before it was let in.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                site.watch.shed(MADE_ROOM);
+                tokio::time::sleep(RESTS).await;
+            }
+        }
+    }
+}
+
+fn admit(site: &Arc<Site>, door: &Arc<Door>, socket: TcpStream, client: SocketAddr) {
+    site.connections.add(1);
+    let client = client.ip();
+    let listen = &site.policy.load().listen;
+    let Some(guest) = site.guests.admit(client, listen, &site.watch) else {
+        return;
+    };
+    // Without it an answer's end may wait for the client to acknowledge its beginning.
+    if let Err(error) = socket.set_nodelay(true) {
+        return tracing::debug!(%error, "a connection that is gone already");
+    }
+    let (site, door) = (Arc::clone(site), Arc::clone(door));
+    tokio::spawn(enter(site, door, socket, client, guest));
+}
+
+/// One connection, from its first byte to its last.
+async fn enter(site: Arc<Site>, door: Arc<Door>, socket: TcpStream, client: IpAddr, _place: Guest) {
+    // A connection that says nothing at all has as long as one that says half a head, or half of TLS's greeting.
+    let post = site.watch.enroll();
+    post.arm(site.policy.load().listen.head_deadline);
+    let stream = match &door.tls {
+        None => Stream::Plain(socket),
+        // Apart, so that a connection does not keep the room its handshake took.
+        Some(tls) => match Box::pin(shake_hands(&site, tls, socket, &post)).await {
+            Some(stream) => stream,
+            None => return,
+        },
+    };
+    let whence = Whence {
+        client,
+        scheme: door.scheme(),
+        http2: false,
+        redirect: door.redirect,
+    };
+    drop(door);
+    match stream.protocol() {
+        Some(super::HTTP2) => Box::pin(h2::serve(site, stream, post, Bytes::new(), whence)).await,
+        _ => h1::serve(site, stream, post, whence).await,
+    }
+}
+
+/// Takes a connection into TLS, until its deadline.
+async fn shake_hands(
+    site: &Site,
+    tls: &TlsAcceptor,
+    socket: TcpStream,
+    post: &Arc<Post>,
+) -> Option<Stream> {
+    let pace = Pace::of(&site.policy.load());
+    let hands = async {
+        let mut first = [0];
+        let read = socket.peek(&mut first).await?;
+        if read == 1 && first[0] != HANDSHAKE {
+            let (mut head, mut body) = (Vec::new(), Vec::new());
+            Problem::plain_http().render(false, false, None, &mut head, &mut body);
+            head.extend_from_slice(b"Connection: close\r\n\r\n");
+            let mut wire = Wire::new(Stream::Plain(socket), Arc::clone(post), pace);
+            wire.send_body(&head, &[body.into()], false).await?;
+            wire.close_gently().await;
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        tls.accept(socket).await
+    };
+    let mut hands = std::pin::pin!(hands);
+    let shaken = std::future::poll_fn(|cx| match hands.as_mut().poll(cx) {
+        Poll::Pending => post
+            .poll_due(cx)
+            .map(|()| Err(io::ErrorKind::TimedOut.into())),
+        shaken => shaken,
+    });
+    match shaken.await {
+        Ok(stream) => Some(Stream::Tls(Box::new(stream))),
+        Err(error) => {
+            site.failed_handshakes.add(1);
+            tracing::debug!(%error, "no TLS");
+            None
+        }
+    }
+}
+
+/// What the first record of TLS begins with (RFC 8446 §5.1).
+const HANDSHAKE: u8 = 22;
