@@ -15,6 +15,7 @@ pub struct Outcome {
     pub end: End,
     pub status: u16,
     pub cache_status: Option<String>,
+    pub request_id: Option<String>,
 }
 
 struct Slot {
@@ -90,6 +91,15 @@ impl Clients {
         }
     }
 
+    /// The same, unless nobody listens.
+    pub fn try_ask(&mut self, number: usize, path: &str, expected: Body, intended: u64) -> bool {
+        let connected = self.ensure_connected(number);
+        if connected {
+            self.ask(number, path, expected, intended);
+        }
+        connected
+    }
+
     /// Waits at most `timeout_ms` and gives each finished request to `finished`.
     pub fn poll(&mut self, timeout_ms: i32, mut finished: impl FnMut(Outcome)) {
         let mut ready = std::mem::take(&mut self.ready);
@@ -143,6 +153,7 @@ impl Clients {
             end,
             status: asking.response.status,
             cache_status: asking.response.field("cache-status").map(str::to_owned),
+            request_id: asking.response.field("x-request-id").map(str::to_owned),
         })
     }
 

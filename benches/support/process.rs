@@ -19,10 +19,16 @@ pub fn find(program: &str) -> Option<PathBuf> {
 }
 
 pub struct Server {
-    child: Child,
+    /// None once it has ended.
+    child: Option<Child>,
 }
 
 impl Server {
+    /// None at all: a place for one.
+    pub fn none() -> Server {
+        Server { child: None }
+    }
+
     /// Starts a command on `core`, both outputs into `output`, and waits until it listens on `port`.
     pub fn start(
         command: &mut Command,
@@ -30,53 +36,100 @@ impl Server {
         port: u16,
         output: &Path,
     ) -> Result<Server, String> {
+        let listens = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+        Server::start_and_wait(
+            command,
+            core,
+            output,
+            &format!("listen on port {port}"),
+            listens,
+        )
+    }
+
+    /// The same, until its output has `words`.
+    pub fn start_until(
+        command: &mut Command,
+        core: usize,
+        output: &Path,
+        words: &str,
+    ) -> Result<Server, String> {
+        let said = || fs::read_to_string(output).is_ok_and(|said| said.contains(words));
+        Server::start_and_wait(command, core, output, &format!("say \"{words}\""), said)
+    }
+
+    fn start_and_wait(
+        command: &mut Command,
+        core: usize,
+        output: &Path,
+        what: &str,
+        is_there: impl Fn() -> bool,
+    ) -> Result<Server, String> {
         let name = command.get_program().to_string_lossy().into_owned();
         let file = fs::File::create(output).map_err(|e| format!("{}: {e}", output.display()))?;
         let also = file.try_clone().map_err(|e| e.to_string())?;
         command.stdin(Stdio::null()).stdout(file).stderr(also);
         sys::tie(command, core);
-        let child = command.spawn().map_err(|e| format!("{name}: {e}"))?;
-        let mut server = Server { child };
+        let mut child = command.spawn().map_err(|e| format!("{name}: {e}"))?;
         for _ in 0..2000 {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Ok(server);
+            if is_there() {
+                return Ok(Server { child: Some(child) });
             }
-            if let Ok(Some(status)) = server.child.try_wait() {
+            if let Ok(Some(status)) = child.try_wait() {
                 let said = fs::read_to_string(output).unwrap_or_default();
                 return Err(format!("{name} ended ({status}): {}", said.trim()));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        Err(format!("{name} did not listen on port {port} within 10 s"))
+        drop(Server { child: Some(child) });
+        Err(format!("{name} did not {what} within 10 s"))
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.as_ref().map_or(0, Child::id)
     }
 
     pub fn is_running(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+        let child = self.child.as_mut();
+        child.is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// CPU time of the whole tree so far.
     pub fn cpu(&self) -> Cpu {
         Cpu::of_tree(self.pid())
     }
+
+    /// Tells it by a signal to go, and waits at most 30 s until it has, well.
+    pub fn end(mut self, signal: i32) -> Result<(), String> {
+        let mut child = self.child.take().ok_or("there is no process")?;
+        sys::signal(child.id(), signal);
+        for _ in 0..6000 {
+            match child.try_wait() {
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) => return Err(format!("it ended with {status}")),
+                _ => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        self.child = Some(child);
+        Err(format!("it did not end at signal {signal} within 30 s"))
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if !self.is_running() {
+            return;
+        }
         let tree = tree(self.pid());
         sys::signal(self.pid(), libc::SIGTERM);
         for _ in 0..400 {
             if !self.is_running() {
-                break;
+                return;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        if self.is_running() {
-            tree.iter().for_each(|&pid| sys::signal(pid, libc::SIGKILL));
-            let _ = self.child.wait();
+        tree.iter().for_each(|&pid| sys::signal(pid, libc::SIGKILL));
+        if let Some(child) = self.child.as_mut() {
+            let _ = child.wait();
         }
     }
 }
