@@ -71,7 +71,7 @@ container-check: ## Build the container image without Docker and run it; as root
 coverage: tools ## Print what is promised against the tests that carry it
 	cargo test --locked --quiet --test main -- --coverage
 
-.PHONY: bench bench-peers bench-http2 bench-crowd bench-outage soak
+.PHONY: bench bench-peers bench-http2 bench-crowd bench-outage bench-hostile soak
 bench: tools ## Measure the rules and the lookup
 	cargo bench --locked --bench rules
 
@@ -87,6 +87,9 @@ bench-crowd: build ## Send a thousand clients to one cold page
 
 bench-outage: build ## Break the origin in every way, after warming
 	cargo bench --locked --bench outage -- $(ARGS)
+
+bench-hostile: build ## Run the hostile wire scripts against nginx, Varnish and HAProxy too
+	cargo bench --locked --bench hostile -- $(ARGS)
 
 soak: build ## Watch resident memory under a million pages and slow readers
 	cargo bench --locked --bench memory -- $(ARGS)
