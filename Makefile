@@ -71,7 +71,7 @@ container-check: ## Build the container image without Docker and run it; as root
 coverage: tools ## Print what is promised against the tests that carry it
 	cargo test --locked --quiet --test main -- --coverage
 
-.PHONY: bench bench-peers bench-http2 bench-crowd bench-outage bench-upgrade soak
+.PHONY: bench bench-peers bench-http2 bench-crowd bench-outage bench-upgrade bench-hostile soak
 bench: tools ## Measure the rules and the lookup
 	cargo bench --locked --bench rules
 
@@ -90,6 +90,9 @@ bench-outage: build ## Break the origin in every way, after warming
 
 bench-upgrade: build ## Change the binary and restart it under load
 	cargo bench --locked --bench upgrade -- $(ARGS)
+
+bench-hostile: build ## Run the hostile wire scripts against nginx, Varnish and HAProxy too
+	cargo bench --locked --bench hostile -- $(ARGS)
 
 soak: build ## Watch resident memory under a million pages and slow readers
 	cargo bench --locked --bench memory -- $(ARGS)

@@ -123,6 +123,11 @@ fn compare(args: &Args) -> Result<Checks, String> {
         shm: shm.path(),
         origin: origin.port,
         core: server_core,
+        configs: [
+            include_str!("nginx.conf"),
+            include_str!("haproxy.cfg"),
+            include_str!("varnish.vcl"),
+        ],
     };
     let mut contenders = vec![servers::start_tidegate(OURS, None, &place)?];
     if let Some(build) = std::env::var_os("TIDEGATE_BEFORE") {

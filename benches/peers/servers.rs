@@ -24,13 +24,16 @@ pub struct Place<'a> {
     pub shm: &'a Path,
     pub origin: u16,
     pub core: usize,
+    /// What nginx, HAProxy and Varnish are configured with.
+    pub configs: [&'a str; 3],
 }
 
 struct Peer {
     name: &'static str,
     program: &'static str,
     version_flag: &'static str,
-    config: (&'static str, &'static str),
+    /// Its place in [`Place::configs`], and the file that is written.
+    config: (usize, &'static str),
     log: Option<&'static str>,
     arguments: fn(&Place, &Path, u16) -> Vec<String>,
 }
@@ -40,7 +43,7 @@ const PEERS: [Peer; 3] = [
         name: "nginx",
         program: "nginx",
         version_flag: "-v",
-        config: ("nginx.conf", include_str!("nginx.conf")),
+        config: (0, "nginx.conf"),
         log: Some("nginx-access.log"),
         arguments: |place, config, _| vec!["-p".into(), text(place.dir), "-c".into(), text(config)],
     },
@@ -48,7 +51,7 @@ const PEERS: [Peer; 3] = [
         name: "haproxy",
         program: "haproxy",
         version_flag: "-v",
-        config: ("haproxy.cfg", include_str!("haproxy.cfg")),
+        config: (1, "haproxy.cfg"),
         log: None,
         arguments: |_, config, _| vec!["-db".into(), "-f".into(), text(config)],
     },
@@ -56,7 +59,7 @@ const PEERS: [Peer; 3] = [
         name: "varnish",
         program: "varnishd",
         version_flag: "-V",
-        config: ("varnish.vcl", include_str!("varnish.vcl")),
+        config: (2, "varnish.vcl"),
         log: None,
         arguments: |place, config, port| {
             let listen = format!("127.0.0.1:{port}");
@@ -130,9 +133,9 @@ pub fn start_tidegate(
 
 fn start(peer: &Peer, program: &Path, place: &Place) -> Result<Contender, String> {
     let port = sys::free_port();
-    let (file, template) = peer.config;
+    let (which, file) = peer.config;
     let config = place.dir.join(file);
-    let filled = template
+    let filled = place.configs[which]
         .replace("{user}", if sys::is_root() { "user root;" } else { "" })
         .replace("{dir}", &text(place.dir))
         .replace("{shm}", &text(place.shm))

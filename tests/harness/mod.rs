@@ -10,14 +10,14 @@ mod actor;
 mod check;
 pub mod clock;
 pub mod coverage;
-mod meet;
+pub mod meet;
 mod origin;
 pub mod proxy;
 pub mod script;
-mod speak;
+pub mod speak;
 pub mod stage;
 mod steps;
-mod text;
+pub mod text;
 mod tree;
 pub mod wire;
 

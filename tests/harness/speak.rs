@@ -53,25 +53,8 @@ impl Actor<'_> {
     }
 
     pub fn request(&mut self, request: &Request) -> Result<(), String> {
-        let message = &request.message;
         let stage = Arc::clone(self.stage);
-        let bytes = stage.scoped(|scope| {
-            let mut head = bytes(
-                &format!(
-                    "{} {} {}\r\n",
-                    request.method, request.target, request.version
-                ),
-                scope,
-            )?;
-            let without = message
-                .without
-                .iter()
-                .any(|name| name.eq_ignore_ascii_case("host"));
-            if !message.has("host") && !without {
-                head.extend(b"Host: site.test\r\n");
-            }
-            write_message(head, message, true, scope)
-        })?;
+        let bytes = stage.scoped(|scope| request_bytes(request, scope))?;
         self.open()?;
         self.methods.push_back(request.method.clone());
         self.write(&bytes)
@@ -79,7 +62,6 @@ impl Actor<'_> {
 
     pub fn respond(&mut self, respond: &Respond) -> Result<(), String> {
         let stage = Arc::clone(self.stage);
-        let message = &respond.message;
         let asked = self.asked.as_ref();
         let to_head = asked.is_some_and(|asked| asked.method == "HEAD");
         // `{asked}` is what was asked, `{asked Cookie}` a field of it: an origin may reflect.
@@ -97,19 +79,10 @@ impl Actor<'_> {
                 names: &names,
                 ..*scope
             };
-            let mut head = bytes(
-                &format!("HTTP/1.1 {} {}\r\n", respond.status, respond.reason),
-                scope,
-            )?;
-            let no_body = respond.status < 200 || matches!(respond.status, 204 | 304);
-            let given = message.body.is_some() || message.chunks.is_some();
-            if !given && !no_body && !respond.head && !framed(message) {
-                head.extend(b"Content-Length: 0\r\n");
-            }
-            write_message(head, message, !to_head, scope)
+            respond_bytes(respond, to_head, scope)
         })?;
         self.write(&bytes)?;
-        if message.until_close {
+        if respond.message.until_close {
             self.conn = None;
         }
         Ok(())
@@ -305,6 +278,37 @@ fn status_of(head: &Head) -> Result<u16, String> {
         }
         _ => Err(format!("not a status line: {:?}", head.start)),
     }
+}
+
+/// A request as it goes out; Host is `site.test` where the script says none.
+pub fn request_bytes(request: &Request, scope: &Scope) -> Result<Vec<u8>, String> {
+    let message = &request.message;
+    let start = format!(
+        "{} {} {}\r\n",
+        request.method, request.target, request.version
+    );
+    let mut head = bytes(&start, scope)?;
+    let without = message
+        .without
+        .iter()
+        .any(|name| name.eq_ignore_ascii_case("host"));
+    if !message.has("host") && !without {
+        head.extend(b"Host: site.test\r\n");
+    }
+    write_message(head, message, true, scope)
+}
+
+/// An answer as it goes out, without its body where it is one `to_head`.
+pub fn respond_bytes(respond: &Respond, to_head: bool, scope: &Scope) -> Result<Vec<u8>, String> {
+    let message = &respond.message;
+    let start = format!("HTTP/1.1 {} {}\r\n", respond.status, respond.reason);
+    let mut head = bytes(&start, scope)?;
+    let no_body = respond.status < 200 || matches!(respond.status, 204 | 304);
+    let given = message.body.is_some() || message.chunks.is_some();
+    if !given && !no_body && !respond.head && !framed(message) {
+        head.extend(b"Content-Length: 0\r\n");
+    }
+    write_message(head, message, !to_head, scope)
 }
 
 fn framed(message: &script::Message) -> bool {
