@@ -1,9 +1,10 @@
 //! What wire scripts cannot say: the flight table under a model checker, the arrows between rooms, the invariants
-//! of the architecture, hot pages, origins and clients that speak TLS and HTTP/2, what `tidegate health` makes of odd
+//! of the architecture, a browser at the demo site, hot pages, origins and clients that speak TLS and HTTP/2, what `tidegate health` makes of odd
 //! answers, that the container's files say what is true, mutated requests at a strict origin,
 //! the corpora of what is fuzzed.
 
 mod arrows;
+mod browser;
 mod container;
 mod corpus;
 mod differential;
@@ -24,6 +25,7 @@ mod tls;
 pub fn tests() -> Vec<Test> {
     [
         arrows::tests(),
+        browser::tests(),
         container::tests(),
         corpus::tests(),
         differential::tests(),
