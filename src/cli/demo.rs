@@ -30,7 +30,8 @@ pub fn run(args: &Demo) -> Result<(), String> {
     let origin =
         origin::start().map_err(|error| format!("the demo's origin cannot start: {error}"))?;
     let policy = crate::config::compile("demo", &config(args, origin))?;
-    print!("{}", greeting(args, origin));
+    // Who can't be greeted can still be served.
+    let _ = super::print(&greeting(args, origin));
     crate::server::run(policy)
 }
 

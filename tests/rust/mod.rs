@@ -1,10 +1,12 @@
 //! What wire scripts cannot say: the flight table under a model checker, the arrows between rooms, the invariants
 //! of the architecture, a browser at the demo site, hot pages, origins and clients that speak TLS and HTTP/2, what `tidegate health` makes of odd
-//! answers, that the container's files say what is true, mutated requests at a strict origin,
+//! answers, clocks that jump, what happens
+//! when files, memory or disk run out, that the container's files say what is true, mutated requests at a strict origin,
 //! the corpora of what is fuzzed.
 
 mod arrows;
 mod browser;
+mod clocks;
 mod container;
 mod corpus;
 mod differential;
@@ -18,6 +20,7 @@ mod lifecycle;
 mod origins;
 #[path = "../../fuzz/src/lib.rs"]
 mod properties;
+mod scarce;
 mod site;
 mod tls;
 
@@ -26,6 +29,7 @@ pub fn tests() -> Vec<Test> {
     [
         arrows::tests(),
         browser::tests(),
+        clocks::tests(),
         container::tests(),
         corpus::tests(),
         differential::tests(),
@@ -37,6 +41,7 @@ pub fn tests() -> Vec<Test> {
         invariants::tests(),
         lifecycle::tests(),
         origins::tests(),
+        scarce::tests(),
         tls::tests(),
     ]
     .concat()
