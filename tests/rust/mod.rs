@@ -11,6 +11,8 @@ mod container;
 mod corpus;
 mod differential;
 mod flight_table;
+mod floods;
+mod frames;
 mod guests;
 mod health;
 mod hot;
