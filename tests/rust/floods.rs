@@ -12,13 +12,13 @@ pub struct Flood {
     pub settings: Vec<u8>,
     pub first: Vec<u8>,
     /// By a number that begins with 1 and grows by 2: streams, mostly.
-    pub says: Box<dyn Fn(u32) -> Vec<u8> + Send>,
+    pub says: Box<dyn Fn(u32) -> Vec<u8> + Send + Sync>,
     /// How often a second, to be an attack and leave its own machine time for others.
     pub pace: u32,
 }
 
 impl Flood {
-    fn new(name: &'static str, says: impl Fn(u32) -> Vec<u8> + Send + 'static) -> Flood {
+    fn new(name: &'static str, says: impl Fn(u32) -> Vec<u8> + Send + Sync + 'static) -> Flood {
         Flood {
             name,
             settings: Vec::new(),
@@ -67,7 +67,8 @@ pub fn floods() -> Vec<Flood> {
             [get(n, END_HEADERS), wider(n, 0)].concat()
         }),
         Flood::new("continuation", move |_| frame(CONTINUATION, 0, 1, &crumbs))
-            .after(get(1, END_STREAM)),
+            .after(get(1, END_STREAM))
+            .heavy(),
         Flood::new("settings", |_| {
             frame(SETTINGS, 0, 0, &initial_window(65_535))
         }),
