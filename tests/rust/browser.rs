@@ -260,7 +260,7 @@ impl Browser {
             calls: 0,
             tab: None,
             events: Vec::new(),
-            profile: profile,
+            profile,
         };
         browser.open()?;
         Ok(browser)
