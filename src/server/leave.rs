@@ -1,13 +1,15 @@
 //! How the process goes: told by a signal, it lets nobody in any more and waits for who is inside.
 
+use std::panic;
 use std::sync::Arc;
+use std::thread;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::admin::Health;
 use crate::front::Site;
@@ -26,8 +28,9 @@ pub fn run_until_told(server: Server, site: &Arc<Site>, health: &Health) -> Resu
         .map_err(told)?;
     let (stop, stopped) = oneshot::channel();
     let (running, ended) = oneshot::channel::<()>();
-    std::thread::Builder::new()
-        .name("engine".into())
+    let panicked = told_of_panics();
+    thread::Builder::new()
+        .name(ENGINE.into())
         .spawn(move || {
             // Dropped with the engine, however it ends.
             let _running = running;
@@ -40,6 +43,7 @@ pub fn run_until_told(server: Server, site: &Arc<Site>, health: &Health) -> Resu
         tokio::select! {
             () = stop_signal() => {}
             _ = ended => return Err("the engine has stopped".to_owned()),
+            () = panicked.notified() => return Err("the engine has panicked".to_owned()),
         }
         tracing::info!("draining");
         health.drain();
@@ -62,6 +66,23 @@ pub fn run_until_told(server: Server, site: &Arc<Site>, health: &Health) -> Resu
         }
         Ok(())
     })
+}
+
+const ENGINE: &str = "engine";
+
+/// Notified when the engine's own thread panics, as it does where the system has no more threads for it. Unwinding then
+/// waits for ever for those it has, and nothing else would tell. Panics of workers end there.
+fn told_of_panics() -> Arc<Notify> {
+    let panicked = Arc::new(Notify::new());
+    let tell = Arc::clone(&panicked);
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |about| {
+        before(about);
+        if thread::current().name() == Some(ENGINE) {
+            tell.notify_one();
+        }
+    }));
+    panicked
 }
 
 /// What the engine hears: it closes its listeners, and goes on with what is under way as long as the process lives.

@@ -23,6 +23,7 @@ pub fn tests() -> Vec<Test> {
         ("scarce::c68_a_download_without_end_streams", c68_download),
         ("scarce::c87_out_of_files_hits_go_on", c87_files),
         ("scarce::c87_out_of_memory_hits_go_on", c87_memory),
+        ("scarce::c87_without_room_to_start_it_ends", c87_start),
         ("scarce::c87_full_standard_output_harms_nobody", c87_output),
         ("scarce::c87_the_demo_needs_no_screen", c87_demo),
     ]
@@ -274,6 +275,42 @@ fn narrow(site: &Site) -> Result<Client, String> {
     socket.set_recv_buffer_size(4096).map_err(told)?;
     socket.connect(&site.address.into()).map_err(told)?;
     Client::over(TcpStream::from(socket))
+}
+
+/// With however little it is started: it serves, or it says why not and ends.
+fn c87_start() -> Outcome {
+    let told = |e: std::io::Error| e.to_string();
+    let (mut served, mut ended) = (0, 0);
+    for kib in (20_000..=400_000).step_by(20_000) {
+        let (address, admin) = (free_port(), free_port());
+        let line = format!("ulimit -v {kib}; exec \"$@\"");
+        let mut child = Command::new("sh")
+            .args(["-c", &line, "sh"])
+            .arg(binary())
+            .args(["run", "--origin", "http://127.0.0.1:1"])
+            .args(["--listen", &address.to_string()])
+            .args(["--admin", &admin.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(told)?;
+        let came = eventually(&format!("it serves or ends, with {kib} KiB"), || {
+            if let Some(status) = child.try_wait().map_err(told)? {
+                return Ok(Some(Some(status)));
+            }
+            Ok(TcpStream::connect(address).is_ok().then_some(None))
+        });
+        let _ = child.kill();
+        let _ = child.wait();
+        match came? {
+            None => served += 1,
+            Some(status) if status.success() => return Err(format!("{kib} KiB: {status}")),
+            Some(_) => ended += 1,
+        }
+    }
+    println!("{served} served, {ended} ended");
+    equal("both were seen", served > 0 && ended > 0, true)
 }
 
 fn c87_output() -> Outcome {
