@@ -57,14 +57,14 @@ fn main() -> ExitCode {
         "What a healthy client notices of HTTP/2 floods, and the memory they take.",
         &[(
             "--rounds",
-            "quiet and flooded turns for each flood, 5; thrice as many for one that fails",
+            "quiet and flooded turns for each flood, 4; twice as many for one that fails",
         )],
         measure,
     )
 }
 
 fn measure(args: &Args) -> Result<Checks, String> {
-    let rounds = args.number("--rounds", if args.quick { 1 } else { 5 });
+    let rounds = args.number("--rounds", if args.quick { 1 } else { 4 });
     let (server_core, client_core) = sys::cores();
     sys::pin(client_core);
     let folder = Folder::temporary("floods");
@@ -87,7 +87,7 @@ fn measure(args: &Args) -> Result<Checks, String> {
         all.take(rounds, &server, port, &flood)?;
         if !all.passes() {
             // On a machine with other work: more rounds, and the median of all of them.
-            all.take(2 * rounds, &server, port, &flood)?;
+            all.take(rounds, &server, port, &flood)?;
         }
         let ms = |turn, client| format!("{:.2}", all.p99(turn, client) / 1e6);
         rows.push(vec![
