@@ -28,6 +28,7 @@ build: tools ## Build the release binary
 
 .PHONY: test
 test: tools venv ## Run all tests, after installing what they need
+	@.ci/need chromium faketime
 	@mkdir -p $(TARGET)
 	@failed=0; \
 	cargo test --locked --no-fail-fast 2>&1 | tee $(TARGET)/test.log || failed=1; \
@@ -71,7 +72,7 @@ container-check: ## Build the container image without Docker and run it; as root
 coverage: tools ## Print what is promised against the tests that carry it
 	cargo test --locked --quiet --test main -- --coverage
 
-.PHONY: bench bench-peers bench-http2 bench-crowd bench-outage bench-upgrade bench-hostile soak
+.PHONY: bench bench-peers bench-http2 bench-floods bench-crowd bench-outage bench-upgrade bench-hostile soak
 bench: tools ## Measure the rules and the lookup
 	cargo bench --locked --bench rules
 
@@ -81,6 +82,9 @@ bench-peers: build ## Measure a hit beside nginx, Varnish and HAProxy
 bench-http2: build ## Measure HTTP/2 beside nginx, and idle connections
 	@.ci/need h2load=nghttp2-client
 	cargo bench --locked --bench http2 -- $(ARGS)
+
+bench-floods: build ## Flood it with HTTP/2 while healthy clients ask
+	cargo bench --locked --bench floods -- $(ARGS)
 
 bench-crowd: build ## Send a thousand clients to one cold page
 	cargo bench --locked --bench crowd -- $(ARGS)

@@ -5,6 +5,7 @@
 //! an invalidation bumps its key's, and what was fetched under an earlier one is not stored.
 
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -291,7 +292,8 @@ impl Store {
     }
 
     /// Makes room for what is on its way: evicts pages, longest unread first and none that is being read, until the
-    /// account is down to four fifths. Blocking.
+    /// account is down to four fifths. Those read last stay, up to an eighth of the cap: what slow readers hold is no
+    /// reason to have nothing for the others. Blocking.
     pub fn shed(&self) {
         let goal = self.memory.cap() / 5 * 4;
         let mut need = self.memory.used().saturating_sub(goal);
@@ -299,16 +301,25 @@ impl Store {
             return;
         }
         self.refused.lock().clear();
-        let mut pages: Vec<(u64, Arc<Slot>)> = self
+        let is_read = |entry: &Arc<Entry>| Arc::strong_count(entry) > 1;
+        // Of those read in the same second the newest goes first: the others have been asked for again.
+        let mut pages: Vec<(u64, Reverse<Moment>, Arc<Slot>)> = self
             .pages
             .iter()
-            .map(|(_, slot)| (slot.touched.load(Ordering::Relaxed), slot))
+            .filter(|(_, slot)| !slot.variants.iter().any(is_read))
+            .map(|(_, slot)| {
+                let touched = slot.touched.load(Ordering::Relaxed) / 1_000;
+                (touched, Reverse(slot.put), slot)
+            })
             .collect();
-        pages.sort_unstable_by_key(|(touched, _)| *touched);
-        for (_, slot) in pages {
+        pages.sort_unstable_by_key(|(touched, put, _)| (*touched, *put));
+        let unread: usize = pages.iter().map(|(.., slot)| slot.weight() as usize).sum();
+        need = need.min(unread.saturating_sub(self.memory.cap() / 8));
+        for (.., slot) in pages {
             if need == 0 {
                 break;
             }
+            // Somebody may have come meanwhile.
             if slot.variants.iter().any(Entry::is_read) {
                 continue;
             }

@@ -7,6 +7,7 @@ mod posts;
 mod site;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::server::{Start, reachable};
 
@@ -19,6 +20,9 @@ pub struct Demo {
     /// Where /metrics, /healthz and /readyz are
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9901")]
     pub admin: SocketAddr,
+    /// Speak HTTPS, with the fullchain.pem and privkey.pem in FOLDER
+    #[arg(long, value_name = "FOLDER")]
+    pub certificate: Option<PathBuf>,
 }
 
 /// Starts the blog, says what to open, and serves until it is told to stop.
@@ -26,16 +30,24 @@ pub fn run(args: &Demo) -> Result<(), String> {
     let origin =
         origin::start().map_err(|error| format!("the demo's origin cannot start: {error}"))?;
     let policy = crate::config::compile("demo", &config(args, origin))?;
-    print!("{}", greeting(args, origin));
+    // Who can't be greeted can still be served.
+    let _ = super::print(&greeting(args, origin));
     crate::server::run(policy, Start::Fresh)
 }
 
 /// The whole configuration: everything left out is the default. The access log is off, so that the
 /// greeting stays on the screen.
 fn config(args: &Demo, origin: SocketAddr) -> String {
-    let Demo { listen, admin } = args;
+    let Demo { listen, admin, .. } = args;
+    let tls = match &args.certificate {
+        Some(folder) => {
+            let folder = toml::Value::from(folder.to_string_lossy().into_owned());
+            format!("certificates = [{folder}]\n")
+        }
+        None => String::new(),
+    };
     format!(
-        "[listen]\naddress = \"{listen}\"\n\n\
+        "[listen]\naddress = \"{listen}\"\n{tls}\n\
          [admin]\naddress = \"{admin}\"\n\n\
          [log]\naccess = \"off\"\n\n\
          [[upstream]]\nname = \"demo\"\nservers = [\"http://{origin}\"]\n"
@@ -43,14 +55,19 @@ fn config(args: &Demo, origin: SocketAddr) -> String {
 }
 
 fn greeting(args: &Demo, origin: SocketAddr) -> String {
-    let site = reachable(args.listen);
+    // Who tries it with a certificate has most likely made it themselves: curl is told not to mind.
+    let (scheme, curl) = match args.certificate {
+        Some(_) => ("https", "curl -k "),
+        None => ("http", "curl "),
+    };
+    let site = format!("{scheme}://{}", reachable(args.listen));
     let admin = reachable(args.admin);
     format!(
         "\n  Tidegate is in front of a small demo blog.\n\n  \
-         Open     http://{site}/\n  \
-         Try      curl -si http://{site}/posts/slack-water | grep -iE '^(HTTP|age|cache-status)'\n           \
+         Open     {site}/\n  \
+         Try      {curl}-si {site}/posts/slack-water | grep -iE '^(HTTP|age|cache-status)'\n           \
          the same again: first a miss that is stored, then a hit with its Age\n  \
-         Crowd    seq 50 | xargs -P 50 -I@ curl -s -o /dev/null -w '%{{time_total}}\\n' http://{site}/slow\n           \
+         Crowd    seq 50 | xargs -P 50 -I@ {curl}-s -o /dev/null -w '%{{time_total}}\\n' {site}/slow\n           \
          fifty visitors at once on a page that takes two seconds: one request for the blog\n  \
          Metrics  http://{admin}/metrics\n  \
          Origin   http://{origin}/ (the blog itself, without the proxy)\n\n  \
@@ -66,6 +83,7 @@ mod tests {
         Demo {
             listen: listen.parse().expect("an address"),
             admin: SocketAddr::from(([127, 0, 0, 1], 9901)),
+            certificate: None,
         }
     }
 
@@ -76,6 +94,27 @@ mod tests {
             SocketAddr::from(([127, 0, 0, 1], 4000)),
         );
         assert!(crate::config::compile("demo", &text).is_ok(), "{text}");
+    }
+
+    #[test]
+    fn a_certificate_is_the_listeners() {
+        let secure = Demo {
+            certificate: Some("/a \"b\"".into()),
+            ..args("127.0.0.1:8443")
+        };
+        let origin = SocketAddr::from(([127, 0, 0, 1], 4000));
+        let text = config(&secure, origin);
+        let table: toml::Table = text.parse().expect("TOML");
+        assert_eq!(
+            table["listen"]["certificates"][0].as_str(),
+            Some("/a \"b\"")
+        );
+        let text = greeting(&secure, origin);
+        assert!(
+            text.contains("Open     https://127.0.0.1:8443/\n"),
+            "{text}"
+        );
+        assert_eq!(text.matches("curl -k -").count(), 2, "{text}");
     }
 
     #[test]

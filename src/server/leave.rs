@@ -2,13 +2,16 @@
 //! hand its sockets over.
 
 use std::net::{SocketAddr, TcpListener};
+use std::panic;
+use std::sync::Arc;
+use std::thread;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_blocking;
 
 use super::handover;
@@ -79,8 +82,9 @@ impl Leave {
         let Leave { runtime, signals } = self;
         let (stop, stopped) = oneshot::channel();
         let (running, ended) = oneshot::channel::<()>();
-        std::thread::Builder::new()
-            .name("engine".into())
+        let panicked = told_of_panics();
+        thread::Builder::new()
+            .name(ENGINE.into())
             .spawn(move || {
                 // Dropped with the engine, however it ends.
                 let _running = running;
@@ -93,6 +97,7 @@ impl Leave {
             tokio::select! {
                 served = drain_when_told(signals, stop, site, health, sockets, begun) => served,
                 _ = ended => Err("the engine has stopped".to_owned()),
+                () = panicked.notified() => Err("the engine has panicked".to_owned()),
             }
         });
         // A thread that still waits for a successor is not waited for.
@@ -136,6 +141,23 @@ async fn drain_when_told(
         () = signals.stop() => tracing::warn!("told twice: requests were still in flight"),
     }
     Ok(())
+}
+
+const ENGINE: &str = "engine";
+
+/// Notified when the engine's own thread panics, as it does where the system has no more threads for it. Unwinding then
+/// waits for ever for those it has, and nothing else would tell. Panics of workers end there.
+fn told_of_panics() -> Arc<Notify> {
+    let panicked = Arc::new(Notify::new());
+    let tell = Arc::clone(&panicked);
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |about| {
+        before(about);
+        if thread::current().name() == Some(ENGINE) {
+            tell.notify_one();
+        }
+    }));
+    panicked
 }
 
 /// What the engine hears: it closes its listeners, and goes on with what is under way as long as the process lives.

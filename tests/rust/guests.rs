@@ -1,13 +1,11 @@
 //! Many connections: caps in all and for each client, and files kept for those who need them.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use socket2::{Domain, Socket, Type};
 
-use super::site::{Client, Gate, Origin, Site, answer, binary, equal, eventually};
+use super::site::{Client, Gate, Origin, Site, answer, equal, eventually};
 use super::{Outcome, Test};
 use crate::harness::wire::Conn;
 
@@ -106,15 +104,9 @@ fn c66_busy_stay() -> Outcome {
 }
 
 fn c66_files() -> Outcome {
-    let told = |e: std::io::Error| e.to_string();
     let origin = origin()?;
-    let folder = tempfile::tempdir().map_err(told)?;
-    let program = folder.path().join("few-files");
-    let script = format!("#!/bin/sh\nulimit -n 200\nexec {:?} \"$@\"\n", binary());
-    fs::write(&program, script).map_err(told)?;
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).map_err(told)?;
     let more = "[listen]\nmax_connections_per_client = 100000";
-    let site = Site::start_as(&program, origin.address, more)?;
+    let site = Site::start_after("ulimit -n 200; exec", origin.address, more)?;
     let mut all = idle(&site, 600)?;
     // A page that has to be fetched, and an operator who looks.
     site.get("/cold", "")?.is(200)?;

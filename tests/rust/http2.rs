@@ -1,7 +1,7 @@
 //! Clients that speak HTTP/2: the same answers, whole or broken off, the same refusals, and what floods them.
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
@@ -12,6 +12,11 @@ use h2::client::SendRequest;
 use http::{HeaderMap, Request};
 use tokio::runtime::{Builder, Runtime};
 
+use super::floods::floods;
+use super::frames::{
+    ACK, DATA, END_HEADERS, END_STREAM, Field, GET, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM,
+    Raw, SETTINGS, WINDOW_UPDATE, frame, literals,
+};
 use super::site::{Asked, Gate, Origin, Site, answer, equal, eventually};
 use super::{Outcome, Test};
 use crate::harness::wire::{Conn, PATIENCE};
@@ -29,7 +34,12 @@ pub fn tests() -> Vec<Test> {
         ("http2::a_broken_answer_is_a_reset_stream", broken),
         ("http2::a_crowd_on_one_connection_is_one_fetch", crowd),
         ("http2::c19_no_downgrade_reaches_an_origin", c19_downgrades),
+        ("http2::c07_trailers_go_no_further", c07_trailers),
         ("http2::c20_floods_cost_little_and_harm_nobody", c20_floods),
+        (
+            "http2::rfc9113_6_9_1_a_window_that_overflows_ends_what_it_is_of",
+            rfc9113_6_9_1_overflow,
+        ),
         ("http2::c64_who_takes_nothing_is_cut", c64_zero_window),
         ("http2::c86_a_drain_says_goaway_and_finishes", c86_drain),
         (
@@ -306,116 +316,6 @@ fn crowd() -> Outcome {
     equal("asked", origin.asked("GET"), 1)
 }
 
-/// A connection of which every byte is the test's.
-struct Raw(TcpStream);
-
-/// A frame's kind, flags, stream and payload.
-type Frame = (u8, u8, u32, Vec<u8>);
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let len = (payload.len() as u32).to_be_bytes();
-    let mut frame = vec![len[1], len[2], len[3], kind, flags];
-    frame.extend_from_slice(&stream.to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
-
-/// Fields as literals that no table remembers (RFC 7541 §6.2.2).
-fn literals(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        block.push(0);
-        for text in [name, value] {
-            assert!(text.len() < 127);
-            block.push(text.len() as u8);
-            block.extend_from_slice(text);
-        }
-    }
-    block
-}
-
-impl Raw {
-    fn connect(to: SocketAddr, settings: &[u8]) -> Result<Raw, String> {
-        let mut raw = Raw(TcpStream::connect(to).map_err(|e| e.to_string())?);
-        raw.patience()?;
-        let preface = [PREFACE, &frame(SETTINGS, 0, 0, settings)[..]].concat();
-        raw.write(&preface)?;
-        Ok(raw)
-    }
-
-    fn patience(&mut self) -> Outcome {
-        let told = |e: std::io::Error| e.to_string();
-        self.0.set_read_timeout(Some(PATIENCE * 2)).map_err(told)?;
-        self.0.set_write_timeout(Some(PATIENCE)).map_err(told)
-    }
-
-    /// Whatever comes, the other side ends it.
-    fn ends(&mut self) -> Outcome {
-        match std::io::copy(&mut self.0, &mut std::io::sink()) {
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                Err("it is still open".into())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Outcome {
-        self.0.write_all(bytes).map_err(|e| e.to_string())
-    }
-
-    /// The next frame; none at the end.
-    fn frame(&mut self) -> Option<Frame> {
-        let mut head = [0; 9];
-        self.0.read_exact(&mut head).ok()?;
-        let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        let stream = u32::from_be_bytes([head[5] & 127, head[6], head[7], head[8]]);
-        let mut payload = vec![0; len as usize];
-        self.0.read_exact(&mut payload).ok()?;
-        Some((head[3], head[4], stream, payload))
-    }
-
-    /// What became of stream 1.
-    fn verdict(&mut self) -> &'static str {
-        loop {
-            match self.frame() {
-                Some((HEADERS, _, 1, block)) => {
-                    // Past a size update, the status: 200 is the eighth of the static table.
-                    let block = block.iter().find(|byte| **byte & 0xe0 != 0x20);
-                    return if block == Some(&0x88) {
-                        "200"
-                    } else {
-                        "refused"
-                    };
-                }
-                Some((RST_STREAM | GOAWAY, ..)) | None => return "refused",
-                Some(_) => {}
-            }
-        }
-    }
-}
-
-type Field = (&'static [u8], &'static [u8]);
-
-const GET: [Field; 4] = [
-    (b":method", b"GET"),
-    (b":scheme", b"http"),
-    (b":path", b"/p"),
-    (b":authority", b"a.test"),
-];
-
 /// `GET` with one pseudo-field's value changed.
 fn with(name: &[u8], value: &'static [u8]) -> Vec<Field> {
     let change = |field: Field| {
@@ -548,71 +448,116 @@ fn c20_floods() -> Outcome {
     let site = Site::start(origin.address, H2C)?;
     let healthy = Client::connect(site.address)?;
     healthy.get("/1000")?;
+    healthy.get("/1000000")?;
     let pid = site.pid()?;
     let before = resident(pid)?;
-    let get = |stream: u32, flags: u8| frame(HEADERS, flags, stream, &literals(&GET));
-    let crumb = literals(&[(b"cookie", b"a=b")]);
-    // What is said at first, and then over and over, by a number that grows by two.
-    type Says = Box<dyn Fn(u32) -> Vec<u8>>;
-    let kinds: [(&str, Vec<u8>, Says); 7] = [
-        (
-            "rapid reset",
-            vec![],
-            Box::new(move |n| {
-                [
-                    get(n, END_STREAM | END_HEADERS),
-                    frame(RST_STREAM, 0, n, &[0, 0, 0, 8]),
-                ]
-                .concat()
-            }),
-        ),
-        (
-            "made to reset",
-            vec![],
-            Box::new(move |n| [get(n, END_HEADERS), frame(8, 0, n, &[0, 0, 0, 0])].concat()),
-        ),
-        (
-            "continuation",
-            get(1, END_STREAM),
-            Box::new(move |_| frame(CONTINUATION, 0, 1, &crumb.repeat(1000))),
-        ),
-        (
-            "settings",
-            vec![],
-            Box::new(|_| frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255])),
-        ),
-        ("ping", vec![], Box::new(|_| frame(PING, 0, 0, b"pingpong"))),
-        (
-            "empty data",
-            get(1, END_HEADERS),
-            Box::new(|_| frame(DATA, 0, 1, &[])),
-        ),
-        ("streams", vec![], Box::new(move |n| get(n, END_HEADERS))),
-    ];
-    for (name, first, says) in kinds {
-        let mut raw = Raw::connect(site.address, &[])?;
-        raw.write(&first)?;
+    for flood in floods() {
+        let name = flood.name;
+        let mut raw = Raw::connect(site.address, &flood.settings)?;
+        raw.write(&flood.first)?;
         let mut reader = raw.0.try_clone().map_err(|e| e.to_string())?;
         // Whatever it is told is taken, so that it is for what it says that it is cut.
         let reads = std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
-        let mut cut = false;
-        for n in 0..20_000u32 {
-            if raw.write(&says(1 + 2 * n)).is_err() {
+        let (mut cut, mut most) = (false, before);
+        // As fast as it can, what it would say in four seconds.
+        for n in 0..4 * flood.pace {
+            if raw.write(&(flood.says)(1 + 2 * n)).is_err() {
                 cut = true;
                 break;
             }
+            if n % 100 == 0 {
+                most = most.max(resident(pid)?);
+            }
         }
-        let now = resident(pid)?;
-        if now > before + (20 << 20) {
+        cut |= reads.is_finished();
+        most = most.max(resident(pid)?);
+        if most > before + (20 << 20) {
             return Err(format!(
-                "{name}: resident memory went from {before} to {now}"
+                "{name}: resident memory went from {before} to {most}"
             ));
         }
         let reply = healthy.get("/1000").map_err(|e| format!("{name}: {e}"))?;
         equal(name, reply.body == page(1000), true)?;
-        println!("{name}: {}", if cut { "cut" } else { "borne" });
+        println!(
+            "{name}: {}, {} KiB more",
+            if cut { "cut" } else { "borne" },
+            most.saturating_sub(before) >> 10
+        );
         let _ = raw.0.shutdown(std::net::Shutdown::Both);
         let _ = reads.join();
+    }
+    Ok(())
+}
+
+fn rfc9113_6_9_1_overflow() -> Outcome {
+    const FLOW_CONTROL_ERROR: [u8; 4] = [0, 0, 0, 3];
+    let origin = pages()?;
+    let site = Site::start(origin.address, H2C)?;
+    let wider = |stream: u32| frame(WINDOW_UPDATE, 0, stream, &(u32::MAX >> 1).to_be_bytes());
+    // Of a stream that is open because nobody takes its answer; of the connection.
+    for (on, kind) in [(1, RST_STREAM), (0, GOAWAY)] {
+        let mut raw = Raw::connect(site.address, &[0, 4, 0, 0, 0, 1])?;
+        let asks = literals(&with(b":path", b"/1000"));
+        raw.write(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &asks))?;
+        raw.write(&[wider(on), wider(on)].concat())?;
+        let told = loop {
+            match raw.frame() {
+                Some((GOAWAY, .., payload)) => break (GOAWAY, payload[4..8].to_vec()),
+                Some((RST_STREAM, .., payload)) => break (RST_STREAM, payload),
+                Some(_) => {}
+                None => return Err(format!("{on}: nothing was told")),
+            }
+        };
+        equal("told", told, (kind, FLOW_CONTROL_ERROR.to_vec()))?;
+        if kind == GOAWAY {
+            raw.ends()?;
+        }
+    }
+    Ok(())
+}
+
+fn c07_trailers() -> Outcome {
+    let origin = Origin::start(|asked: &Asked, conn: &mut Conn| {
+        let seen = [
+            asked.field("host"),
+            asked.field("x-forwarded-for"),
+            asked.field("authorization"),
+            asked.field("content-length"),
+        ];
+        answer(conn, 200, "", seen.join(" ").as_bytes())
+    })?;
+    let site = Site::start(origin.address, H2C)?;
+    let hidden: [&[Field]; 4] = [
+        &[(b"content-length", b"3")],
+        &[(b"host", b"evil.test")],
+        &[(b"x-forwarded-for", b"6.6.6.6")],
+        &[(b"authorization", b"Basic eA==")],
+    ];
+    for trailers in hidden {
+        let mut raw = Raw::connect(site.address, &[])?;
+        let post = with(b":method", b"POST");
+        raw.write(&frame(HEADERS, END_HEADERS, 1, &literals(&post)))?;
+        raw.write(&frame(DATA, 0, 1, b"hello"))?;
+        raw.write(&frame(
+            HEADERS,
+            END_STREAM | END_HEADERS,
+            1,
+            &literals(trailers),
+        ))?;
+        let mut body = Vec::new();
+        while let Some((kind, flags, _, payload)) = raw.frame() {
+            if kind == DATA {
+                body.extend_from_slice(&payload);
+                if flags & END_STREAM != 0 {
+                    break;
+                }
+            }
+        }
+        equal(
+            "the origin got",
+            String::from_utf8_lossy(&body).into_owned(),
+            "a.test 127.0.0.1  5".into(),
+        )?;
     }
     Ok(())
 }

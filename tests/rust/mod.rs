@@ -1,14 +1,18 @@
 //! What wire scripts cannot say: the flight table under a model checker, the arrows between rooms, the invariants
-//! of the architecture, hot pages and compressed ones, origins and clients that speak TLS and HTTP/2, what `tidegate health` makes of odd
-//! answers, that the container's files say what is true, mutated requests at a strict origin,
-//! the corpora of what is fuzzed.
+//! of the architecture, a browser at the demo site, hot pages and compressed ones, origins and clients that speak TLS and
+//! HTTP/2, what `tidegate health` makes of odd answers, clocks that jump, what happens when files, memory or disk run out,
+//! that the container's files say what is true, mutated requests at a strict origin, the corpora of what is fuzzed.
 
 mod arrows;
+mod browser;
+mod clocks;
 mod compression;
 mod container;
 mod corpus;
 mod differential;
 mod flight_table;
+mod floods;
+mod frames;
 mod guests;
 mod health;
 mod hot;
@@ -18,6 +22,7 @@ mod lifecycle;
 mod origins;
 #[path = "../../fuzz/src/lib.rs"]
 mod properties;
+mod scarce;
 mod site;
 mod tls;
 
@@ -25,6 +30,8 @@ mod tls;
 pub fn tests() -> Vec<Test> {
     [
         arrows::tests(),
+        browser::tests(),
+        clocks::tests(),
         compression::tests(),
         container::tests(),
         corpus::tests(),
@@ -37,6 +44,7 @@ pub fn tests() -> Vec<Test> {
         invariants::tests(),
         lifecycle::tests(),
         origins::tests(),
+        scarce::tests(),
         tls::tests(),
     ]
     .concat()

@@ -2,6 +2,7 @@
 //! harness'.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, PoisonError};
@@ -42,6 +43,17 @@ impl Site {
             address,
             dir,
         })
+    }
+
+    /// The same by a shell that is told `first` before it becomes the real one, as in `ulimit -n 100; exec`.
+    pub fn start_after(first: &str, origin: SocketAddr, config: &str) -> Result<Site, String> {
+        let told = |e: std::io::Error| e.to_string();
+        let folder = tempfile::tempdir().map_err(told)?;
+        let program = folder.path().join("program");
+        let script = format!("#!/bin/sh\n{first} {:?} \"$@\"\n", binary());
+        fs::write(&program, script).map_err(told)?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).map_err(told)?;
+        Site::start_as(&program, origin, config)
     }
 
     pub fn client(&self) -> Result<Client, String> {
