@@ -25,14 +25,14 @@ use crate::config::policy::Policy;
 use crate::fetch::{Fetcher, Limits};
 use crate::front;
 use crate::front::Site;
-use crate::front::door::{Door, Front};
+use crate::front::door::{Door, Doors, Front};
 use crate::front::guests::{Guests, Told};
 use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
 use crate::origin::Upstream;
 use crate::rules::encoding::Coding;
 use crate::telemetry::{self, Metrics, Telemetry, names};
-use leave::Leave;
+use leave::{Entrance, Leave};
 use sockets::Sockets;
 
 /// How the process comes by its listeners.
@@ -57,46 +57,52 @@ pub fn run(policy: Policy, start: Start) -> Result<(), String> {
 }
 
 fn run_with(policy: Policy, start: Start, telemetry: &Telemetry) -> Result<(), String> {
-    let mut leave = Leave::prepare()?;
+    let leave = Leave::prepare()?;
     let health = Health::new();
     let site = site(policy, telemetry, &health)?;
     let policy = site.policy.load_full();
     gauges(&telemetry.metrics, &site);
     let tls = tls(&policy, &telemetry.metrics)?;
-    // Nobody can connect before all that can fail is done.
-    let (sockets, successor) = match start {
-        Start::Fresh => (Sockets::open(&policy, Vec::new())?, None),
+    // Nobody connects before nearly all that can fail is done.
+    let (leave, sockets, successor) = match start {
+        Start::Fresh => (leave, Sockets::open(&policy, Vec::new())?, None),
         Start::Upgrade => {
             let address = policy.listen.address;
-            let (successor, handed) =
+            let (leave, (successor, handed)) =
                 leave.unless_told(move || handover::wait(address, handover::WAITS))?;
-            (Sockets::open(&policy, handed)?, Some(successor))
+            (leave, Sockets::open(&policy, handed)?, Some(successor))
         }
     };
     let copies = sockets.copies().map_err(|e| e.to_string())?;
     let listen = sockets.public.local_addr().map_err(|e| e.to_string())?;
-    let closed = Arc::new(AtomicUsize::new(
-        1 + usize::from(sockets.redirect.is_some()),
-    ));
-    readiness(&health, &site, listen, &closed);
+    let doors = Doors::new(1 + usize::from(sockets.redirect.is_some()));
+    readiness(&health, &site, listen, &doors);
     let admin = Admin {
         metrics: Arc::clone(&telemetry.metrics),
         health: Arc::clone(&health),
     };
     sweep(&site)?;
     tracing::info!(address = %listen, threads = policy.listen.threads, "listening");
-    let mut fronts = vec![front(&site, tls, None, sockets.public, &closed)];
+    let mut fronts = vec![front(&site, tls, None, sockets.public, &doors)];
     fronts.extend(sockets.redirect.map(|listener| {
         let port = policy.listen.redirect_port.unwrap_or(listen.port());
-        front(&site, None, Some(port), listener, &closed)
+        front(&site, None, Some(port), listener, &doors)
     }));
     let server = server(&policy, fronts);
+    let entrance = Entrance {
+        sockets: copies,
+        doors: Arc::clone(&doors),
+    };
     let begun = async move {
-        while closed.load(Ordering::Acquire) > 0 {
+        while !doors.are_open() {
+            if doors.is_one_lost() {
+                return Err("a listener is lost".to_owned());
+            }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         if let Some(successor) = successor {
-            tokio::task::block_in_place(|| successor.ready())?;
+            let ready = tokio::task::spawn_blocking(|| successor.ready());
+            ready.await.map_err(|e| e.to_string())??;
         }
         // Until now operators asked the process before this one, if there was one.
         let admin = sockets.admin.map(|listener| admin::start(listener, admin));
@@ -104,7 +110,7 @@ fn run_with(policy: Policy, start: Start, telemetry: &Telemetry) -> Result<(), S
             .transpose()
             .map_err(|e| format!("admin listener: {e}"))
     };
-    leave.when_told(server, &site, &health, copies, begun)
+    leave.when_told(server, &site, &health, entrance, begun)
 }
 
 fn tls(policy: &Policy, metrics: &Metrics) -> Result<Option<TlsAcceptor>, String> {
@@ -125,10 +131,10 @@ fn front(
     tls: Option<TlsAcceptor>,
     redirect: Option<u16>,
     listener: TcpListener,
-    closed: &Arc<AtomicUsize>,
+    doors: &Arc<Doors>,
 ) -> GenBackgroundService<Front> {
     let door = Door { tls, redirect };
-    let front = Front::new(Arc::clone(site), door, listener, Arc::clone(closed));
+    let front = Front::new(Arc::clone(site), door, listener, Arc::clone(doors));
     let mut service = background_service("front", front);
     // To send people elsewhere one is enough.
     service.threads = redirect.map(|_| 1);
@@ -273,11 +279,11 @@ fn sweep(site: &Arc<Site>) -> Result<(), String> {
         .map_err(|e| format!("cannot start a thread: {e}"))
 }
 
-fn readiness(health: &Health, site: &Arc<Site>, listen: SocketAddr, closed: &Arc<AtomicUsize>) {
-    let closed = Arc::clone(closed);
-    health.ready_when("listener", move || match closed.load(Ordering::Acquire) {
-        0 => State::Ok(format!("{listen}")),
-        _ => State::Failing(format!("{listen} is not there yet")),
+fn readiness(health: &Health, site: &Arc<Site>, listen: SocketAddr, doors: &Arc<Doors>) {
+    let doors = Arc::clone(doors);
+    health.ready_when("listener", move || match doors.are_open() {
+        true => State::Ok(format!("{listen}")),
+        false => State::Failing(format!("{listen} is not there yet")),
     });
     let servers: usize = site
         .fetcher

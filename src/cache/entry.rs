@@ -197,14 +197,28 @@ impl Body {
 
     /// Whether both are the same bytes, however they are cut.
     pub fn is_equal(&self, other: &Body) -> bool {
-        fn bytes(body: &Body) -> impl Iterator<Item = &u8> {
-            body.pieces.iter().flat_map(|piece| piece.iter())
+        if std::ptr::eq(&*self.pieces, &*other.pieces) {
+            return true;
         }
-        match (&*self.pieces, &*other.pieces) {
-            (these, those) if std::ptr::eq(these, those) => true,
-            ([one], [another]) => one == another,
-            _ => self.len == other.len && bytes(self).eq(bytes(other)),
+        if self.len != other.len {
+            return false;
         }
+        let mut others = other.pieces.iter();
+        let mut left: &[u8] = &[];
+        self.pieces.iter().all(|piece| {
+            let mut piece = &piece[..];
+            while !piece.is_empty() {
+                if left.is_empty() {
+                    left = others.next().map_or(&[], |next| next);
+                }
+                let len = piece.len().min(left.len());
+                if len == 0 || piece[..len] != left[..len] {
+                    return false;
+                }
+                (piece, left) = (&piece[len..], &left[len..]);
+            }
+            true
+        })
     }
 
     /// The body that `pieces` make, put together into fewer ones where memory allows.
@@ -452,6 +466,11 @@ mod tests {
         };
         let cut: Vec<u8> = apart.slice(2, 7).concat();
         assert_eq!(cut, b"cdefg");
+        assert!(body.is_equal(&apart) && apart.is_equal(&body));
+        let another = Body::of(Bytes::from_static(b"abcdefghX"), &memory).unwrap();
+        assert!(!apart.is_equal(&another) && !another.is_equal(&apart));
+        let shorter = Body::of(Bytes::from_static(b"abcdefgh"), &memory).unwrap();
+        assert!(!apart.is_equal(&shorter) && !shorter.is_equal(&apart));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Hot pages are encoded once, on a thread of their own, and stored beside the page as it came.
 //!
-//! The thread yields to whoever else wants a processor, and has a short queue: a page that finds it full goes out as it
-//! is, and is tried again when it was asked for a few more times. So encoding can never slow an answer.
+//! No answer waits for it. The thread yields to whoever else wants a processor, rests after each page as long as that took,
+//! and has a short queue: a page that finds it full goes out as it is, and is tried again when it was asked for a few more
+//! times.
 
 use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock, Weak};
@@ -131,7 +133,15 @@ fn work(fetcher: &Weak<Fetcher>, jobs: &Receiver<Job>) {
         let Some(fetcher) = fetcher.upgrade() else {
             return;
         };
-        fetcher.do_job(&job);
+        let began = clock::instant();
+        // A page that an encoder panics over stays as it came; the thread is needed for the others.
+        if catch_unwind(AssertUnwindSafe(|| fetcher.do_job(&job))).is_err() {
+            tracing::error!(coding = job.coding.name(), "an encoder panicked");
+        }
+        // Where the process has a quota of time, what is taken here is taken from the workers.
+        let took = began.elapsed();
+        drop(fetcher);
+        std::thread::sleep(took);
     }
 }
 
@@ -139,7 +149,8 @@ fn work(fetcher: &Weak<Fetcher>, jobs: &Receiver<Job>) {
 fn encode(body: &Body, coding: Coding) -> Option<Bytes> {
     // Into memory nothing fails but the memory.
     let made = write(body, coding).ok()?;
-    ((made.len() as u64) < body.len()).then(|| made.into())
+    // Boxed: room that is not used would be held, and charged to nobody.
+    ((made.len() as u64) < body.len()).then(|| made.into_boxed_slice().into())
 }
 
 fn write(body: &Body, coding: Coding) -> io::Result<Vec<u8>> {

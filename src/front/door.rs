@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use super::stream::Stream;
 use super::watch::Post;
 use super::wire::{Pace, Wire};
 use super::{Site, h1, h2};
+use crate::clock;
 use crate::rules::host::Scheme;
 
 /// A loop that has not turned for this long is not alive.
@@ -31,8 +32,8 @@ const BEAT: Duration = Duration::from_millis(500);
 const LOOPS: usize = 4;
 /// What a loop rests when a connection could not be accepted, for want of descriptors most likely.
 const RESTS: Duration = Duration::from_millis(50);
-/// Idle connections that make room for one that found no descriptor.
-const MADE_ROOM: usize = 64;
+/// How often that is told.
+const TELLS: Duration = Duration::from_secs(1);
 
 /// A listener, as its visitors meet it.
 pub struct Door {
@@ -56,23 +57,52 @@ pub struct Front {
     site: Arc<Site>,
     door: Arc<Door>,
     listener: Mutex<Option<TcpListener>>,
-    /// Doors that are not open yet, of all there are.
-    closed: Arc<AtomicUsize>,
+    doors: Arc<Doors>,
+}
+
+/// All the doors of a process.
+pub struct Doors {
+    all: usize,
+    /// Those that are accepted from, or were.
+    opened: AtomicUsize,
+    /// Those through which nobody comes any more.
+    shut: AtomicUsize,
+    /// One could not be opened, or not be shut as it should.
+    lost: AtomicBool,
+}
+
+impl Doors {
+    pub fn new(all: usize) -> Arc<Doors> {
+        Arc::new(Doors {
+            all,
+            opened: AtomicUsize::new(0),
+            shut: AtomicUsize::new(0),
+            lost: AtomicBool::new(false),
+        })
+    }
+
+    pub fn are_open(&self) -> bool {
+        self.opened.load(Ordering::Acquire) == self.all
+    }
+
+    /// Whoever could come has been counted.
+    pub fn are_shut(&self) -> bool {
+        self.shut.load(Ordering::Acquire) == self.all || self.is_one_lost()
+    }
+
+    pub fn is_one_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
 }
 
 impl Front {
-    /// `listener` doesn't block. `closed` is counted down when it is being accepted from.
-    pub fn new(
-        site: Arc<Site>,
-        door: Door,
-        listener: TcpListener,
-        closed: Arc<AtomicUsize>,
-    ) -> Front {
+    /// `listener` doesn't block.
+    pub fn new(site: Arc<Site>, door: Door, listener: TcpListener, doors: Arc<Doors>) -> Front {
         Front {
             site,
             door: Arc::new(door),
             listener: Mutex::new(Some(listener)),
-            closed,
+            doors,
         }
     }
 
@@ -94,14 +124,23 @@ impl Front {
 
 #[async_trait]
 impl BackgroundService for Front {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
+    async fn start(&self, shutdown: ShutdownWatch) {
         let listener = self.listener.lock().take();
-        let listener = listener.map(tokio::net::TcpListener::from_std);
-        let listener = match listener {
-            Some(Ok(listener)) => Arc::new(listener),
-            Some(Err(error)) => return tracing::error!(%error, "a listener is lost"),
-            None => return,
+        let Some(listener) = listener else {
+            return;
         };
+        if let Err(error) = self.open(listener, shutdown).await {
+            tracing::error!(%error, "a listener is lost");
+            self.doors.lost.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Front {
+    /// Accepts until told to stop.
+    async fn open(&self, listener: TcpListener, mut shutdown: ShutdownWatch) -> io::Result<()> {
+        let last = listener.try_clone()?;
+        let listener = Arc::new(tokio::net::TcpListener::from_std(listener)?);
         let threads = self.site.policy.load().listen.threads;
         let loops: Vec<_> = (0..threads.clamp(1, LOOPS))
             .map(|_| {
@@ -110,36 +149,37 @@ impl BackgroundService for Front {
             })
             .collect();
         self.beat();
-        self.closed.fetch_sub(1, Ordering::Release);
+        self.doors.opened.fetch_add(1, Ordering::Release);
         // Its sender is never dropped before it has told.
         let _ = shutdown.changed().await;
-        loops.iter().for_each(tokio::task::JoinHandle::abort);
-        // Who has connected already is let in.
-        while let Some(Ok((socket, client))) = now(listener.accept()).await {
-            admit(&self.site, &self.door, socket, client);
+        for accepting in loops {
+            accepting.abort();
+            // However it ended.
+            let _ = accepting.await;
         }
+        // Who has connected already is let in.
+        while let Ok((socket, client)) = last.accept() {
+            socket.set_nonblocking(true)?;
+            admit(&self.site, &self.door, TcpStream::from_std(socket)?, client);
+        }
+        self.doors.shut.fetch_add(1, Ordering::Release);
+        Ok(())
     }
 }
 
-/// What a future is ready with, if it is.
-async fn now<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(ready) => Poll::Ready(Some(ready)),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
-}
-
 async fn accept(site: Arc<Site>, door: Arc<Door>, listener: Arc<tokio::net::TcpListener>) {
+    let mut told = None;
     loop {
         match listener.accept().await {
             Ok((socket, client)) => admit(&site, &door, socket, client),
             // It left before it was let in.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                site.watch.shed(MADE_ROOM);
+                let now = clock::timer();
+                if told.is_none_or(|last| now >= last + TELLS) {
+                    told = Some(now);
+                    tracing::warn!(%error, "connections can't be accepted");
+                }
                 tokio::time::sleep(RESTS).await;
             }
         }
@@ -198,6 +238,7 @@ async fn shake_hands(
     let hands = async {
         let mut first = [0];
         let read = socket.peek(&mut first).await?;
+        post.has_spoken();
         if read == 1 && first[0] != HANDSHAKE {
             let (mut head, mut body) = (Vec::new(), Vec::new());
             Problem::plain_http().render(false, false, None, &mut head, &mut body);

@@ -37,6 +37,8 @@ pub enum Next {
     Keep,
     /// An orderly end.
     Close,
+    /// Nothing was asked for in time. What was answered may still be on its way.
+    Leave,
     /// Nothing more can be said: what was sent is not whole.
     Break,
 }
@@ -82,6 +84,7 @@ pub async fn serve(site: Arc<Site>, stream: Stream, post: Arc<Post>, whence: Whe
     };
     match next {
         Next::Keep => {}
+        Next::Leave => conn.wire.leave().await,
         Next::Close => conn.wire.close_gently().await,
         Next::Break => conn.wire.reset(),
     }
@@ -179,6 +182,7 @@ impl Conn {
                 {
                     return Box::pin(self.refuse(&Problem::slow_head())).await;
                 }
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => return Next::Leave,
                 Err(_) => return Next::Break,
             }
         }

@@ -310,14 +310,16 @@ fn hit(
 /// Ranges are cut from the page as it came.
 fn in_liked_coding<'a>(site: &Site, asking: &Asking, entry: &'a Arc<Entry>) -> &'a Arc<Entry> {
     let known = &asking.request.known;
-    if known.accept_encoding.is_none()
-        || known.range.is_some()
-        || asking.no_transform
-        || !entry.may_encode()
-    {
+    let Some(line) = known.accept_encoding else {
+        return entry;
+    };
+    if known.range.is_some() || asking.no_transform || !entry.may_encode() {
         return entry;
     }
-    let accepted = Codings::of(asking.request);
+    let accepted = match known.accept_encoding_many {
+        false => Codings::of_line(line),
+        true => Codings::of(asking.request),
+    };
     let codings = asking.route.compress.iter().copied();
     let mut liked = codings.filter(|coding| accepted.contains(coding.as_set()));
     let Some(best) = liked.next() else {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::cache::entry::Head;
-use crate::rules::conditional::{self, Outcome, Validators};
+use crate::rules::conditional::{self, Outcome};
 use crate::rules::range::{self, Ranges};
 use crate::rules::request::{Method, Request};
 
@@ -36,7 +36,7 @@ impl Part {
         }
         match (known.range, size) {
             (Some(range), Some(size))
-                if head.status == 200 && range_stands(request, &validators, wall) =>
+                if head.status == 200 && range_stands(request, head, wall) =>
             {
                 match range::resolve(range, size) {
                     Ranges::Whole => Part::Whole,
@@ -50,9 +50,13 @@ impl Part {
     }
 }
 
-fn range_stands(request: &Request, validators: &Validators<'_>, wall: u64) -> bool {
+/// A date is no validator where the page goes out in several codings: it is the same for all of them, and their bytes aren't
+/// (RFC 9110 §8.8.2.2).
+fn range_stands(request: &Request, head: &Head, wall: u64) -> bool {
+    let mut validators = head.validators();
+    validators.last_modified = validators.last_modified.filter(|_| !head.may_encode);
     request
         .known
         .if_range
-        .is_none_or(|value| range::if_range(value, validators, wall))
+        .is_none_or(|value| range::if_range(value, &validators, wall))
 }

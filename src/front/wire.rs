@@ -307,6 +307,18 @@ impl Wire {
         }
     }
 
+    /// Closes without waiting for anything; what the socket has taken still goes out.
+    pub async fn leave(mut self) {
+        if let Line::Stream(stream) = &mut self.line {
+            std::future::poll_fn(|cx| {
+                // TLS says its last word if there is room for it.
+                let _ = Pin::new(&mut *stream).poll_shutdown(cx);
+                Poll::Ready(())
+            })
+            .await;
+        }
+    }
+
     /// Closes with a reset, so that nobody takes what was sent for the whole.
     pub fn reset(self) {
         if let Line::Stream(stream) = self.line {

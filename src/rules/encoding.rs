@@ -50,7 +50,9 @@ const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-
 /// Whether an answer with these fields may be encoded: text, of the origin's own coding none, nothing said against it.
 pub fn may_encode(fields: &HeaderMap) -> bool {
     let named = DIGESTS.iter().any(|name| fields.contains_key(*name));
+    // A visitor's own page may hold a secret beside what a stranger had them ask for: its length would tell of it (BREACH).
     !named
+        && !vary::of(fields).names_credentials()
         && !fields.contains_key(header::CONTENT_ENCODING)
         && !fields.contains_key(header::CONTENT_RANGE)
         && fields.get(header::CONTENT_TYPE).is_some_and(is_text)
@@ -164,6 +166,8 @@ mod tests {
             ("digest", "sha-256=x"),
             ("content-md5", "x"),
             ("content-range", "bytes 0-1/2"),
+            ("vary", "Accept, Cookie"),
+            ("vary", "authorization"),
         ] {
             assert!(!may_encode(&fields(&[html, against])), "{against:?}");
         }

@@ -274,37 +274,16 @@ impl Codings {
     /// those of equal weight together. A malformed weight is 0. Without the field, or where
     /// identity is liked better, identity.
     pub fn of(request: &dyn Fields) -> Codings {
-        // weights in thousandths
-        let (mut named, mut identity, mut any) = ([None; 3], None, None);
-        request.each_named("accept-encoding", &mut |line| {
-            for member in line.split(|&b| b == b',') {
-                let (coding, weight) = weighted(member);
-                let is = |name: &str| coding.eq_ignore_ascii_case(name.as_bytes());
-                let slot = if is("gzip") || is("x-gzip") {
-                    &mut named[0]
-                } else if is("zstd") {
-                    &mut named[1]
-                } else if is("br") {
-                    &mut named[2]
-                } else if is("identity") {
-                    &mut identity
-                } else if is("*") {
-                    &mut any
-                } else {
-                    continue;
-                };
-                *slot = Some(weight);
-            }
-        });
-        let weights = named.map(|weight| weight.or(any).unwrap_or(0));
-        let best = weights.into_iter().max().unwrap_or(0);
-        if best == 0 || identity > Some(best) {
-            return Codings::IDENTITY;
-        }
-        let set = (0..3)
-            .filter(|&i| weights[i] == best)
-            .fold(0, |set, i| set | 1 << i);
-        Codings(set)
+        let mut weights = Weights::default();
+        request.each_named("accept-encoding", &mut |line| weights.take(line));
+        weights.best()
+    }
+
+    /// The same of the field's only line.
+    pub fn of_line(line: &[u8]) -> Codings {
+        let mut weights = Weights::default();
+        weights.take(line);
+        weights.best()
     }
 
     /// The codings that are in both.
@@ -329,6 +308,49 @@ impl Codings {
             7 => "br, zstd, gzip",
             _ => "identity",
         }
+    }
+}
+
+/// What a client thinks of the codings, in thousandths.
+#[derive(Default)]
+struct Weights {
+    named: [Option<u16>; 3],
+    identity: Option<u16>,
+    any: Option<u16>,
+}
+
+impl Weights {
+    fn take(&mut self, line: &[u8]) {
+        for member in line.split(|&b| b == b',') {
+            let (coding, weight) = weighted(member);
+            let is = |name: &str| coding.eq_ignore_ascii_case(name.as_bytes());
+            let slot = if is("gzip") || is("x-gzip") {
+                &mut self.named[0]
+            } else if is("zstd") {
+                &mut self.named[1]
+            } else if is("br") {
+                &mut self.named[2]
+            } else if is("identity") {
+                &mut self.identity
+            } else if is("*") {
+                &mut self.any
+            } else {
+                continue;
+            };
+            *slot = Some(weight);
+        }
+    }
+
+    fn best(&self) -> Codings {
+        let weights = self.named.map(|weight| weight.or(self.any).unwrap_or(0));
+        let best = weights.into_iter().max().unwrap_or(0);
+        if best == 0 || self.identity > Some(best) {
+            return Codings::IDENTITY;
+        }
+        let set = (0..3)
+            .filter(|&i| weights[i] == best)
+            .fold(0, |set, i| set | 1 << i);
+        Codings(set)
     }
 }
 

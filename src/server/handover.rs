@@ -9,8 +9,9 @@
 //! | | `ready` |
 //! | `go`, and drains | serves alone |
 //!
-//! Until `ready` nothing has changed for the running process: if its successor dies or says nothing in time, it serves on.
-//! A successor that hears no `go` ends. The sockets themselves are never closed, so no connection is refused or lost.
+//! Until `ready` nothing has changed for the running process: if its successor dies it serves on, and if that says nothing in
+//! time, it tells it to go away. A successor that is not told so serves, also when the process before it is gone meanwhile.
+//! The sockets themselves are never closed, so no connection is refused or lost.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -25,6 +26,9 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg, sockopt,
 };
 use rustix::process::geteuid;
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+
+use crate::clock;
 
 /// How long a successor waits for the running process to come.
 pub const WAITS: Duration = Duration::from_secs(300);
@@ -34,6 +38,9 @@ const STARTS: Duration = Duration::from_secs(30);
 const GREETING: &[u8; 16] = b"tidegate sockets";
 const READY: u8 = b'r';
 const GO: u8 = b'g';
+const AWAY: u8 = b'a';
+/// How long it may take to reach a successor; a place that nobody clears takes no more callers.
+const CALLS: Duration = Duration::from_secs(5);
 /// The most sockets that come with a greeting.
 const SOCKETS: usize = 16;
 
@@ -51,14 +58,14 @@ pub fn wait(
     let told = |e: io::Error| format!("cannot take the sockets over: {e}");
     let door =
         UnixListener::bind_addr(&place(public).map_err(told)?).map_err(|e| match e.kind() {
-            io::ErrorKind::AddrInUse => {
-                "another `run --upgrade` waits for these sockets".to_owned()
-            }
+            io::ErrorKind::AddrInUse => "somebody waits for these sockets already".to_owned(),
             _ => told(e),
         })?;
     tracing::info!(address = %public, "waiting for the running process: send it SIGQUIT");
+    let until = clock::instant() + patience;
     loop {
-        let running = accept_within(&door, patience).map_err(|e| match e.kind() {
+        let left = until.saturating_duration_since(clock::instant());
+        let running = accept_within(&door, left).map_err(|e| match e.kind() {
             io::ErrorKind::TimedOut => {
                 format!(
                     "nobody handed over the sockets within {} s",
@@ -74,6 +81,10 @@ pub fn wait(
         }
         running.set_read_timeout(Some(STARTS)).map_err(told)?;
         let sockets = receive(&running).map_err(told)?;
+        let is_public = |socket: &TcpListener| socket.local_addr().is_ok_and(|at| at == public);
+        if !sockets.iter().any(is_public) {
+            return Err(format!("the running process has no listener at {public}"));
+        }
         return Ok((Successor(running), sockets));
     }
 }
@@ -85,12 +96,13 @@ impl Successor {
     /// It serves on, and this one is to end; for people.
     pub fn ready(mut self) -> Result<(), String> {
         let mut answer = [0];
-        let told = self.0.write_all(&[READY]);
-        match told.and_then(|()| self.0.read_exact(&mut answer)) {
-            Ok(()) if answer == [GO] => Ok(()),
-            _ => Err(
-                "the running process serves on, and this one ends: it was not ready in time".into(),
-            ),
+        // If it can't be told, its answer says why: it has given up, or it is gone.
+        let _ = self.0.write_all(&[READY]);
+        match self.0.read_exact(&mut answer) {
+            Ok(()) if answer == [AWAY] => {
+                Err("not ready in time: the running process serves on, and this one ends".into())
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -100,9 +112,8 @@ impl Successor {
 /// # Errors
 /// There is none, or it did not come to serve: this process is to serve on; for people.
 pub fn hand_over(public: SocketAddr, sockets: &[TcpListener]) -> Result<(), String> {
-    let mut successor = place(public)
-        .and_then(|place| UnixStream::connect_addr(&place))
-        .map_err(|e| format!("no `tidegate run --upgrade` waits for {public}: {e}"))?;
+    let mut successor =
+        call(public).map_err(|e| format!("no `tidegate run --upgrade` waits for {public}: {e}"))?;
     if !is_own(&successor) {
         return Err("another user's process waits in the successor's place".into());
     }
@@ -110,16 +121,32 @@ pub fn hand_over(public: SocketAddr, sockets: &[TcpListener]) -> Result<(), Stri
     send(&successor, sockets).map_err(lost)?;
     successor.set_read_timeout(Some(STARTS)).map_err(lost)?;
     let mut word = [0];
-    successor.read_exact(&mut word).map_err(lost)?;
-    if word != [READY] {
-        return Err("the successor spoke another language".into());
+    match successor.read_exact(&mut word) {
+        Ok(()) if word == [READY] => successor.write_all(&[GO]).map_err(lost),
+        came => {
+            // If it can't be told, it is gone.
+            let _ = successor.write_all(&[AWAY]);
+            Err(came.map_or_else(lost, |()| "the successor spoke another language".into()))
+        }
     }
-    successor.write_all(&[GO]).map_err(lost)
+}
+
+/// Connects to where a successor waits.
+fn call(public: SocketAddr) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // It holds for connecting too.
+    socket.set_write_timeout(Some(CALLS))?;
+    socket.connect(&SockAddr::unix(format!("\0{}", name(public)))?)?;
+    Ok(socket.into())
+}
+
+fn name(public: SocketAddr) -> String {
+    format!("tidegate-upgrade-{public}")
 }
 
 /// Where a successor waits: an address without a file, which goes with whoever has it.
 fn place(public: SocketAddr) -> io::Result<LocalAddr> {
-    LocalAddr::from_abstract_name(format!("tidegate-upgrade-{public}"))
+    LocalAddr::from_abstract_name(name(public))
 }
 
 /// Whether the process at the other end is of this one's user.
@@ -129,7 +156,7 @@ fn is_own(stream: &UnixStream) -> bool {
 
 fn accept_within(door: &UnixListener, patience: Duration) -> io::Result<UnixStream> {
     // A deadline for accepting is the one for receiving.
-    socket2::SockRef::from(door).set_read_timeout(Some(patience))?;
+    SockRef::from(door).set_read_timeout(Some(patience))?;
     match door.accept() {
         Ok((stream, _)) => Ok(stream),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
@@ -228,6 +255,42 @@ mod tests {
     }
 
     #[test]
+    fn a_successor_serves_when_the_process_before_it_is_gone() {
+        let (socket, public) = listener();
+        let successor = std::thread::spawn(move || {
+            let (successor, _sockets) = wait(public, PATIENCE).unwrap();
+            successor.ready()
+        });
+        let running = loop {
+            match call(public) {
+                Ok(running) => break running,
+                Err(_) => std::thread::yield_now(),
+            }
+        };
+        send(&running, std::slice::from_ref(&socket)).unwrap();
+        drop(running);
+        assert_eq!(successor.join().unwrap(), Ok(()));
+    }
+
+    #[test]
+    fn a_successor_that_is_sent_away_ends() {
+        let (mut running, successor) = UnixStream::pair().unwrap();
+        running.write_all(&[AWAY]).unwrap();
+        drop(running);
+        assert!(Successor(successor).ready().is_err());
+    }
+
+    #[test]
+    fn other_sockets_are_no_use() {
+        let (_socket, public) = listener();
+        let (other, _) = listener();
+        let successor = std::thread::spawn(move || wait(public, PATIENCE).err());
+        let _ = handed(public, &other);
+        let why = successor.join().unwrap().unwrap();
+        assert!(why.contains("no listener at"), "{why}");
+    }
+
+    #[test]
     fn nobody_comes_and_nobody_waits() {
         let (socket, public) = listener();
         let why = hand_over(public, &[socket]).unwrap_err();
@@ -241,6 +304,6 @@ mod tests {
         let (_socket, public) = listener();
         let _first = UnixListener::bind_addr(&place(public).unwrap()).unwrap();
         let why = wait(public, PATIENCE).err().unwrap();
-        assert!(why.contains("another `run --upgrade`"), "{why}");
+        assert!(why.contains("somebody waits"), "{why}");
     }
 }

@@ -17,7 +17,15 @@ use tokio::task::spawn_blocking;
 use super::handover;
 use crate::admin::{Health, Listening};
 use crate::front::Site;
+use crate::front::door::Doors;
 use crate::front::watch::SWEEP;
+
+/// What people come in by.
+pub struct Entrance {
+    /// Copies of all listeners, for a successor.
+    pub sockets: Vec<TcpListener>,
+    pub doors: Arc<Doors>,
+}
 
 /// Why the process goes.
 enum Why {
@@ -52,22 +60,29 @@ impl Leave {
     /// # Errors
     /// Its own, or that the process was told to stop; for people.
     pub fn unless_told<T: Send + 'static>(
-        &mut self,
+        mut self,
         wait: impl FnOnce() -> Result<T, String> + Send + 'static,
-    ) -> Result<T, String> {
+    ) -> Result<(Leave, T), String> {
         let signals = &mut self.signals;
-        self.runtime.block_on(async {
+        let waited = self.runtime.block_on(async {
             tokio::select! {
                 waited = spawn_blocking(wait) => waited.unwrap_or_else(|e| Err(e.to_string())),
                 () = signals.stop() => Err("told to stop".to_owned()),
             }
-        })
+        });
+        match waited {
+            Ok(waited) => Ok((self, waited)),
+            Err(why) => {
+                // The thread that waits is not waited for.
+                self.runtime.shutdown_background();
+                Err(why)
+            }
+        }
     }
 
     /// Runs `server` until SIGTERM or SIGINT, or until SIGQUIT and a successor that serves: not ready from then on, the
     /// listeners close, connections are closed after their next answer or when they ask for nothing. A second signal
-    /// doesn't wait for them, nor does the end of `drain`. `sockets` are copies of all listeners, for a successor; `begun`
-    /// ends when the process serves, with the operators' listener.
+    /// doesn't wait for them, nor does the end of `drain`. `begun` ends when the process serves, with the operators' listener.
     ///
     /// # Errors
     /// No thread can be had, the engine has stopped by itself, or `begun` has failed; for people.
@@ -76,7 +91,7 @@ impl Leave {
         server: Server,
         site: &Site,
         health: &Health,
-        sockets: Vec<TcpListener>,
+        entrance: Entrance,
         begun: impl Future<Output = Result<Option<Listening>, String>>,
     ) -> Result<(), String> {
         let Leave { runtime, signals } = self;
@@ -95,7 +110,7 @@ impl Leave {
             .map_err(|e| format!("cannot start a thread: {e}"))?;
         let served = runtime.block_on(async {
             tokio::select! {
-                served = drain_when_told(signals, stop, site, health, sockets, begun) => served,
+                served = drain_when_told(signals, stop, site, health, entrance, begun) => served,
                 _ = ended => Err("the engine has stopped".to_owned()),
                 () = panicked.notified() => Err("the engine has panicked".to_owned()),
             }
@@ -111,12 +126,24 @@ async fn drain_when_told(
     stop: oneshot::Sender<()>,
     site: &Site,
     health: &Health,
-    sockets: Vec<TcpListener>,
+    entrance: Entrance,
     begun: impl Future<Output = Result<Option<Listening>, String>>,
 ) -> Result<(), String> {
-    let mut admin = begun.await?;
+    let Entrance { sockets, doors } = entrance;
     let listen = site.policy.load().listen.clone();
-    let why = signals.until_told(listen.address, &sockets).await;
+    let begun = tokio::select! {
+        begun = begun => begun,
+        () = signals.stop() => Err("told to stop before it served".to_owned()),
+    };
+    let (mut admin, failed) = match begun {
+        Ok(admin) => (admin, None),
+        // Some may have been let in all the same.
+        Err(why) => (None, Some(why)),
+    };
+    let why = match failed {
+        None => signals.until_told(listen.address, &sockets).await,
+        Some(_) => Why::Told,
+    };
     tracing::info!("draining");
     health.drain();
     drop(sockets);
@@ -127,12 +154,8 @@ async fn drain_when_told(
     drop(stop);
     site.watch.drain();
     let idle = async {
-        loop {
-            // Whoever was let in last is counted by then.
+        while !doors.are_shut() || site.guests.open() > 0 {
             tokio::time::sleep(SWEEP).await;
-            if site.guests.open() == 0 {
-                return;
-            }
         }
     };
     tokio::select! {
@@ -140,7 +163,7 @@ async fn drain_when_told(
         () = tokio::time::sleep(listen.drain) => tracing::warn!("requests were still in flight"),
         () = signals.stop() => tracing::warn!("told twice: requests were still in flight"),
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 const ENGINE: &str = "engine";

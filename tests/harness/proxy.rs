@@ -125,6 +125,12 @@ impl Proxy {
         self.admin
     }
 
+    /// The process that was started.
+    pub fn pid(&self) -> Result<u32, String> {
+        let child = self.child.lock().map_err(|error| error.to_string())?;
+        Ok(child.id())
+    }
+
     /// Alive, and without a panic behind it.
     pub fn alive(&self) -> Result<(), String> {
         let mut child = self.child.lock().map_err(|error| error.to_string())?;

@@ -36,6 +36,14 @@ pub fn tests() -> Vec<Test> {
             c86_told_with_the_answer,
         ),
         (
+            "lifecycle::c86_what_a_slow_client_has_yet_to_take_is_not_cut",
+            c86_slow_reader,
+        ),
+        (
+            "lifecycle::c86_a_successor_that_waits_can_be_stopped",
+            c86_successor_told,
+        ),
+        (
             "lifecycle::c86_a_successor_serves_before_the_old_one_stops",
             c86_upgrade,
         ),
@@ -53,7 +61,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 fn signal(site: &Site, name: &str) -> Outcome {
-    let pid = site.pid()?.to_string();
+    let pid = site.proxy.pid()?.to_string();
     let sent = Command::new("kill").args([name, &pid]).status();
     equal("kill", sent.is_ok_and(|status| status.success()), true)
 }
@@ -114,22 +122,61 @@ fn c86_drain() -> Outcome {
 fn c86_told_with_the_answer() -> Outcome {
     let (origin, gate) = closed()?;
     let site = Site::start(origin.address, "[listen]\ndrain = \"1h\"")?;
-    let mut idle = site.client()?;
-    idle.get("/open", "")?.is(200)?;
-    let mut silent = site.client()?;
+    let mut client = site.client()?;
+    client.get("/open", "")?.is(200)?;
     let _busy = waiting(&site, &origin)?;
     signal(&site, "-TERM")?;
-    eventually("the doors are shut", || {
-        Ok(TcpStream::connect(site.address).is_err().then_some(()))
-    })?;
-    // They have a second.
-    for client in [&mut idle, &mut silent] {
+    // Who goes on asking meets no end but one that was told.
+    eventually("it is told", || {
         let reply = client.get("/open", "")?.is(200)?;
-        equal("connection", reply.field("connection"), "close")?;
-        equal("then", client.reply("GET").is_err(), true)?;
-    }
+        Ok((reply.field("connection") == "close").then_some(()))
+    })?;
+    equal("then", client.reply("GET").is_err(), true)?;
     gate.open();
     ends(&site)
+}
+
+/// An answer that a slow client has still to take when its connection is sent away is taken whole.
+fn c86_slow_reader() -> Outcome {
+    const PAGE: usize = 200 << 10;
+    let origin = Origin::start(|_, conn: &mut Conn| answer(conn, 200, "", &[b'x'; PAGE]))?;
+    let site = Site::start(origin.address, "[listen]\ndrain = \"1h\"")?;
+    let mut client = site.client()?;
+    client.send("GET", "/", "", b"")?;
+    // All of it is the kernel's, and the connection is idle.
+    site.until("tidegate_responses_total", |answers| answers >= 1.0)?;
+    signal(&site, "-TERM")?;
+    ends(&site)?;
+    equal("whole", client.reply("GET")?.is(200)?.body.len(), PAGE)
+}
+
+/// A successor that is told to stop while it waits ends at once, and leaves its place.
+fn c86_successor_told() -> Outcome {
+    let (origin, _) = closed()?;
+    let site = Site::start(origin.address, "")?;
+    let config = site.dir.path().join("tidegate.toml");
+    for name in ["first", "second"] {
+        let mut waits = successor(&site, &config, name)?;
+        tell(&waits.0, "-TERM")?;
+        equal(
+            "its end",
+            waits.0.wait().map_err(|e| e.to_string())?.code(),
+            Some(1),
+        )?;
+    }
+    site.get("/open", "")?.is(200)?;
+    site.proxy.healthy()
+}
+
+/// A process of the test's own, which ends with it.
+struct Own(Child);
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// What the proxy has told of itself.
@@ -138,7 +185,7 @@ fn events(site: &Site) -> String {
 }
 
 /// A successor that waits for `site`'s sockets.
-fn successor(site: &Site, config: &Path, name: &str) -> Result<Child, String> {
+fn successor(site: &Site, config: &Path, name: &str) -> Result<Own, String> {
     let events = site.dir.path().join(name);
     let out = File::create(&events).map_err(|e| e.to_string())?;
     let child = Command::new(binary())
@@ -150,6 +197,7 @@ fn successor(site: &Site, config: &Path, name: &str) -> Result<Child, String> {
         .stderr(Stdio::null())
         .spawn()
         .map_err(|e| e.to_string())?;
+    let child = Own(child);
     eventually("the successor waits", || {
         let said = fs::read_to_string(&events).unwrap_or_default();
         Ok(said
@@ -200,8 +248,8 @@ fn c86_upgrade() -> Outcome {
     site.proxy
         .metric("tidegate_build_info", &[])?
         .ok_or("no metrics")?;
-    tell(&child, "-TERM")?;
-    child.wait().map_err(|e| e.to_string()).map(drop)
+    tell(&child.0, "-TERM")?;
+    child.0.wait().map_err(|e| e.to_string()).map(drop)
 }
 
 fn c86_dead_successor() -> Outcome {
@@ -219,11 +267,11 @@ fn c86_dead_successor() -> Outcome {
     // Somebody waits, and is stopped before it can say that it serves.
     let config = site.dir.path().join("tidegate.toml");
     let mut child = successor(&site, &config, "successor")?;
-    tell(&child, "-STOP")?;
+    tell(&child.0, "-STOP")?;
     signal(&site, "-QUIT")?;
     client.get("/open", "")?.is(200)?;
-    tell(&child, "-KILL")?;
-    child.wait().map_err(|e| e.to_string())?;
+    tell(&child.0, "-KILL")?;
+    child.0.wait().map_err(|e| e.to_string())?;
     eventually("it serves on", || {
         let said = events(&site);
         Ok(said
@@ -238,8 +286,8 @@ fn c86_dead_successor() -> Outcome {
     signal(&site, "-QUIT")?;
     ends(&site)?;
     site.get("/open", "")?.is(200)?;
-    tell(&child, "-TERM")?;
-    child.wait().map_err(|e| e.to_string()).map(drop)
+    tell(&child.0, "-TERM")?;
+    child.0.wait().map_err(|e| e.to_string()).map(drop)
 }
 
 /// Clients that come again when they are told to go: each of their requests is answered, whole, at the first try.
@@ -264,7 +312,7 @@ fn c86_upgrades_under_load() -> Outcome {
     };
     let upgrade = || {
         let config = site.dir.path().join("tidegate.toml");
-        let mut old: Option<Child> = None;
+        let mut old: Option<Own> = None;
         for turn in 0..UPGRADES {
             let new = successor(&site, &config, &format!("successor-{turn}"))?;
             match &mut old {
@@ -273,8 +321,8 @@ fn c86_upgrades_under_load() -> Outcome {
                     ends(&site)?;
                 }
                 Some(old) => {
-                    tell(old, "-QUIT")?;
-                    let status = old.wait().map_err(|e| e.to_string())?;
+                    tell(&old.0, "-QUIT")?;
+                    let status = old.0.wait().map_err(|e| e.to_string())?;
                     equal("the old one's end", status.code(), Some(0))?;
                 }
             }
@@ -288,15 +336,15 @@ fn c86_upgrades_under_load() -> Outcome {
     };
     thread::scope(|scope| {
         let clients: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
-        let last: Result<Option<Child>, String> = upgrade();
+        let last: Result<Option<Own>, String> = upgrade();
         over.store(true, Ordering::Relaxed);
         let joined = |client: thread::ScopedJoinHandle<'_, Outcome>| {
             client.join().unwrap_or(Err("a client panicked".into()))
         };
         let asked = clients.into_iter().try_for_each(joined);
         if let Some(mut last) = last? {
-            tell(&last, "-TERM")?;
-            last.wait().map_err(|e| e.to_string())?;
+            tell(&last.0, "-TERM")?;
+            last.0.wait().map_err(|e| e.to_string())?;
         }
         asked
     })
