@@ -103,13 +103,25 @@ pub fn binary() -> PathBuf {
 }
 
 /// An answer as a client got it.
-#[derive(Debug)]
 pub struct Reply {
     pub status: u16,
     fields: Vec<(String, String)>,
     pub body: Vec<u8>,
     /// Whether the body ended as its framing says it should.
     pub whole: bool,
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = self.body.len().min(200);
+        let body = self.body[..shown].escape_ascii();
+        let (status, fields, whole) = (self.status, &self.fields, self.whole);
+        write!(
+            out,
+            "{status} {fields:?} {} bytes: {body} (whole: {whole})",
+            self.body.len()
+        )
+    }
 }
 
 impl Reply {
