@@ -357,6 +357,7 @@ impl Compile<'_, '_> {
                 None => format!("{first}{path}"),
             },
             upstream,
+            priority: route.priority.value,
             cache: route.cache.value,
             store: StoreTerms {
                 default_ttl,

@@ -12,7 +12,7 @@ use super::value::{Bounds, Kind, Literal, OrOff, Rate, Size, Value};
 use super::walk::{Found, Given, Walk};
 use super::words::{
     AcceptEncoding, Authority, CdnId, Coding, Host, Level, Name, Output, PathPrefix, Pattern,
-    Protocol, Server, SetCookie,
+    Priority, Protocol, Server, SetCookie,
 };
 
 /// One table of the file and its options.
@@ -306,6 +306,9 @@ table! {
 
     /// The upstream's name; may be left out where there is only one.
     upstream: Option<Name> = Unset("app");
+
+    /// Whose requests are served first where they wait for the same servers.
+    priority: Priority = Default("normal");
 
     /// Whether answers may be stored at all.
     cache: bool = Default("true");

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use super::value::{Kind, Word, Wrong, choice, is_not};
-pub use crate::origin::Protocol;
+pub use crate::origin::{Priority, Protocol};
 pub use crate::rules::encoding::Coding;
 use crate::rules::host::{self, Scheme};
 pub use crate::rules::storing::SetCookie;
@@ -299,6 +299,12 @@ choice!(Level:
     "info" => Level("info"),
     "debug" => Level("debug"),
     "trace" => Level("trace"),
+);
+
+choice!(Priority:
+    "high" => Priority::High,
+    "normal" => Priority::Normal,
+    "low" => Priority::Low,
 );
 
 choice!(Protocol:

@@ -106,7 +106,7 @@ async fn attempt(
     let upstream = fetcher.upstream(errand.route.upstream);
     let metrics = &fetcher.metrics[errand.route.upstream];
     let permit = tokio::select! {
-        permit = upstream.permit(Duration::MAX) => {
+        permit = upstream.permit(Duration::MAX, errand.ask(filler.flight())) => {
             permit.map_err(|refused| {
                 metrics.count(OriginResult::Refused);
                 Stopped::Failed(refused_failure(refused))
@@ -787,6 +787,7 @@ pub fn failure(error: &OriginError) -> Failure {
 pub fn refused_failure(refused: Refused) -> Failure {
     Failure::Refused(match refused {
         Refused::QueueFull => "too many requests wait for the origin",
+        Refused::Late => "an answer of the origin would come too late",
         Refused::Waited => "the wait for the origin was too long",
         Refused::Streams => "too many streams are open at the origin",
     })

@@ -1,20 +1,21 @@
 //! How much may be in flight to the servers of one upstream, and the queue for it.
 //!
 //! A [`Slot`] is one request at one server. It is a value: dropping it, however its holder ends, gives it back, and
-//! the longest waiter gets it. The queue is first come, first served, and bounded.
+//! whoever is next in the [`queue`](super::queue) gets it.
 //!
 //! A server that could not be reached rests for a second, then one request a second tries it until one gets
 //! through. Where every server rests, none does. This is not health checking: it only keeps one dead server among
 //! several from swallowing the traffic by being the least busy.
 
 use crate::clock;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
+
+use super::queue::{Ask, Queue, Ticket};
 
 const REST: Duration = Duration::from_secs(1);
 
@@ -23,6 +24,8 @@ const REST: Duration = Duration::from_secs(1);
 pub enum Refused {
     /// As many wait as may.
     QueueFull,
+    /// So many wait that an answer would come too late.
+    Late,
     /// The wait was longer than the caller's patience or the upstream's `queue_wait`.
     Waited,
     /// As many long-lived streams are open as may be.
@@ -31,7 +34,6 @@ pub enum Refused {
 
 pub(super) struct Budget {
     per_server: usize,
-    queue: usize,
     max_streams: usize,
     state: Mutex<State>,
 }
@@ -40,11 +42,14 @@ struct State {
     servers: Box<[Load]>,
     /// Where the search for the least busy server begins, so that equals take turns.
     turn: usize,
-    /// By ticket, so by arrival. Only those who still wait: a waiter that leaves takes its entry along.
-    waiting: BTreeMap<u64, oneshot::Sender<Slot>>,
-    next_ticket: u64,
+    /// Only those who still wait: a waiter that leaves takes its entry along.
+    waiting: Queue<Serve>,
+    /// How long a place is held, of late.
+    takes: Duration,
     streams: usize,
 }
+
+type Serve = oneshot::Sender<Result<Slot, Refused>>;
 
 #[derive(Default)]
 struct Load {
@@ -62,13 +67,12 @@ impl Budget {
     ) -> Arc<Self> {
         Arc::new(Self {
             per_server: per_server.max(1),
-            queue,
             max_streams,
             state: Mutex::new(State {
                 servers: (0..servers.max(1)).map(|_| Load::default()).collect(),
                 turn: 0,
-                waiting: BTreeMap::new(),
-                next_ticket: 0,
+                waiting: Queue::new(queue),
+                takes: Duration::ZERO,
                 streams: 0,
             }),
         })
@@ -92,19 +96,23 @@ impl Budget {
     }
 
     /// A slot, at once or after `patience` at most. Cancelling the future loses nothing.
-    pub(super) async fn slot(self: &Arc<Self>, patience: Duration) -> Result<Slot, Refused> {
-        let mut waiter = match self.enter(patience)? {
+    pub(super) async fn slot(
+        self: &Arc<Self>,
+        patience: Duration,
+        ask: Ask,
+    ) -> Result<Slot, Refused> {
+        let mut waiter = match self.enter(patience, ask)? {
             Entered::Served(slot) => return Ok(slot),
             Entered::Waits(waiter) => waiter,
         };
         match timeout(patience, &mut waiter.served).await {
-            Ok(Ok(slot)) => Ok(slot),
-            // The sender goes only with its slot in it or when the waiter itself leaves.
+            Ok(Ok(served)) => served,
+            // The sender goes only with its word in it or when the waiter itself leaves.
             Ok(Err(_)) | Err(_) => Err(Refused::Waited),
         }
     }
 
-    fn enter(self: &Arc<Self>, patience: Duration) -> Result<Entered, Refused> {
+    fn enter(self: &Arc<Self>, patience: Duration, ask: Ask) -> Result<Entered, Refused> {
         let mut state = self.state.lock();
         // Nobody overtakes those who wait.
         if state.waiting.is_empty()
@@ -113,17 +121,17 @@ impl Budget {
             drop(state);
             return Ok(Entered::Served(self.slot_at(server)));
         }
-        if state.waiting.len() >= self.queue {
-            return Err(Refused::QueueFull);
-        }
         if patience.is_zero() {
             return Err(Refused::Waited);
         }
-        let ticket = state.next_ticket;
-        state.next_ticket += 1;
         let (serve, served) = oneshot::channel();
-        state.waiting.insert(ticket, serve);
+        let entered = state.waiting.enter(ask, serve, clock::timer());
         drop(state);
+        let (ticket, made_room) = entered.map_err(|_| Refused::QueueFull)?;
+        if let Some(serve) = made_room {
+            // Whoever left meanwhile need not be told.
+            let _ = serve.send(Err(Refused::QueueFull));
+        }
         // A rest may have ended since the last slot came back.
         self.serve_waiting();
         Ok(Entered::Waits(Waiter {
@@ -137,10 +145,22 @@ impl Budget {
         Slot {
             budget: self.clone(),
             server,
+            since: clock::timer(),
         }
     }
 
     fn serve_waiting(self: &Arc<Self>) {
+        let now = clock::timer();
+        let mut state = self.state.lock();
+        if state.waiting.is_empty() {
+            return;
+        }
+        let takes = state.takes;
+        let late = state.waiting.late(now, takes);
+        drop(state);
+        for serve in late {
+            let _ = serve.send(Err(Refused::Late));
+        }
         loop {
             let mut state = self.state.lock();
             if state.waiting.is_empty() {
@@ -149,12 +169,12 @@ impl Budget {
             let Some(server) = state.pick(self.per_server) else {
                 return;
             };
-            let Some((_, serve)) = state.waiting.pop_first() else {
+            let Some(serve) = state.waiting.pop(now) else {
                 return;
             };
             drop(state);
             // A waiter that left in this instant hands the slot back to us by dropping it.
-            drop(serve.send(self.slot_at(server)));
+            drop(serve.send(Ok(self.slot_at(server))));
         }
     }
 
@@ -228,13 +248,13 @@ enum Entered {
 /// A place in the queue. A slot that reached it after it stopped looking goes on to the next when this is dropped.
 struct Waiter {
     budget: Arc<Budget>,
-    ticket: u64,
-    served: oneshot::Receiver<Slot>,
+    ticket: Ticket,
+    served: oneshot::Receiver<Result<Slot, Refused>>,
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let left = self.budget.state.lock().waiting.remove(&self.ticket);
+        let left = self.budget.state.lock().waiting.leave(self.ticket);
         drop(left);
     }
 }
@@ -243,6 +263,7 @@ impl Drop for Waiter {
 pub(super) struct Slot {
     budget: Arc<Budget>,
     server: usize,
+    since: Instant,
 }
 
 impl Slot {
@@ -258,8 +279,13 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        let held = clock::timer().saturating_duration_since(self.since);
         let mut state = self.budget.state.lock();
         state.servers[self.server].in_flight -= 1;
+        state.takes = match state.takes {
+            Duration::ZERO => held,
+            takes => (takes * 15 + held) / 16,
+        };
         drop(state);
         self.budget.serve_waiting();
     }
@@ -292,15 +318,32 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::queue::Wanted;
     use super::*;
 
     const LONG: Duration = Duration::from_secs(600);
+
+    struct One;
+
+    impl Wanted for One {
+        fn by(&self) -> usize {
+            1
+        }
+    }
+
+    /// What is never too late.
+    fn shared() -> Ask {
+        Ask {
+            wanted: Some(Arc::new(One)),
+            ..Ask::default()
+        }
+    }
 
     type Waiting = Pin<Box<dyn Future<Output = Result<Slot, Refused>>>>;
 
     fn ask(budget: &Arc<Budget>) -> Waiting {
         let budget = budget.clone();
-        Box::pin(async move { budget.slot(LONG).await })
+        Box::pin(async move { budget.slot(LONG, shared()).await })
     }
 
     fn poll(waiting: &mut Waiting) -> Poll<Result<Slot, Refused>> {
@@ -401,7 +444,7 @@ mod tests {
     #[tokio::test]
     async fn the_queue_is_first_come_first_served() {
         let budget = Budget::new(1, 1, 8, 1);
-        let first = budget.slot(LONG).await.unwrap();
+        let first = budget.slot(LONG, shared()).await.unwrap();
         let mut waiting: Vec<_> = (0..3).map(|_| ask(&budget)).collect();
         for one in &mut waiting {
             assert!(poll(one).is_pending());
@@ -415,7 +458,7 @@ mod tests {
     #[tokio::test]
     async fn a_permit_handed_to_a_waiter_that_left_goes_on() {
         let budget = Budget::new(1, 1, 8, 1);
-        let first = budget.slot(LONG).await.unwrap();
+        let first = budget.slot(LONG, shared()).await.unwrap();
         let (mut leaves, mut stays) = (ask(&budget), ask(&budget));
         assert!(poll(&mut leaves).is_pending());
         assert!(poll(&mut stays).is_pending());
@@ -428,7 +471,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_gives_the_permit_back() {
         let budget = Budget::new(1, 1, 8, 1);
-        let slot = budget.slot(LONG).await.unwrap();
+        let slot = budget.slot(LONG, shared()).await.unwrap();
         let died = tokio::spawn(async move {
             let _held = slot;
             panic!("on purpose");
@@ -440,28 +483,36 @@ mod tests {
     #[tokio::test]
     async fn patience_ends_and_the_queue_is_bounded() {
         let budget = Budget::new(1, 1, 1, 1);
-        let held = budget.slot(LONG).await.unwrap();
+        let held = budget.slot(LONG, shared()).await.unwrap();
         assert_eq!(
-            budget.slot(Duration::ZERO).await.err(),
+            budget.slot(Duration::ZERO, shared()).await.err(),
             Some(Refused::Waited)
         );
         let mut waits = ask(&budget);
         assert!(poll(&mut waits).is_pending());
-        assert_eq!(budget.slot(LONG).await.err(), Some(Refused::QueueFull));
+        assert_eq!(
+            budget.slot(LONG, shared()).await.err(),
+            Some(Refused::QueueFull)
+        );
         drop(waits);
-        let waited = budget.slot(Duration::from_millis(20)).await;
+        let waited = budget.slot(Duration::from_millis(20), shared()).await;
         assert_eq!(waited.err(), Some(Refused::Waited));
         assert_eq!(budget.queued(), 0);
         drop(held);
-        assert!(budget.slot(Duration::ZERO).await.is_ok());
+        assert!(budget.slot(Duration::ZERO, shared()).await.is_ok());
     }
 
     #[tokio::test]
     async fn streams_are_beside_the_budget_and_bounded() {
         let budget = Budget::new(1, 1, 0, 1);
-        let stream = budget.slot(LONG).await.unwrap().into_stream().unwrap();
+        let stream = budget
+            .slot(LONG, shared())
+            .await
+            .unwrap()
+            .into_stream()
+            .unwrap();
         assert_eq!((budget.in_flight(), budget.streams()), (0, 1));
-        let second = budget.slot(LONG).await.unwrap();
+        let second = budget.slot(LONG, shared()).await.unwrap();
         assert_eq!(second.into_stream().err(), Some(Refused::Streams));
         assert_eq!((budget.in_flight(), budget.streams()), (0, 1));
         drop(stream);
@@ -471,13 +522,13 @@ mod tests {
     #[tokio::test]
     async fn the_least_busy_server_is_taken_and_a_dead_one_left_alone() {
         let budget = Budget::new(2, 2, 8, 1);
-        let one = budget.slot(LONG).await.unwrap();
-        let two = budget.slot(LONG).await.unwrap();
+        let one = budget.slot(LONG, shared()).await.unwrap();
+        let two = budget.slot(LONG, shared()).await.unwrap();
         assert_ne!(one.server(), two.server());
         let dead = one.server();
         budget.unreachable(dead);
         drop(one);
-        let three = budget.slot(LONG).await.unwrap();
+        let three = budget.slot(LONG, shared()).await.unwrap();
         assert_ne!(three.server(), dead);
         // The living one is full, the dead one rests: wait.
         let mut waits = ask(&budget);
@@ -489,8 +540,8 @@ mod tests {
     #[tokio::test]
     async fn nobody_overtakes_when_a_rest_ends() {
         let budget = Budget::new(2, 1, 8, 1);
-        let one = budget.slot(LONG).await.unwrap();
-        let _two = budget.slot(LONG).await.unwrap();
+        let one = budget.slot(LONG, shared()).await.unwrap();
+        let _two = budget.slot(LONG, shared()).await.unwrap();
         let dead = one.server();
         budget.unreachable(dead);
         drop(one);
@@ -523,7 +574,7 @@ mod tests {
                     tokio::spawn(async move {
                         for round in 0..200u64 {
                             let patience = Duration::from_micros((seed * 31 + round * 17) % 400);
-                            if let Ok(slot) = budget.slot(patience).await {
+                            if let Ok(slot) = budget.slot(patience, shared()).await {
                                 most.fetch_max(
                                     running.fetch_add(1, Ordering::SeqCst) + 1,
                                     Ordering::SeqCst,

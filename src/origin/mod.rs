@@ -19,6 +19,7 @@ mod error;
 mod exchange;
 mod http1;
 mod http2;
+mod queue;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -27,4 +28,5 @@ pub use body::BodySender;
 pub use budget::Refused;
 pub use error::{OriginError, OriginErrorKind};
 pub use exchange::{Event, Exchange, OriginHead, Outgoing};
+pub use queue::{Ask, Priority, Wanted};
 pub use upstream::{Permit, Protocol, Server, ServerSpec, StreamPermit, Upstream, UpstreamSpec};

@@ -14,6 +14,7 @@ use pingora::tls::{
 use pingora::upstreams::peer::{HttpPeer, Peer};
 
 use super::budget::{Budget, Refused, Slot, Stream};
+use super::queue::Ask;
 
 /// Streams we open on one HTTP/2 connection. Pingora's default is one.
 const HTTP2_STREAMS: usize = 100;
@@ -132,12 +133,13 @@ impl Upstream {
     }
 
     /// Leave to have one request in flight at one server, at once or after `patience` or `queue_wait`, whichever is
-    /// shorter. In order of arrival. Cancelling the future loses nothing.
+    /// shorter; who is next, the [`queue`](super::queue) says. Cancelling the future loses nothing.
     ///
     /// # Errors
     /// The queue is full, or the wait was too long.
-    pub async fn permit(&self, patience: Duration) -> Result<Permit, Refused> {
-        let slot = self.budget.slot(patience.min(self.spec.queue_wait)).await?;
+    pub async fn permit(&self, patience: Duration, ask: Ask) -> Result<Permit, Refused> {
+        let patience = patience.min(self.spec.queue_wait);
+        let slot = self.budget.slot(patience, ask).await?;
         Ok(Permit {
             slot,
             servers: self.servers.clone(),

@@ -20,6 +20,7 @@ mod http2;
 mod invariants;
 mod lifecycle;
 mod origins;
+mod overload;
 #[path = "../../fuzz/src/lib.rs"]
 mod properties;
 mod scarce;
@@ -44,6 +45,7 @@ pub fn tests() -> Vec<Test> {
         invariants::tests(),
         lifecycle::tests(),
         origins::tests(),
+        overload::tests(),
         scarce::tests(),
         tls::tests(),
     ]
