@@ -29,9 +29,9 @@ use crate::front::door::{Door, Doors, Front};
 use crate::front::guests::{Guests, Told};
 use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
-use crate::origin::Upstream;
+use crate::origin::{self, Upstream};
 use crate::rules::encoding::Coding;
-use crate::telemetry::{self, Metrics, Telemetry, names};
+use crate::telemetry::{self, Metrics, ProbeResult, Telemetry, names};
 use leave::{Entrance, Leave};
 use sockets::Sockets;
 
@@ -63,7 +63,18 @@ fn run_with(policy: Policy, start: Start, telemetry: &Telemetry) -> Result<(), S
     let policy = site.policy.load_full();
     gauges(&telemetry.metrics, &site);
     let tls = tls(&policy, &telemetry.metrics)?;
-    // Nobody connects before nearly all that can fail is done.
+    // Nobody comes in before it is known which servers are well,
+    let leave = match origin::watch(site.fetcher.upstreams())? {
+        Some(first_round) => {
+            let waited = leave.unless_told(move || {
+                first_round.wait();
+                Ok(())
+            });
+            waited?.0
+        }
+        None => leave,
+    };
+    // nor before nearly all that can fail is done.
     let (leave, sockets, successor) = match start {
         Start::Fresh => (leave, Sockets::open(&policy, Vec::new())?, None),
         Start::Upgrade => {
@@ -285,17 +296,36 @@ fn readiness(health: &Health, site: &Arc<Site>, listen: SocketAddr, doors: &Arc<
         true => State::Ok(format!("{listen}")),
         false => State::Failing(format!("{listen} is not there yet")),
     });
-    let servers: usize = site
-        .fetcher
-        .upstreams()
-        .iter()
-        .map(|upstream| upstream.budget())
-        .sum();
     health.ready_when("config", || State::Ok("valid".into()));
-    // Which of them are well is known once they are probed.
-    health.ready_when("origins", move || {
-        State::Ok(format!("a budget of {servers} requests in flight"))
-    });
+    let site = Arc::clone(site);
+    health.ready_when("origins", move || origins(&site));
+}
+
+/// It would do well with traffic as long as a server is well, of any upstream, or something is stored to fall back on: a
+/// balancer that turned away from all proxies at once would leave visitors without the stale pages they have.
+fn origins(site: &Site) -> State {
+    let upstreams = site.fetcher.upstreams();
+    let told: Vec<_> = upstreams
+        .iter()
+        .map(|upstream| {
+            let servers = upstream.servers();
+            let well = servers.iter().filter(|server| server.seen().is_well());
+            format!(
+                "{}: {} of {} well",
+                upstream.name(),
+                well.count(),
+                servers.len()
+            )
+        })
+        .collect();
+    let told = told.join(", ");
+    if !upstreams.iter().all(|upstream| upstream.is_all_ill()) {
+        return State::Ok(told);
+    }
+    match site.fetcher.store.size().0 {
+        0 => State::Failing(told),
+        pages => State::Ok(format!("{told}, {pages} pages stored")),
+    }
 }
 
 fn certificate_gauges(metrics: &Metrics, certificates: &Arc<Certificates>) {
@@ -409,5 +439,30 @@ fn gauges(metrics: &Metrics, site: &Arc<Site>) {
         metrics.gauge(&names::ORIGIN_QUEUED, &label, of(Upstream::queued));
         metrics.gauge(&names::ORIGIN_STREAMS, &label, of(Upstream::streams));
         metrics.gauge(&names::ORIGIN_BUDGET, &label, of(Upstream::budget));
+        if upstream.spec().health.is_some() {
+            health_gauges(metrics, upstream);
+        }
+    }
+}
+
+fn health_gauges(metrics: &Metrics, upstream: &Arc<Upstream>) {
+    let name = upstream.name();
+    let read = Arc::clone(upstream);
+    metrics.gauge(&names::ORIGIN_ALL_ILL, &[name], move || {
+        f64::from(u8::from(read.is_all_ill()))
+    });
+    for (at, server) in upstream.servers().iter().enumerate() {
+        let label = server.authority();
+        let read = Arc::clone(upstream);
+        metrics.gauge(&names::ORIGIN_SERVER_UP, &[name, label], move || {
+            f64::from(u8::from(read.servers()[at].seen().is_well()))
+        });
+        for &result in ProbeResult::ALL {
+            let read = Arc::clone(upstream);
+            let labels = [name, label, result.label()];
+            metrics.count_from(&names::ORIGIN_PROBES, &labels, move || {
+                read.servers()[at].seen().probes(result) as f64
+            });
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, Method, header};
 
 use super::file::File;
 use super::nearest::nearest;
@@ -19,8 +19,9 @@ use super::report::{At, Mistake};
 use super::table::Table;
 use super::value::OrOff;
 use super::walk::{Env, Given};
-use super::words::{Pattern, Server};
-use crate::origin::{ServerSpec, UpstreamSpec};
+use super::words::{Health, Pattern, Protocol, Server};
+use crate::origin::{Asking, Check, HealthSpec, ServerSpec, UpstreamSpec};
+use crate::rules::health::{Expects, Hysteresis};
 use crate::rules::identity::Harmless;
 use crate::rules::request::HeadLimits;
 use crate::rules::storing::StoreTerms;
@@ -278,6 +279,135 @@ impl Compile<'_, '_> {
             protocol: upstream.protocol.value,
             tls_verify: upstream.verify.value,
             tls_ca: upstream.ca.value.clone(),
+            health: self.health(upstream),
+        }
+    }
+
+    fn health(&mut self, upstream: &options::Upstream) -> Option<HealthSpec> {
+        self.idle_health(upstream);
+        let asking = |target: &str| Asking {
+            target: target.to_owned(),
+            host: [&upstream.health_host, &upstream.host]
+                .into_iter()
+                .find_map(|host| host.value.as_ref())
+                .map(|host| host.0.clone()),
+            fields: upstream
+                .health_headers
+                .value
+                .iter()
+                .map(|field| (field.0.clone(), field.1.clone()))
+                .collect(),
+        };
+        let check = match upstream.health.value {
+            Health::Off => return None,
+            Health::Tcp => Check::Tcp,
+            Health::Http => Check::Http {
+                method: upstream.health_method.value.0.clone(),
+                asking: asking(&upstream.health_path.value.0),
+                expects: self.expects(upstream),
+            },
+            Health::Grpc => {
+                if upstream.protocol.value == Protocol::Http1 {
+                    let what = "`grpc` needs HTTP/2, and `protocol` is `http1`";
+                    self.tell(
+                        &upstream.health.at,
+                        what,
+                        "leave `protocol` out, or make it `http2`",
+                    );
+                }
+                Check::Grpc {
+                    asking: asking("/grpc.health.v1.Health/Check"),
+                    service: upstream.health_service.value.clone().unwrap_or_default(),
+                }
+            }
+        };
+        Some(HealthSpec {
+            check,
+            interval: upstream.health_interval.value,
+            timeout: upstream.health_timeout.value,
+            hysteresis: Hysteresis {
+                rise: upstream.health_rise.value,
+                fall: upstream.health_fall.value,
+            },
+        })
+    }
+
+    fn expects(&mut self, upstream: &options::Upstream) -> Expects {
+        let statuses = &upstream.health_status;
+        if statuses.value.is_empty() && statuses.at != At::Told {
+            let what = "without any status no answer would do";
+            self.tell(
+                &statuses.at,
+                what,
+                "leave it out, or name some: `[\"200-399\"]`",
+            );
+        }
+        let (body, json) = (&upstream.health_body, &upstream.health_json);
+        if upstream.health_method.value.0 == Method::HEAD {
+            for (at, is_given) in [
+                (&body.at, body.value.is_some()),
+                (&json.at, json.value.is_some()),
+            ] {
+                if is_given {
+                    let what = "the answer to a HEAD has no body to look into";
+                    self.tell(at, what, "leave it out, or make `health_method` `GET`");
+                }
+            }
+        }
+        Expects {
+            statuses: statuses.value.iter().map(|some| some.0).collect(),
+            body: body.value.clone(),
+            json: json.value.as_ref().map(|member| member.0.clone()),
+        }
+    }
+
+    /// Tells every option that the kind of health check has no use for. What is switched off by a word may keep its
+    /// options.
+    fn idle_health(&mut self, upstream: &options::Upstream) {
+        use Health::{Grpc, Http, Tcp};
+        let health = &upstream.health;
+        if health.at == At::Told || (health.at.is_written() && health.value == Health::Off) {
+            return;
+        }
+        let all: [(&str, &At, &[Health]); 12] = [
+            (
+                "health_interval",
+                &upstream.health_interval.at,
+                &[Http, Tcp, Grpc],
+            ),
+            (
+                "health_timeout",
+                &upstream.health_timeout.at,
+                &[Http, Tcp, Grpc],
+            ),
+            ("health_rise", &upstream.health_rise.at, &[Http, Tcp, Grpc]),
+            ("health_fall", &upstream.health_fall.at, &[Http, Tcp, Grpc]),
+            ("health_path", &upstream.health_path.at, &[Http]),
+            ("health_method", &upstream.health_method.at, &[Http]),
+            ("health_host", &upstream.health_host.at, &[Http, Grpc]),
+            ("health_headers", &upstream.health_headers.at, &[Http, Grpc]),
+            ("health_status", &upstream.health_status.at, &[Http]),
+            ("health_body", &upstream.health_body.at, &[Http]),
+            ("health_json", &upstream.health_json.at, &[Http]),
+            ("health_service", &upstream.health_service.at, &[Grpc]),
+        ];
+        for (name, at, kinds) in all {
+            if !at.is_written() || kinds.contains(&health.value) {
+                continue;
+            }
+            let kind = kinds[0].word();
+            match health.value {
+                Health::Off => self.tell(
+                    at,
+                    format!("`{name}` without a health check"),
+                    format!("add `health = \"{kind}\"`, or leave it out"),
+                ),
+                other => self.tell(
+                    at,
+                    format!("`{}` has no use for `{name}`", other.word()),
+                    format!("leave it out, or make `health` `{kind}`"),
+                ),
+            }
         }
     }
 

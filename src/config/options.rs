@@ -11,8 +11,8 @@ use super::report::At;
 use super::value::{Bounds, Kind, Literal, OrOff, Rate, Size, Value};
 use super::walk::{Found, Given, Walk};
 use super::words::{
-    AcceptEncoding, Authority, CdnId, Coding, Host, Level, Name, Output, PathPrefix, Pattern,
-    Priority, Protocol, Server, SetCookie,
+    AcceptEncoding, Authority, CdnId, Coding, Field, Health, HealthMethod, Host, Level, Member,
+    Name, Output, PathPrefix, Pattern, Priority, Protocol, Server, SetCookie, Statuses, Target,
 };
 
 /// One table of the file and its options.
@@ -87,7 +87,13 @@ impl Opt {
     /// If a declared default is no value of its type; a test reads them all.
     pub fn default<T: Value>(&self) -> T {
         let literal = match (self.shown, self.kind) {
-            (Default(text), Kind::List(_)) => Literal::List(listed(text)),
+            (Default(text), Kind::List(_)) => {
+                let literal = |text: &str| Literal::Text {
+                    text: text.to_owned(),
+                    filled: false,
+                };
+                Literal::List(listed(text).map(literal).collect())
+            }
             (Default(text), kind) => Literal::Text {
                 text: text.to_owned(),
                 filled: !kind.is_quoted(),
@@ -98,16 +104,11 @@ impl Opt {
     }
 }
 
-/// The elements of a list of texts.
-fn listed(text: &str) -> Vec<Literal> {
+/// The elements of a list of texts, as a default has it.
+pub(super) fn listed(text: &str) -> impl Iterator<Item = &str> {
     let elements = text.trim_matches(['[', ']']).split(',');
     let texts = elements.map(|element| element.trim().trim_matches('"'));
-    let texts = texts.filter(|text| !text.is_empty());
-    let literal = |text: &str| Literal::Text {
-        text: text.to_owned(),
-        filled: false,
-    };
-    texts.map(literal).collect()
+    texts.filter(|text| !text.is_empty())
 }
 
 /// Declares a table: a struct of what was written, and its [`Table`].
@@ -287,6 +288,48 @@ table! {
 
     /// A PEM file of certificate authorities to trust instead of the system's.
     ca: Option<PathBuf> = Unset("/etc/ssl/certs/internal-ca.pem");
+
+    /// Whether each server is asked again and again if it is well: by a request of HTTP (`http`) or of gRPC's own
+    /// health service (`grpc`), or for no more than a connection (`tcp`). An ill server gets no requests; where none is
+    /// well, all of them are used. The first answers are waited for at start, as long as `health_timeout`.
+    health: Health = Default("off");
+
+    /// How long from one probe of a server to the next, give or take a tenth.
+    health_interval: Duration = Default("5s"), "10ms" to "1d";
+
+    /// How long a probe may take in all.
+    health_timeout: Duration = Default("2s"), "10ms" to "5m";
+
+    /// Probes in a row that have to go well for an ill server to be used again. The first probe of all decides alone.
+    health_rise: usize = Default("2"), "1" to "1000";
+
+    /// Probes in a row that have to fail for a server to count as ill.
+    health_fall: usize = Default("3"), "1" to "1000";
+
+    /// What `http` asks for: a path, with a query or without.
+    health_path: Target = Default("/");
+
+    /// How `http` asks. The answer to a HEAD has no body to look into.
+    health_method: HealthMethod = Default("GET");
+
+    /// The Host that `http` and `grpc` ask for; else `host`, else the server's own.
+    health_host: Option<Authority> = Unset("app.internal");
+
+    /// Fields that `http` and `grpc` send along.
+    health_headers: Vec<Field> = Default("[]");
+
+    /// The statuses that `http` takes for well.
+    health_status: Vec<Statuses> = Default(r#"["200-399"]"#);
+
+    /// A text that the body of `http`'s answer has to hold, in its first 64 KiB.
+    health_body: Option<String> = Unset("pong");
+
+    /// A field that the body of `http`'s answer has to have as JSON of up to 64 KiB, and its value; `checks.db=ok` is a
+    /// field within a field.
+    health_json: Option<Member> = Unset("status=ok");
+
+    /// The service that `grpc` asks about; else the server as a whole.
+    health_service: Option<String> = Unset("blog.Posts");
 }
 
 table! {

@@ -2,7 +2,7 @@
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use super::options::{Opt, Shown, TABLES, Table};
+use super::options::{Opt, Shown, TABLES, Table, listed};
 use super::render::{joined, prose};
 use super::units::{DURATION_PATTERN, RATE_PATTERN, SIZE_PATTERN};
 use super::value::Kind;
@@ -58,7 +58,7 @@ fn option(option: &Opt) -> Node {
     }
     if let Shown::Default(default) = option.shown {
         let default = match (option.kind, default) {
-            (Kind::List(_), _) => Node::List(Vec::new()),
+            (Kind::List(_), list) => Node::List(listed(list).map(text).collect()),
             (Kind::Bool | Kind::Count, bare) => Node::Bare(bare),
             (_, quoted) => text(quoted),
         };

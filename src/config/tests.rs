@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::options::{Shown, TABLES};
 use super::policy::AcceptEncoding;
 use super::*;
+use crate::origin::Check;
 use crate::rules::storing::SetCookie;
 use crate::telemetry::Output;
 
@@ -92,6 +93,8 @@ fn the_schema_is_rendered_from_the_declarations() {
     let schema: serde_json::Value = serde_json::from_str(written).unwrap();
     let ttl = &schema["properties"]["route"]["items"]["properties"]["default_ttl"];
     assert_eq!(ttl["type"], serde_json::json!(["string", "integer"]));
+    let statuses = &schema["properties"]["upstream"]["items"]["properties"]["health_status"];
+    assert_eq!(statuses["default"], serde_json::json!(["200-399"]));
 }
 
 #[test]
@@ -156,6 +159,84 @@ fn left_out_is_good() {
     assert!(route.cache && route.eager && route.query.is_identity());
     assert_eq!(policy.log.access, Output::Stdout);
     assert_eq!(policy.route("", "*").map(|route| route.id), Some(0));
+}
+
+#[test]
+fn a_health_check_is_what_was_written() {
+    let text = format!(
+        "{UPSTREAM}host = \"app\"\nhealth = \"http\"\nhealth_path = \"/up?x\"\nhealth_headers = [\"A: b\"]\nhealth_status = [\"204\"]\n"
+    );
+    let health = policy(&text).upstreams[0].health.clone().unwrap();
+    assert_eq!(health.interval, Duration::from_secs(5));
+    assert_eq!(health.timeout, Duration::from_secs(2));
+    assert_eq!((health.hysteresis.rise, health.hysteresis.fall), (2, 3));
+    let Check::Http {
+        method,
+        asking,
+        expects,
+    } = health.check
+    else {
+        panic!("{:?}", health.check);
+    };
+    assert_eq!(method, "GET");
+    assert_eq!(asking.target, "/up?x");
+    assert_eq!(asking.host.as_deref(), Some("app"));
+    assert_eq!(asking.fields.len(), 1);
+    assert!(expects.judge_status(204).is_ok() && expects.judge_status(200).is_err());
+    assert_eq!(policy(UPSTREAM).upstreams[0].health, None);
+    // Switched off, with all it will need again.
+    let off = format!("{UPSTREAM}health = \"off\"\nhealth_path = \"/up\"\n");
+    assert_eq!(policy(&off).upstreams[0].health, None);
+}
+
+#[test]
+fn what_a_health_check_has_no_use_for_is_told() {
+    for (options, what, help) in [
+        (
+            "health_path = \"/up\"",
+            "`health_path` without a health check",
+            "add `health = \"http\"`, or leave it out",
+        ),
+        (
+            "health = \"tcp\"\nhealth_path = \"/up\"",
+            "`tcp` has no use for `health_path`",
+            "leave it out, or make `health` `http`",
+        ),
+        (
+            "health = \"http\"\nhealth_service = \"a.B\"",
+            "`http` has no use for `health_service`",
+            "leave it out, or make `health` `grpc`",
+        ),
+        (
+            "health = \"grpc\"\nhealth_status = [\"200\"]",
+            "`grpc` has no use for `health_status`",
+            "leave it out, or make `health` `http`",
+        ),
+        (
+            "health = \"grpc\"\nprotocol = \"http1\"",
+            "`grpc` needs HTTP/2, and `protocol` is `http1`",
+            "leave `protocol` out, or make it `http2`",
+        ),
+        (
+            "health = \"http\"\nhealth_method = \"HEAD\"\nhealth_json = \"status=ok\"",
+            "the answer to a HEAD has no body to look into",
+            "leave it out, or make `health_method` `GET`",
+        ),
+        (
+            "health = \"http\"\nhealth_status = []",
+            "without any status no answer would do",
+            "leave it out, or name some: `[\"200-399\"]`",
+        ),
+        (
+            "health = \"htpp\"\nhealth_path = \"/up\"",
+            "`health`: `htpp` is not one of",
+            "did you mean `\"http\"`?",
+        ),
+    ] {
+        let (_, told, helps) = one_mistake(&format!("{UPSTREAM}{options}\n"));
+        assert!(told.starts_with(what), "{told}");
+        assert_eq!(helps, help, "{options}");
+    }
 }
 
 #[test]

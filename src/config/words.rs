@@ -3,9 +3,13 @@
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
+use http::{HeaderName, HeaderValue, Method, header};
+
 use super::value::{Kind, Word, Wrong, choice, is_not};
 pub use crate::origin::{Priority, Protocol};
 pub use crate::rules::encoding::Coding;
+use crate::rules::health;
+use crate::rules::hop::is_hop_by_hop;
 use crate::rules::host::{self, Scheme};
 pub use crate::rules::storing::SetCookie;
 use crate::rules::target::write_path;
@@ -224,6 +228,88 @@ impl Word for Server {
     }
 }
 
+/// What is asked for: a path, with a query or without.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target(pub String);
+
+impl Word for Target {
+    const WORD: Kind = Kind::Text {
+        noun: "a path",
+        pattern: Some("^/"),
+    };
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let wrong = |help: String| Err(Wrong::new(is_not(text, Self::WORD), help));
+        if !text.starts_with('/') {
+            return wrong(format!("did you mean `\"/{}\"`?", text.escape_debug()));
+        }
+        match text.chars().all(|c| c.is_ascii_graphic() && c != '#') {
+            true => Ok(Target(text.to_owned())),
+            false => wrong("visible ASCII, other characters as `%XX`".to_owned()),
+        }
+    }
+}
+
+/// A field of a request, as its line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Field(pub HeaderName, pub HeaderValue);
+
+impl Word for Field {
+    const WORD: Kind = Kind::Text {
+        noun: "a field",
+        pattern: Some("^[^:]+:"),
+    };
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let wrong = |help: &str| Wrong::new(is_not(text, Self::WORD), help);
+        let like = "a name, a colon and a value, as in `\"Accept: application/json\"`";
+        let (name, value) = text.split_once(':').ok_or_else(|| wrong(like))?;
+        let name = HeaderName::try_from(name).map_err(|_| wrong(like))?;
+        let value = HeaderValue::try_from(value.trim()).map_err(|_| wrong(like))?;
+        if name == header::HOST {
+            return Err(wrong("the Host is `health_host`"));
+        }
+        match is_hop_by_hop(name.as_str()) || name == header::CONTENT_LENGTH {
+            true => Err(wrong("it is the connection's own, and not to be chosen")),
+            false => Ok(Field(name, value)),
+        }
+    }
+}
+
+/// A status, or a range of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Statuses(pub health::Statuses);
+
+impl Word for Statuses {
+    const WORD: Kind = Kind::Text {
+        noun: "a status",
+        pattern: Some("^[2-5][0-9]{2}(-[2-5][0-9]{2})?$"),
+    };
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let statuses = health::Statuses::parse(text).map(Statuses);
+        let help = "from 200 to 599, alone or as a range: `\"204\"`, `\"200-399\"`";
+        statuses.ok_or_else(|| Wrong::new(is_not(text, Self::WORD), help))
+    }
+}
+
+/// A field of JSON, and its value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member(pub health::Member);
+
+impl Word for Member {
+    const WORD: Kind = Kind::Text {
+        noun: "a field and its value",
+        pattern: Some("^[^=]+=.+$"),
+    };
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let member = health::Member::parse(text).map(Member);
+        let help = "a name, `=` and a value, as in `\"status=ok\"`";
+        member.ok_or_else(|| Wrong::new(is_not(text, Self::WORD), help))
+    }
+}
+
 /// This proxy in `CDN-Loop` (RFC 8586 §2): a token, or a host with a port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CdnId(pub String);
@@ -276,6 +362,30 @@ pub enum AcceptEncoding {
     Client,
 }
 
+/// How servers are asked whether they are well.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Health {
+    Off,
+    Http,
+    Tcp,
+    Grpc,
+}
+
+impl Health {
+    pub fn word(self) -> &'static str {
+        match self {
+            Health::Off => "off",
+            Health::Http => "http",
+            Health::Tcp => "tcp",
+            Health::Grpc => "grpc",
+        }
+    }
+}
+
+/// The method of a health check.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HealthMethod(pub Method);
+
 /// The least weighty message that is printed, as its word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Level(pub &'static str);
@@ -290,6 +400,18 @@ choice!(Coding:
     "br" => Coding::Br,
     "zstd" => Coding::Zstd,
     "gzip" => Coding::Gzip,
+);
+
+choice!(Health:
+    "off" => Health::Off,
+    "http" => Health::Http,
+    "tcp" => Health::Tcp,
+    "grpc" => Health::Grpc,
+);
+
+choice!(HealthMethod:
+    "GET" => HealthMethod(Method::GET),
+    "HEAD" => HealthMethod(Method::HEAD),
 );
 
 choice!(Level:
@@ -421,6 +543,34 @@ mod tests {
             ("/ä", "no query"),
         ] {
             assert!(help::<PathPrefix>(text).contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_health_check_asks_and_expects() {
+        assert_eq!(
+            Target::parse("/up?full=1"),
+            Ok(Target("/up?full=1".to_owned()))
+        );
+        let field = Field::parse("X-Token:  a b: c ").unwrap();
+        assert_eq!(
+            (field.0.as_str(), field.1.as_bytes()),
+            ("x-token", &b"a b: c"[..])
+        );
+        for (help, part) in [
+            (help::<Target>("up"), "`\"/up\"`"),
+            (help::<Target>("/a b"), "%XX"),
+            (help::<Field>("X-Token"), "a colon"),
+            (help::<Field>("X Token: 1"), "a colon"),
+            (help::<Field>("X: a\nb"), "a colon"),
+            (help::<Field>("host: a"), "`health_host`"),
+            (help::<Field>("Content-Length: 1"), "not to be chosen"),
+            (help::<Field>("Connection: x"), "not to be chosen"),
+            (help::<Statuses>("2xx"), "`\"200-399\"`"),
+            (help::<Statuses>("100"), "from 200 to 599"),
+            (help::<Member>("status"), "`\"status=ok\"`"),
+        ] {
+            assert!(help.contains(part), "{help}");
         }
     }
 

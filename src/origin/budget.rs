@@ -5,7 +5,8 @@
 //!
 //! A server that could not be reached rests for a second, then one request a second tries it until one gets
 //! through. Where every server rests, none does. This is not health checking: it only keeps one dead server among
-//! several from swallowing the traffic by being the least busy.
+//! several from swallowing the traffic by being the least busy. A server that [`super::health`] calls ill gets nothing,
+//! unless all of them are.
 
 use crate::clock;
 use std::sync::Arc;
@@ -55,6 +56,8 @@ type Serve = oneshot::Sender<Result<Slot, Refused>>;
 struct Load {
     in_flight: usize,
     rests_until: Option<Instant>,
+    /// Its probes say so.
+    ill: bool,
 }
 
 impl Budget {
@@ -199,6 +202,15 @@ impl Budget {
         }
     }
 
+    /// Whether the server is to be used, as far as there is another.
+    pub(super) fn set_well(self: &Arc<Self>, server: usize, well: bool) {
+        if let Some(load) = self.state.lock().servers.get_mut(server) {
+            load.ill = !well;
+        }
+        // For those who wait there may be one more; also where it was the last that was well, and all are used now.
+        self.serve_waiting();
+    }
+
     /// The server was reached.
     pub(super) fn reached(self: &Arc<Self>, server: usize) {
         let mut state = self.state.lock();
@@ -214,7 +226,7 @@ impl Budget {
 }
 
 impl State {
-    /// Counts one more request at the least busy server that has room and does not rest.
+    /// Counts one more request at the least busy server that is well, has room and does not rest.
     fn pick(&mut self, per_server: usize) -> Option<usize> {
         let count = self.servers.len();
         let some_rest = self.servers.iter().any(|load| load.rests_until.is_some());
@@ -223,9 +235,12 @@ impl State {
             (Some(now), Some(until)) => until > now,
             _ => false,
         };
-        let all_rest = some_rest && self.servers.iter().all(rests);
+        let all_ill = self.servers.iter().all(|load| load.ill);
+        let used = |load: &Load| all_ill || !load.ill;
+        let all_rest = some_rest && self.servers.iter().filter(|load| used(load)).all(rests);
         let chosen = (0..count)
             .map(|step| (self.turn + step) % count)
+            .filter(|&at| used(&self.servers[at]))
             .filter(|&at| self.servers[at].in_flight < per_server)
             .filter(|&at| all_rest || !rests(&self.servers[at]))
             .min_by_key(|&at| self.servers[at].in_flight)?;
@@ -555,6 +570,37 @@ mod tests {
         // It rests on while the one tries it.
         drop(tries);
         assert!(poll(&mut second).is_pending());
+    }
+
+    #[tokio::test]
+    async fn c76_an_ill_server_gets_nothing_unless_all_are() {
+        let budget = Budget::new(2, 2, 8, 1);
+        budget.set_well(0, false);
+        let held: Vec<_> = [
+            budget.slot(LONG, shared()).await,
+            budget.slot(LONG, shared()).await,
+        ]
+        .into();
+        assert!(held.iter().all(|slot| slot.as_ref().unwrap().server() == 1));
+        // The other is full. Once it is well again, who waits is served.
+        let mut waits = ask(&budget);
+        assert!(poll(&mut waits).is_pending());
+        budget.set_well(0, true);
+        let one = poll(&mut waits);
+        assert!(matches!(&one, Poll::Ready(Ok(slot)) if slot.server() == 0));
+        budget.set_well(0, false);
+        let mut waits = ask(&budget);
+        assert!(poll(&mut waits).is_pending());
+        budget.set_well(1, false);
+        assert!(matches!(poll(&mut waits), Poll::Ready(Ok(slot)) if slot.server() == 0));
+    }
+
+    #[tokio::test]
+    async fn the_only_well_server_does_not_rest() {
+        let budget = Budget::new(2, 2, 8, 1);
+        budget.set_well(0, false);
+        budget.unreachable(1);
+        assert_eq!(budget.slot(LONG, shared()).await.unwrap().server(), 1);
     }
 
     #[test]

@@ -109,6 +109,15 @@ async fn write_http1(
     Ok((read, write))
 }
 
+/// Connects, and leaves it at that.
+pub(super) async fn reach(upstream: &Upstream, server: &Server) -> Result<(), OriginError> {
+    let connected = upstream.connector.transport().new_stream(&server.peer);
+    match connected.await {
+        Ok(_) => Ok(()),
+        Err(why) => Err(not_connected(&why, server)),
+    }
+}
+
 async fn connect(
     upstream: &Arc<Upstream>,
     server: &Server,
@@ -272,7 +281,11 @@ fn http1_head(
 /// The head without what HTTP/2 forbids (RFC 9113 §8.2.2).
 fn http2_head(head: &RequestHeader, outgoing: Outgoing, server: &Server) -> Box<RequestHeader> {
     let mut head = Box::new(head.clone());
-    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE] {
+    // Trailers are all it may ask for.
+    if head.headers.get_all(TE).iter().any(|te| te != "trailers") {
+        head.remove_header(&TE);
+    }
+    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
         head.remove_header(&name);
     }
     for name in ["keep-alive", "proxy-connection"] {

@@ -36,6 +36,17 @@ pub enum OriginErrorKind {
     Write,
 }
 
+impl OriginError {
+    /// A deadline had passed.
+    pub(super) fn is_late(&self) -> bool {
+        use OriginErrorKind as Kind;
+        matches!(
+            self.kind,
+            Kind::ConnectTimeout | Kind::FirstByteTimeout | Kind::BetweenBytes | Kind::Total
+        )
+    }
+}
+
 impl OriginErrorKind {
     /// A name for metrics and logs, from a fixed set.
     pub fn label(self) -> &'static str {

@@ -14,7 +14,7 @@ use crate::rules::response::BodyFraming;
 use super::body::BodySender;
 use super::connect::{self, Line, NotOpened, Opened, Source};
 use super::error::{OriginError, OriginErrorKind};
-use super::upstream::{Permit, Upstream};
+use super::upstream::{Permit, Server, Upstream};
 
 /// The body that a request will have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,19 +87,28 @@ impl Exchange {
         head: Box<RequestHeader>,
         body: Outgoing,
     ) -> Result<Self, OriginError> {
-        let server = permit.server();
+        Self::at(upstream, permit.server(), head, body, Source::PoolOrNew).await
+    }
+
+    /// The same at a server that needs no permit: a probe.
+    pub(super) async fn at(
+        upstream: &Arc<Upstream>,
+        server: &Server,
+        head: Box<RequestHeader>,
+        body: Outgoing,
+        from: Source,
+    ) -> Result<Self, OriginError> {
         let total = clock::timer() + upstream.spec.total_timeout;
         let repeatable =
             matches!(body, Outgoing::None | Outgoing::Length(0)) && is_idempotent(&head.method);
         let mut attempts = 1;
-        let opened =
-            match connect::open(upstream, server, &head, body, Source::PoolOrNew, total).await {
-                Err(failed) if failed.reused && repeatable => {
-                    attempts = 2;
-                    connect::open(upstream, server, &head, body, Source::New, total).await
-                }
-                opened => opened,
-            };
+        let opened = match connect::open(upstream, server, &head, body, from, total).await {
+            Err(failed) if failed.reused && repeatable => {
+                attempts = 2;
+                connect::open(upstream, server, &head, body, Source::New, total).await
+            }
+            opened => opened,
+        };
         Ok(Self {
             upstream: upstream.clone(),
             server: server.index,
@@ -144,6 +153,17 @@ impl Exchange {
         self.total = None;
         if let State::Open(opened) = &self.state {
             opened.body.lift_total();
+        }
+    }
+
+    /// The fields after the body, once it has ended. HTTP/2 only.
+    pub(super) fn trailers(&self) -> Option<&HeaderMap> {
+        match &self.state {
+            State::Open(Opened {
+                line: Line::Http2(line),
+                ..
+            }) => line.trailers(),
+            _ => None,
         }
     }
 

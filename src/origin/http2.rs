@@ -27,6 +27,7 @@ pub(super) struct Http2 {
     head_request: bool,
     place: Place,
     next: Option<Result<Event, OriginError>>,
+    trailers: Option<HeaderMap>,
     /// The failure says that the origin did nothing with the request.
     pub(super) unprocessed: bool,
 }
@@ -53,6 +54,7 @@ impl Http2 {
             head_request: false,
             place: Place::Head,
             next: None,
+            trailers: None,
             unprocessed: false,
         }
     }
@@ -97,6 +99,10 @@ impl Http2 {
         self.place == Place::Head
     }
 
+    pub(super) fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_ref()
+    }
+
     pub(super) fn wants_more(&self) -> bool {
         self.next.is_none() && self.place != Place::Over
     }
@@ -123,11 +129,13 @@ impl Http2 {
             Place::Body => match session.read_response_body().await {
                 Ok(Some(data)) => Ok(Event::Body(Bytes::copy_from_slice(&data))),
                 // The end of the data is the end only if the trailers, if any, came whole.
-                Ok(None) => session
-                    .read_trailers()
-                    .await
-                    .map(|_| Event::End)
-                    .map_err(|why| reset(&why)),
+                Ok(None) => match session.read_trailers().await {
+                    Ok(trailers) => {
+                        self.trailers = trailers;
+                        Ok(Event::End)
+                    }
+                    Err(why) => Err(reset(&why)),
+                },
                 Err(why) => Err(reset(&why)),
             },
             Place::Over => Ok(Event::End),

@@ -9,6 +9,8 @@
 //! an answer must be judged on the bytes as they came, before anything believes them, and because both directions
 //! have to flow at once: through a tunnel, and past an answer that comes before the request's body has ended.
 //!
+//! [`watch`] asks the servers whether they are well, beside all this, and tells the budget.
+//!
 //! What this does not know: what may be cached, who the client is, and when a stream is long-lived; its caller says
 //! so with [`Permit::into_stream`] and [`Exchange::become_stream`].
 
@@ -17,8 +19,10 @@ mod budget;
 mod connect;
 mod error;
 mod exchange;
+mod health;
 mod http1;
 mod http2;
+mod probe;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -28,5 +32,7 @@ pub use body::BodySender;
 pub use budget::Refused;
 pub use error::{OriginError, OriginErrorKind};
 pub use exchange::{Event, Exchange, OriginHead, Outgoing};
+pub use health::{FirstRound, Seen, watch};
+pub use probe::{Asking, Check, HealthSpec};
 pub use queue::{Ask, Priority, Wanted};
 pub use upstream::{Permit, Protocol, Server, ServerSpec, StreamPermit, Upstream, UpstreamSpec};

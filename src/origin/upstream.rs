@@ -14,6 +14,8 @@ use pingora::tls::{
 use pingora::upstreams::peer::{HttpPeer, Peer};
 
 use super::budget::{Budget, Refused, Slot, Stream};
+use super::health::Seen;
+use super::probe::HealthSpec;
 use super::queue::Ask;
 
 /// Streams we open on one HTTP/2 connection. Pingora's default is one.
@@ -52,6 +54,8 @@ pub struct UpstreamSpec {
     pub tls_verify: bool,
     /// PEM file with the only roots to believe; else the system's.
     pub tls_ca: Option<PathBuf>,
+    /// How its servers are watched; else they all count as well.
+    pub health: Option<HealthSpec>,
 }
 
 /// One server of an upstream.
@@ -92,6 +96,7 @@ pub struct Server {
     /// The same without HTTP/2, for upgrades.
     pub(super) http1_peer: HttpPeer,
     pub(super) pool_key: u64,
+    seen: Seen,
 }
 
 impl Upstream {
@@ -144,6 +149,16 @@ impl Upstream {
             slot,
             servers: self.servers.clone(),
         })
+    }
+
+    /// In the order of the config.
+    pub fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    /// No server is well, so all of them are used.
+    pub fn is_all_ill(&self) -> bool {
+        !self.servers.iter().any(|server| server.seen.is_well())
     }
 
     pub(super) fn server(&self, index: usize) -> Option<&Server> {
@@ -217,6 +232,7 @@ impl Server {
             pool_key: peer.reuse_hash(),
             peer,
             http1_peer,
+            seen: Seen::default(),
         }
     }
 
@@ -227,6 +243,11 @@ impl Server {
     /// `host:port` as configured.
     pub fn authority(&self) -> &str {
         &self.spec.authority
+    }
+
+    /// How it is, by its health check.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     pub(super) fn tls(&self) -> bool {
@@ -330,6 +351,7 @@ mod tests {
             protocol: Protocol::Auto,
             tls_verify: true,
             tls_ca: ca.map(PathBuf::from),
+            health: None,
         }
     }
 

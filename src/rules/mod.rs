@@ -28,6 +28,8 @@
 //! | [`validate`] | is what is stored still right | RFC 9111 §4.3 |
 //! | [`invalidate`] | what an unsafe request makes wrong | RFC 9111 §4.4 |
 //! | [`cache_status`] | what the client is told of all this | RFC 9211 |
+//!
+//! And beside all requests: [`health`], which of an upstream's servers are well.
 
 pub mod cache_control;
 pub mod cache_status;
@@ -40,6 +42,7 @@ pub mod encoding;
 pub mod fields;
 pub mod forward;
 pub mod fresh;
+pub mod health;
 pub mod hop;
 pub mod host;
 pub mod identity;

@@ -1,4 +1,5 @@
-//! The values of the label `result`: what can come of a request, an origin's answer, a refresh.
+//! The values of the label `result`: what can come of a request, an origin's answer, a health
+//! check, a refresh.
 
 /// Declares a label's values: an enum, its `LABELS` in order, and `label()`.
 macro_rules! labelled {
@@ -80,5 +81,20 @@ labelled! {
         Unchanged "unchanged",
         Unstorable "unstorable",
         Failed "failed",
+    }
+}
+
+labelled! {
+    /// What a health check came to: the label `result`.
+    ProbeResult {
+        Ok "ok",
+        /// An answer, and not the one that is expected.
+        Unfit "unfit",
+        /// No connection, or no TLS.
+        Connect "connect",
+        /// Not done in time.
+        Timeout "timeout",
+        /// Broken off, or not HTTP.
+        Broken "broken",
     }
 }

@@ -63,6 +63,10 @@ families! {
     ORIGIN_QUEUED: Gauge "tidegate_origin_queued" ["upstream"] "Requests waiting for a permit.";
     ORIGIN_STREAMS: Gauge "tidegate_origin_streams" ["upstream"] "Upgraded connections and event streams, held beside the budget.";
 
+    ORIGIN_SERVER_UP: Gauge "tidegate_origin_server_up" ["upstream", "server"] "1 while the health check calls the server well, else 0.";
+    ORIGIN_PROBES: Counter "tidegate_origin_probes_total" ["upstream", "server", "result"] "Health checks of servers, by what came of them.";
+    ORIGIN_ALL_ILL: Gauge "tidegate_origin_all_ill" ["upstream"] "1 while no server is well, and all are used, else 0.";
+
     LOG_DROPPED: Counter "tidegate_log_dropped_total" [] "Log lines dropped: the writer was behind, or the file could not be written.";
 
     PROCESS_CPU: Counter "process_cpu_seconds_total" [] "CPU time of the process, user and system.";
@@ -103,7 +107,7 @@ mod tests {
             assert!(family.help.ends_with('.'), "{name}");
             for label in family.labels {
                 assert!(
-                    ["route", "upstream", "result", "status", "version"].contains(label),
+                    ["route", "upstream", "server", "result", "status", "version"].contains(label),
                     "{name}: {label}"
                 );
             }

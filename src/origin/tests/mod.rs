@@ -157,6 +157,7 @@ fn spec(addr: SocketAddr) -> UpstreamSpec {
         protocol: Protocol::Auto,
         tls_verify: true,
         tls_ca: None,
+        health: None,
     }
 }
 
