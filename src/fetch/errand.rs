@@ -76,6 +76,7 @@ impl Errand {
             // A refresh is nobody's.
             client: (self.reason != Reason::Refresh).then_some(self.client),
             wanted: (!self.single_reader).then(shared),
+            avoid: None,
         }
     }
 

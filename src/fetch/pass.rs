@@ -97,6 +97,7 @@ async fn carry(
         priority: passage.route.priority,
         client: Some(passage.client),
         wanted: None,
+        avoid: None,
     };
     let permit = tokio::select! {
         permit = upstream.permit(Duration::MAX, ask) => permit.map_err(|refused| {

@@ -2,11 +2,7 @@
 //!
 //! A [`Slot`] is one request at one server. It is a value: dropping it, however its holder ends, gives it back, and
 //! whoever is next in the [`queue`](super::queue) gets it.
-//!
-//! A server that could not be reached rests for a second, then one request a second tries it until one gets
-//! through. Where every server rests, none does. This is not health checking: it only keeps one dead server among
-//! several from swallowing the traffic by being the least busy. A server that [`super::health`] calls ill gets nothing,
-//! unless all of them are.
+//! Which server it is at, [`balance`](super::balance) says, by what is known of each ([`standing`](super::standing)).
 
 use crate::clock;
 use std::sync::Arc;
@@ -16,9 +12,10 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
+use super::balance::{Balance, Choice};
 use super::queue::{Ask, Queue, Ticket};
-
-const REST: Duration = Duration::from_secs(1);
+use super::standing::{Rules, Standing};
+use crate::telemetry::ids;
 
 /// Why there was no permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,11 +33,13 @@ pub enum Refused {
 pub(super) struct Budget {
     per_server: usize,
     max_streams: usize,
+    balance: Balance,
+    rules: Rules,
     state: Mutex<State>,
 }
 
 struct State {
-    servers: Box<[Load]>,
+    servers: Box<[Standing]>,
     /// Where the search for the least busy server begins, so that equals take turns.
     turn: usize,
     /// Only those who still wait: a waiter that leaves takes its entry along.
@@ -52,14 +51,6 @@ struct State {
 
 type Serve = oneshot::Sender<Result<Slot, Refused>>;
 
-#[derive(Default)]
-struct Load {
-    in_flight: usize,
-    rests_until: Option<Instant>,
-    /// Its probes say so.
-    ill: bool,
-}
-
 impl Budget {
     /// All four at least one where zero would mean that nothing ever passes.
     pub(super) fn new(
@@ -67,12 +58,16 @@ impl Budget {
         per_server: usize,
         queue: usize,
         max_streams: usize,
+        balance: Balance,
+        rules: Rules,
     ) -> Arc<Self> {
         Arc::new(Self {
             per_server: per_server.max(1),
             max_streams,
+            balance,
+            rules,
             state: Mutex::new(State {
-                servers: (0..servers.max(1)).map(|_| Load::default()).collect(),
+                servers: vec![Standing::default(); servers.max(1)].into(),
                 turn: 0,
                 waiting: Queue::new(queue),
                 takes: Duration::ZERO,
@@ -119,7 +114,7 @@ impl Budget {
         let mut state = self.state.lock();
         // Nobody overtakes those who wait.
         if state.waiting.is_empty()
-            && let Some(server) = state.pick(self.per_server)
+            && let Some(server) = state.pick(self, ask.avoid)
         {
             drop(state);
             return Ok(Entered::Served(self.slot_at(server)));
@@ -166,13 +161,14 @@ impl Budget {
         }
         loop {
             let mut state = self.state.lock();
-            if state.waiting.is_empty() {
-                return;
-            }
-            let Some(server) = state.pick(self.per_server) else {
+            let Some((ticket, ask)) = state.waiting.first(now) else {
                 return;
             };
-            let Some(serve) = state.waiting.pop(now) else {
+            let avoid = ask.avoid;
+            let Some(server) = state.pick(self, avoid) else {
+                return;
+            };
+            let Some(serve) = state.waiting.serve(ticket, now) else {
                 return;
             };
             drop(state);
@@ -197,60 +193,96 @@ impl Budget {
 
     /// The server could not be reached.
     pub(super) fn unreachable(&self, server: usize) {
-        if let Some(load) = self.state.lock().servers.get_mut(server) {
-            load.rests_until = Some(clock::timer() + REST);
+        self.with(server, |standing, now| standing.unreachable(now));
+    }
+
+    /// The server was reached.
+    pub(super) fn reached(self: &Arc<Self>, server: usize) {
+        if self.with(server, |standing, _| standing.reached()) == Some(true) {
+            self.serve_waiting();
         }
     }
 
     /// Whether the server is to be used, as far as there is another.
     pub(super) fn set_well(self: &Arc<Self>, server: usize, well: bool) {
-        if let Some(load) = self.state.lock().servers.get_mut(server) {
-            load.ill = !well;
+        let now = clock::timer();
+        let mut state = self.state.lock();
+        let alone = !state.servers.iter().any(|other| other.is_trusted(now));
+        if let Some(standing) = state.servers.get_mut(server) {
+            standing.set_well(well, alone, now);
         }
+        drop(state);
         // For those who wait there may be one more; also where it was the last that was well, and all are used now.
         self.serve_waiting();
     }
 
-    /// The server was reached.
-    pub(super) fn reached(self: &Arc<Self>, server: usize) {
+    /// The server has begun an answer, `took` after it was asked.
+    pub(super) fn answered(&self, server: usize, took: Duration) {
+        self.with(server, |standing, now| standing.answered(took, now));
+    }
+
+    /// The server has failed a request. How long it is ejected for that, if it is.
+    pub(super) fn failed(self: &Arc<Self>, server: usize, took: Duration) -> Option<Duration> {
+        let now = clock::timer();
         let mut state = self.state.lock();
-        let rested = state
+        let is_due = state
+            .servers
+            .get_mut(server)?
+            .failed(took, &self.rules, now);
+        let ejected = state
+            .servers
+            .iter()
+            .filter(|one| one.is_ejected(now))
+            .count();
+        let may = (ejected + 1) * 100 <= state.servers.len() * self.rules.eject_most;
+        (is_due && may).then(|| state.servers[server].eject(&self.rules, now))
+    }
+
+    /// Whether a server beside this one is to be used.
+    pub(super) fn has_another(&self, server: usize) -> bool {
+        let now = clock::timer();
+        let state = self.state.lock();
+        let mut others = state.servers.iter().enumerate();
+        others.any(|(at, other)| at != server && other.is_trusted(now) && !other.rests(now))
+    }
+
+    /// Requests that one server has.
+    pub(super) fn in_flight_at(&self, server: usize) -> usize {
+        self.with(server, |standing, _| standing.in_flight)
+            .unwrap_or(0)
+    }
+
+    /// Whether the server is ejected.
+    pub(super) fn is_ejected(&self, server: usize) -> bool {
+        self.with(server, |standing, now| standing.is_ejected(now)) == Some(true)
+    }
+
+    fn with<T>(&self, server: usize, of: impl FnOnce(&mut Standing, Instant) -> T) -> Option<T> {
+        let now = clock::timer();
+        let mut state = self.state.lock();
+        state
             .servers
             .get_mut(server)
-            .and_then(|load| load.rests_until.take());
-        drop(state);
-        if rested.is_some() {
-            self.serve_waiting();
-        }
+            .map(|standing| of(standing, now))
     }
 }
 
 impl State {
-    /// Counts one more request at the least busy server that is well, has room and does not rest.
-    fn pick(&mut self, per_server: usize) -> Option<usize> {
-        let count = self.servers.len();
-        let some_rest = self.servers.iter().any(|load| load.rests_until.is_some());
-        let now = some_rest.then(clock::timer);
-        let rests = |load: &Load| match (now, load.rests_until) {
-            (Some(now), Some(until)) => until > now,
-            _ => false,
+    /// Counts one more request at the server that is to have it.
+    fn pick(&mut self, budget: &Budget, avoid: Option<usize>) -> Option<usize> {
+        let now = clock::timer();
+        let choice = Choice {
+            servers: &self.servers,
+            rules: &budget.rules,
+            balance: budget.balance,
+            per_server: budget.per_server,
+            avoid,
+            turn: self.turn,
+            now,
         };
-        let all_ill = self.servers.iter().all(|load| load.ill);
-        let used = |load: &Load| all_ill || !load.ill;
-        let all_rest = some_rest && self.servers.iter().filter(|load| used(load)).all(rests);
-        let chosen = (0..count)
-            .map(|step| (self.turn + step) % count)
-            .filter(|&at| used(&self.servers[at]))
-            .filter(|&at| self.servers[at].in_flight < per_server)
-            .filter(|&at| all_rest || !rests(&self.servers[at]))
-            .min_by_key(|&at| self.servers[at].in_flight)?;
-        self.turn = (chosen + 1) % count;
-        let load = &mut self.servers[chosen];
-        load.in_flight += 1;
-        // This one tries a server that rested; the others stay away until it is back.
-        if let (Some(now), Some(_)) = (now, load.rests_until) {
-            load.rests_until = Some(now + REST);
-        }
+        let chosen = choice.make(ids::random)?;
+        self.turn = (chosen + 1) % self.servers.len();
+        self.servers[chosen].take(&budget.rules, now);
         Some(chosen)
     }
 }
@@ -334,9 +366,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::queue::Wanted;
+    use super::super::standing::tests::RULES;
     use super::*;
 
     const LONG: Duration = Duration::from_secs(600);
+
+    fn budget(servers: usize, per_server: usize, queue: usize, streams: usize) -> Arc<Budget> {
+        let balance = Balance::LeastInFlight;
+        Budget::new(servers, per_server, queue, streams, balance, RULES)
+    }
 
     struct One;
 
@@ -400,7 +438,7 @@ mod tests {
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             let _inside = runtime.enter();
-            let budget = Budget::new(servers, per_server, queue, 1);
+            let budget = budget(servers, per_server, queue, 1);
             let (mut waiting, mut held): (Vec<Waiting>, Vec<Slot>) = (vec![], vec![]);
             for step in steps {
                 match step {
@@ -458,7 +496,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_queue_is_first_come_first_served() {
-        let budget = Budget::new(1, 1, 8, 1);
+        let budget = budget(1, 1, 8, 1);
         let first = budget.slot(LONG, shared()).await.unwrap();
         let mut waiting: Vec<_> = (0..3).map(|_| ask(&budget)).collect();
         for one in &mut waiting {
@@ -472,7 +510,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_permit_handed_to_a_waiter_that_left_goes_on() {
-        let budget = Budget::new(1, 1, 8, 1);
+        let budget = budget(1, 1, 8, 1);
         let first = budget.slot(LONG, shared()).await.unwrap();
         let (mut leaves, mut stays) = (ask(&budget), ask(&budget));
         assert!(poll(&mut leaves).is_pending());
@@ -485,7 +523,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_gives_the_permit_back() {
-        let budget = Budget::new(1, 1, 8, 1);
+        let budget = budget(1, 1, 8, 1);
         let slot = budget.slot(LONG, shared()).await.unwrap();
         let died = tokio::spawn(async move {
             let _held = slot;
@@ -497,7 +535,7 @@ mod tests {
 
     #[tokio::test]
     async fn patience_ends_and_the_queue_is_bounded() {
-        let budget = Budget::new(1, 1, 1, 1);
+        let budget = budget(1, 1, 1, 1);
         let held = budget.slot(LONG, shared()).await.unwrap();
         assert_eq!(
             budget.slot(Duration::ZERO, shared()).await.err(),
@@ -519,7 +557,7 @@ mod tests {
 
     #[tokio::test]
     async fn streams_are_beside_the_budget_and_bounded() {
-        let budget = Budget::new(1, 1, 0, 1);
+        let budget = budget(1, 1, 0, 1);
         let stream = budget
             .slot(LONG, shared())
             .await
@@ -536,7 +574,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_least_busy_server_is_taken_and_a_dead_one_left_alone() {
-        let budget = Budget::new(2, 2, 8, 1);
+        let budget = budget(2, 2, 8, 1);
         let one = budget.slot(LONG, shared()).await.unwrap();
         let two = budget.slot(LONG, shared()).await.unwrap();
         assert_ne!(one.server(), two.server());
@@ -554,7 +592,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_overtakes_when_a_rest_ends() {
-        let budget = Budget::new(2, 1, 8, 1);
+        let budget = budget(2, 1, 8, 1);
         let one = budget.slot(LONG, shared()).await.unwrap();
         let _two = budget.slot(LONG, shared()).await.unwrap();
         let dead = one.server();
@@ -562,7 +600,8 @@ mod tests {
         drop(one);
         let mut first = ask(&budget);
         assert!(poll(&mut first).is_pending());
-        budget.state.lock().servers[dead].rests_until = Some(clock::timer());
+        let a_second_ago = clock::timer() - Duration::from_secs(1);
+        budget.state.lock().servers[dead].unreachable(a_second_ago);
         let mut second = ask(&budget);
         assert!(poll(&mut second).is_pending());
         let tries = poll(&mut first);
@@ -574,7 +613,7 @@ mod tests {
 
     #[tokio::test]
     async fn c76_an_ill_server_gets_nothing_unless_all_are() {
-        let budget = Budget::new(2, 2, 8, 1);
+        let budget = budget(2, 2, 8, 1);
         budget.set_well(0, false);
         let held: Vec<_> = [
             budget.slot(LONG, shared()).await,
@@ -597,7 +636,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_only_well_server_does_not_rest() {
-        let budget = Budget::new(2, 2, 8, 1);
+        let budget = budget(2, 2, 8, 1);
         budget.set_well(0, false);
         budget.unreachable(1);
         assert_eq!(budget.slot(LONG, shared()).await.unwrap().server(), 1);
@@ -610,7 +649,7 @@ mod tests {
             .enable_time()
             .build()
             .unwrap();
-        let budget = Budget::new(2, 2, 64, 1);
+        let budget = budget(2, 2, 64, 1);
         let most = Arc::new(AtomicUsize::new(0));
         let running = Arc::new(AtomicUsize::new(0));
         runtime.block_on(async {

@@ -47,6 +47,8 @@ pub struct Ask {
     pub client: Option<Client>,
     /// Those who wait for its answer; none: nobody else ever will.
     pub wanted: Option<Arc<dyn Wanted>>,
+    /// The server that has failed it just now.
+    pub avoid: Option<usize>,
 }
 
 /// A place in the queue.
@@ -169,13 +171,15 @@ impl<T> Queue<T> {
         Some(tell)
     }
 
-    /// Takes out who is to have the next place.
-    pub fn pop(&mut self, now: Instant) -> Option<T> {
-        let best = self
-            .waiting
-            .iter()
-            .min_by_key(|(ticket, waiting)| (self.rank(waiting, now), **ticket));
-        let ticket = *best?.0;
+    /// Who is to have the next place, and what for.
+    pub fn first(&self, now: Instant) -> Option<(Ticket, &Ask)> {
+        let waiting = self.waiting.iter();
+        let first = waiting.min_by_key(|(ticket, waiting)| (self.rank(waiting, now), **ticket));
+        first.map(|(ticket, waiting)| (*ticket, &waiting.ask))
+    }
+
+    /// Takes somebody out who has a place now.
+    pub fn serve(&mut self, ticket: Ticket, now: Instant) -> Option<T> {
         let client = self.waiting.get(&ticket).and_then(|next| next.ask.client);
         if let Some(turns) = client.and_then(|client| self.clients.get_mut(&client)) {
             turns.served = Some(now);
@@ -299,7 +303,9 @@ mod tests {
         }
 
         fn pop(&mut self) -> &'static str {
-            self.queue.pop(self.now).unwrap_or("nobody")
+            let first = self.queue.first(self.now).map(|(ticket, _)| ticket);
+            let served = first.and_then(|ticket| self.queue.serve(ticket, self.now));
+            served.unwrap_or("nobody")
         }
     }
 

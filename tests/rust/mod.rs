@@ -10,6 +10,7 @@ mod compression;
 mod container;
 mod corpus;
 mod differential;
+mod farm;
 mod flight_table;
 mod floods;
 mod frames;
@@ -37,6 +38,7 @@ pub fn tests() -> Vec<Test> {
         container::tests(),
         corpus::tests(),
         differential::tests(),
+        farm::tests(),
         flight_table::tests(),
         guests::tests(),
         health::tests(),
