@@ -1,6 +1,6 @@
 //! What wire scripts cannot say: the flight table under a model checker, the arrows between rooms, the invariants
 //! of the architecture, a browser at the demo site, hot pages and compressed ones, origins and clients that speak TLS and
-//! HTTP/2, what `tidegate health` makes of odd answers, clocks that jump, what happens when files, memory or disk run out,
+//! HTTP/2, servers that fall ill and get well, what `tidegate health` makes of odd answers, clocks that jump, what happens when files, memory or disk run out,
 //! that the container's files say what is true, mutated requests at a strict origin, the corpora of what is fuzzed.
 
 mod arrows;
@@ -20,6 +20,7 @@ mod http2;
 mod invariants;
 mod lifecycle;
 mod origins;
+mod probes;
 #[path = "../../fuzz/src/lib.rs"]
 mod properties;
 mod scarce;
@@ -44,6 +45,7 @@ pub fn tests() -> Vec<Test> {
         invariants::tests(),
         lifecycle::tests(),
         origins::tests(),
+        probes::tests(),
         scarce::tests(),
         tls::tests(),
     ]
