@@ -245,10 +245,10 @@ fn room(policy: &Policy) -> usize {
     let files = files.map_or(usize::MAX, |files| {
         usize::try_from(files).unwrap_or(usize::MAX)
     });
-    let servers = policy
-        .upstreams
-        .iter()
-        .map(|upstream| upstream.servers.len() * upstream.max_in_flight + upstream.max_streams);
+    let servers = policy.upstreams.iter().map(|upstream| {
+        let probes = usize::from(upstream.health.is_some());
+        upstream.servers.len() * (upstream.max_in_flight + probes) + upstream.max_streams
+    });
     let kept = servers.sum::<usize>().min(files / 4) + OWN_FILES.min(files / 4);
     (files - kept).max(1)
 }
@@ -309,6 +309,9 @@ fn origins(site: &Site) -> State {
         .iter()
         .map(|upstream| {
             let servers = upstream.servers();
+            if upstream.spec().health.is_none() {
+                return format!("{}: {} not checked", upstream.name(), servers.len());
+            }
             let well = servers.iter().filter(|server| server.seen().is_well());
             format!(
                 "{}: {} of {} well",
@@ -324,7 +327,7 @@ fn origins(site: &Site) -> State {
     }
     match site.fetcher.store.size().0 {
         0 => State::Failing(told),
-        pages => State::Ok(format!("{told}, {pages} pages stored")),
+        pages => State::Ok(format!("{told}; entries stored: {pages}")),
     }
 }
 

@@ -265,7 +265,9 @@ impl Word for Field {
         let like = "a name, a colon and a value, as in `\"Accept: application/json\"`";
         let (name, value) = text.split_once(':').ok_or_else(|| wrong(like))?;
         let name = HeaderName::try_from(name).map_err(|_| wrong(like))?;
-        let value = HeaderValue::try_from(value.trim()).map_err(|_| wrong(like))?;
+        let mut value = HeaderValue::try_from(value.trim()).map_err(|_| wrong(like))?;
+        // It may be a secret, and is not to be shown.
+        value.set_sensitive(true);
         if name == header::HOST {
             return Err(wrong("the Host is `health_host`"));
         }

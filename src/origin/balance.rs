@@ -232,7 +232,7 @@ mod tests {
         let mut farm = Farm::of(2, Balance::LeastInFlight);
         farm.servers[0].eject(&RULES, farm.now);
         farm.now += RULES.eject_for;
-        farm.servers[0].take(&RULES, farm.now);
+        farm.servers[0].take(farm.now);
         // A tenth of twenty.
         let mut had = 1;
         while let Some(at) = farm.choose(20, None) {

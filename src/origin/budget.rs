@@ -282,7 +282,7 @@ impl State {
         };
         let chosen = choice.make(ids::random)?;
         self.turn = (chosen + 1) % self.servers.len();
-        self.servers[chosen].take(&budget.rules, now);
+        self.servers[chosen].take(now);
         Some(chosen)
     }
 }

@@ -22,6 +22,9 @@ use crate::clock;
 use crate::rules::health::{Change, Course, spread};
 use crate::telemetry::{ProbeResult, ids};
 
+/// The first round ends with its probes' own deadlines; so much later it does where their thread gets no turn.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// What the answers of a server came to, for all to read.
 pub struct Seen {
     well: AtomicBool,
@@ -86,7 +89,7 @@ pub fn watch(upstreams: &[Arc<Upstream>]) -> Result<Option<FirstRound>, String> 
         let Some(spec) = &upstream.spec().health else {
             continue;
         };
-        patience = patience.max(spec.timeout);
+        patience = patience.max(spec.timeout + GRACE);
         let twin = probe::twin(upstream.spec(), spec)?;
         let probe = Arc::new(Probe::new(spec)?);
         for at in 0..upstream.servers().len() {

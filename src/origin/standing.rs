@@ -61,9 +61,13 @@ pub struct Standing {
 impl Standing {
     /// Its probes call it well or ill. `alone`: nothing else served meanwhile, so that it is needed whole.
     pub fn set_well(&mut self, well: bool, alone: bool, now: Instant) {
-        if self.ill && well && !alone {
-            self.back_since = Some(now);
-            self.answers = 0;
+        if self.ill && well {
+            // How quick it was when it fell ill says nothing of it now.
+            self.took_at = None;
+            if !alone {
+                self.back_since = Some(now);
+                self.answers = 0;
+            }
         }
         self.ill = !well;
     }
@@ -125,7 +129,7 @@ impl Standing {
     }
 
     /// One request more. It tries a server that has rested; others stay away until it is back.
-    pub fn take(&mut self, rules: &Rules, now: Instant) {
+    pub fn take(&mut self, now: Instant) {
         self.in_flight += 1;
         if self.rests_until.is_some() {
             self.rests_until = Some(now + REST);
@@ -134,9 +138,9 @@ impl Standing {
         if let Some(until) = self.ejected_until
             && until <= now
             && self.back_since.is_none_or(|back| back < until)
-            && !rules.slow_start.is_zero()
         {
             self.back_since = Some(now);
+            self.took_at = None;
         }
     }
 
@@ -148,7 +152,8 @@ impl Standing {
     /// Seconds that an answer may take. What is known of it fades into what is `typical` of its like.
     pub fn takes(&self, typical: f64, now: Instant) -> f64 {
         match self.took_at {
-            Some(at) => typical + (self.takes - typical) * fading(now, at),
+            // Of orders of magnitude: one very slow answer is not remembered for minutes.
+            Some(at) => typical * (self.takes / typical).powf(fading(now, at)),
             None => typical,
         }
     }
@@ -165,6 +170,7 @@ impl Standing {
     }
 
     fn count(&mut self, took: f64, now: Instant) {
+        let took = took.max(1e-6);
         let weight = match self.took_at {
             // A peak counts whole; what is quicker, by how long ago the last was.
             Some(at) if took < self.takes => fading(now, at).min(0.9),
@@ -252,7 +258,7 @@ pub mod tests {
         assert!((server.share(&RULES, start) - 1.0).abs() < 1e-9);
         server.eject(&RULES, start);
         let back = after(start, 10.0);
-        server.take(&RULES, back);
+        server.take(back);
         assert!((server.share(&RULES, back) - BEGINS).abs() < 1e-9);
         assert!((server.share(&RULES, after(back, 5.0)) - 0.5).abs() < 1e-9);
         (0..PROVEN).for_each(|_| server.answered(QUICK, after(back, 1.0)));
@@ -275,7 +281,7 @@ pub mod tests {
         assert!(server.rests(after(start, 0.9)));
         let next = after(start, 1.0);
         assert!(!server.rests(next));
-        server.take(&RULES, next);
+        server.take(next);
         assert!(server.rests(next), "others stay away");
         assert!(server.reached() && !server.rests(next));
     }

@@ -251,7 +251,10 @@ fn a_refreshed_page() -> Outcome {
     )?;
     let mut client = site.client()?;
     for path in ["/tagged", "/untagged"] {
+        let before = site.metric(ENCODED)?;
         until_encoded(&mut client, path, "br", "br")?;
+        // A page goes out as soon as it is made, and is counted after.
+        site.until(ENCODED, |jobs| jobs > before)?;
         let jobs = site.metric(ENCODED)?;
         site.proxy.advance(Duration::from_secs(61))?;
         let waited = client.get(path, "Accept-Encoding: br\r\n")?.is(200)?;

@@ -1,7 +1,8 @@
-//! What wire scripts cannot say: the flight table under a model checker, the arrows between rooms, the invariants
-//! of the architecture, a browser at the demo site, hot pages and compressed ones, origins and clients that speak TLS and
-//! HTTP/2, what `tidegate health` makes of odd answers, clocks that jump, what happens when files, memory or disk run out,
-//! that the container's files say what is true, mutated requests at a strict origin, the corpora of what is fuzzed.
+//! What wire scripts cannot say: the flight table under a model checker, the arrows between rooms, the invariants of the
+//! architecture, a browser at the demo site, hot pages and compressed ones, origins and clients that speak TLS and HTTP/2,
+//! servers that fail, fall ill and get well, more requests than an origin can bear, what `tidegate health` makes of odd
+//! answers, clocks that jump, what happens when files, memory or disk run out, that the container's files say what is true,
+//! mutated requests at a strict origin, the corpora of what is fuzzed.
 
 mod arrows;
 mod browser;
@@ -22,6 +23,7 @@ mod invariants;
 mod lifecycle;
 mod origins;
 mod overload;
+mod probes;
 #[path = "../../fuzz/src/lib.rs"]
 mod properties;
 mod scarce;
@@ -48,6 +50,7 @@ pub fn tests() -> Vec<Test> {
         lifecycle::tests(),
         origins::tests(),
         overload::tests(),
+        probes::tests(),
         scarce::tests(),
         tls::tests(),
     ]

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 
-use super::site::{Site, equal, lock};
+use super::site::{Site, equal, eventually, lock};
 use super::{Outcome, Test};
 
 /// Every test here, with its name.
@@ -57,6 +57,7 @@ pub fn tests() -> Vec<Test> {
             "origins::who_cannot_prove_itself_is_asked_nothing",
             a_stranger_is_asked_nothing,
         ),
+        ("origins::are_watched_in_the_way_they_speak", are_watched),
         (
             "origins::fetches_and_refreshes_are_counted_by_what_came_of_them",
             fetches_are_counted,
@@ -421,4 +422,30 @@ fn fetches_are_counted() -> Outcome {
     }
     site.until("tidegate_refreshes_total", |refreshes| refreshes == 5.0)?;
     site.until("tidegate_origin_requests_total", |fetches| fetches == 10.0)
+}
+
+/// A health check asks as visitors do: the same version, and the same proof of who answers.
+fn are_watched() -> Outcome {
+    let check = "health = \"http\"\nhealth_path = \"/up\"\nhealth_interval = \"50ms\"\n";
+    for speaks in [Speaks::Tls, Speaks::Http2OverTls, Speaks::Http2] {
+        let origin = Origin::start(speaks)?;
+        let ca = match speaks {
+            Speaks::Http2 => String::new(),
+            _ => format!("ca = \"{}\"\n", origin.ca.path().display()),
+        };
+        let site = origin.site(&format!("{ca}{check}"))?;
+        eventually("it is asked again", || {
+            Ok((origin.asked("GET", "/up") > 2).then_some(()))
+        })?;
+        equal("up", site.metric("tidegate_origin_server_up")?, 1.0)?;
+        equal(
+            "fetches",
+            site.metric("tidegate_origin_requests_total")?,
+            0.0,
+        )?;
+    }
+    let origin = Origin::start(Speaks::Tls)?;
+    let site = origin.site(check)?;
+    equal("up", site.metric("tidegate_origin_server_up")?, 0.0)?;
+    equal("asked", origin.asked("GET", "/up"), 0)
 }

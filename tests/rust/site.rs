@@ -261,8 +261,12 @@ impl<F: Fn(&Asked, &mut Conn) -> Outcome + Send + Sync + 'static> Answers for F 
 
 impl Origin {
     pub fn start(answers: impl Answers) -> Result<Origin, String> {
-        let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| format!("origin: {e}"))?;
+        Origin::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), answers)
+    }
+
+    /// The same where it is expected.
+    pub fn start_at(address: SocketAddr, answers: impl Answers) -> Result<Origin, String> {
+        let listener = TcpListener::bind(address).map_err(|e| format!("origin: {e}"))?;
         let address = listener.local_addr().map_err(|e| e.to_string())?;
         let origin = Origin {
             address,
