@@ -8,6 +8,7 @@ mod arrows;
 mod browser;
 mod clocks;
 mod compression;
+mod consistency;
 mod container;
 mod corpus;
 mod differential;
@@ -37,6 +38,7 @@ pub fn tests() -> Vec<Test> {
         browser::tests(),
         clocks::tests(),
         compression::tests(),
+        consistency::tests(),
         container::tests(),
         corpus::tests(),
         differential::tests(),

@@ -1,0 +1,254 @@
+//! A checker of what the cache promises about time (class C75): pages have versions, writers raise them through the proxy,
+//! the origin fails in every way at random, and no reader may be told of a version older than the last that a writer was
+//! told of before the reader asked; nor of another page, nor half of one.
+//!
+//! `TIDEGATE_SECONDS` and `TIDEGATE_SEED` set how long and which run; a failure prints the seed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use super::site::{Client, Origin, Reply, Site, answer};
+use super::{Outcome, Test};
+use crate::harness::clock;
+use crate::harness::wire::Conn;
+
+/// Every test here, with its name.
+pub fn tests() -> Vec<Test> {
+    vec![("consistency::c75_nobody_is_told_what_is_outdated", checked)]
+}
+
+const PAGES: usize = 6;
+const READERS: u64 = 8;
+const WRITERS: u64 = 2;
+
+/// A page's text says which it is, its version twice, and is as long as that version wants.
+fn page(at: usize, version: u64) -> String {
+    let filler = "x".repeat((version * 977 % 40_000) as usize);
+    format!("page {at} version {version} {filler} end of {version}")
+}
+
+/// What a reply's text says it is, if it says so wholly.
+fn read(reply: &Reply, at: usize) -> Result<u64, String> {
+    let text = reply.text();
+    let mut words = text.split(' ');
+    let version = match (words.next(), words.next(), words.next(), words.next()) {
+        (Some("page"), Some(which), Some("version"), Some(version)) if which == at.to_string() => {
+            version.parse().map_err(|_| format!("{reply:?}"))?
+        }
+        _ => return Err(format!("page {at} is not this: {reply:?}")),
+    };
+    match text == page(at, version) {
+        true => Ok(version),
+        false => Err(format!("page {at} version {version} is torn: {reply:?}")),
+    }
+}
+
+/// Numbers that follow from a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn of(seed: u64) -> Dice {
+        Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    fn below(&mut self, most: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) % most
+    }
+}
+
+struct World {
+    /// At the origin.
+    versions: [AtomicU64; PAGES],
+    /// As writers have been told.
+    told: [AtomicU64; PAGES],
+    requests: AtomicU64,
+    seed: u64,
+}
+
+fn origin(world: &Arc<World>) -> Result<Origin, String> {
+    let world = Arc::clone(world);
+    Origin::start(move |asked, conn: &mut Conn| {
+        let number = world.requests.fetch_add(1, Ordering::SeqCst);
+        let mut dice = Dice::of(world.seed ^ number << 20);
+        let at: usize = asked.target[1..].parse().map_err(|_| "no page")?;
+        let version = match asked.method.as_str() {
+            "POST" => world.versions[at].fetch_add(1, Ordering::SeqCst) + 1,
+            _ => world.versions[at].load(Ordering::SeqCst),
+        };
+        if dice.below(4) == 0 {
+            thread::sleep(Duration::from_millis(dice.below(15)));
+        }
+        let fields = [
+            "Cache-Control: max-age=1\r\n",
+            "Cache-Control: max-age=1, stale-while-revalidate=60, stale-if-error=60\r\n",
+            "Cache-Control: max-age=600\r\nETag: W/\"v\"\r\n",
+            "Cache-Control: no-cache\r\n",
+            "Cache-Control: no-store\r\n",
+            "Cache-Control: max-age=600\r\nVary: Accept-Language\r\nContent-Type: text/html\r\n",
+        ][dice.below(6) as usize];
+        let body = page(at, version);
+        match dice.below(24) {
+            0 => answer(conn, 500, fields, b"broken"),
+            1 => answer(conn, 503, "", b"busy"),
+            2 => Err("on purpose".into()),
+            3 => {
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\n{fields}Content-Length: {}\r\n\r\n",
+                    body.len()
+                );
+                conn.write(&[head.as_bytes(), &body.as_bytes()[..body.len() / 2]].concat())?;
+                conn.shutdown()?;
+                Err("half of it, on purpose".into())
+            }
+            _ => answer(conn, 200, fields, body.as_bytes()),
+        }
+    })
+}
+
+fn checked() -> Outcome {
+    let number = |name: &str, default| {
+        let set = std::env::var(name).ok().and_then(|set| set.parse().ok());
+        set.unwrap_or(default)
+    };
+    let seed = number("TIDEGATE_SEED", 75);
+    let time = Duration::from_secs(number("TIDEGATE_SECONDS", 3));
+    let world = Arc::new(World {
+        versions: Default::default(),
+        told: Default::default(),
+        requests: AtomicU64::new(0),
+        seed,
+    });
+    let origin = origin(&world)?;
+    let config = "[[upstream]]\nqueue_wait = '10s'\n[[route]]\nserve_stale_after = '5ms'";
+    let site = Site::start(origin.address, config)?;
+    let over = AtomicBool::new(false);
+    let (site, world, over) = (&site, &*world, &over);
+    let (read, written) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (read, written) = (&read, &written);
+    let done = thread::scope(|scope| {
+        let readers = (0..READERS).map(|id| {
+            scope.spawn(move || {
+                let done = reader(site, world, Dice::of(seed + id), over, read);
+                over.fetch_or(done.is_err(), Ordering::SeqCst);
+                done
+            })
+        });
+        let mut all: Vec<_> = readers.collect();
+        all.extend((0..WRITERS).map(|id| {
+            scope.spawn(move || {
+                let done = writer(site, world, Dice::of(seed + 1000 + id), over, written);
+                over.fetch_or(done.is_err(), Ordering::SeqCst);
+                done
+            })
+        }));
+        let until = clock::now() + time;
+        while clock::now() < until && !over.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(50));
+        }
+        over.store(true, Ordering::SeqCst);
+        all.into_iter()
+            .map(|one| one.join().unwrap_or(Err("it panicked".into())))
+            .collect::<Outcome>()
+    });
+    let (read, written) = (read.load(Ordering::SeqCst), written.load(Ordering::SeqCst));
+    println!("{read} pages read, {written} versions written, seed {seed}");
+    done.map_err(|why| format!("seed {seed}: {why}"))?;
+    if read < 100 || written < 10 {
+        return Err(format!(
+            "{read} pages read and {written} versions written prove nothing"
+        ));
+    }
+    site.proxy.healthy()
+}
+
+/// A connection that is made anew whenever it has broken.
+struct Line<'a> {
+    site: &'a Site,
+    client: Option<Client>,
+}
+
+impl Line<'_> {
+    fn ask(&mut self, method: &str, path: &str, fields: &str) -> Result<Option<Reply>, String> {
+        if self.client.is_none() {
+            self.client = Some(self.site.client()?);
+        }
+        let asked = self
+            .client
+            .as_mut()
+            .map(|client| client.ask(method, path, fields, b""));
+        match asked {
+            Some(Ok(reply)) if reply.whole && reply.field("connection") != "close" => {
+                Ok(Some(reply))
+            }
+            Some(Ok(reply)) => {
+                self.client = None;
+                Ok(reply.whole.then_some(reply))
+            }
+            // Broken off, as a broken answer has to be.
+            _ => {
+                self.client = None;
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn reader(
+    site: &Site,
+    world: &World,
+    mut dice: Dice,
+    over: &AtomicBool,
+    count: &AtomicU64,
+) -> Outcome {
+    let mut line = Line { site, client: None };
+    while !over.load(Ordering::SeqCst) {
+        let at = dice.below(PAGES as u64) as usize;
+        let fields = [
+            "",
+            "Accept-Language: de\r\n",
+            "Cookie: who=1\r\n",
+            "Range: bytes=0-\r\n",
+        ];
+        let fields = fields[dice.below(4) as usize];
+        let floor = world.told[at].load(Ordering::SeqCst);
+        let Some(reply) = line.ask("GET", &format!("/{at}"), fields)? else {
+            continue;
+        };
+        if reply.status == 200 || reply.status == 206 {
+            let version = read(&reply, at)?;
+            count.fetch_add(1, Ordering::SeqCst);
+            if version < floor {
+                return Err(format!(
+                    "page {at}: {floor} was told of, and then {reply:?}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn writer(
+    site: &Site,
+    world: &World,
+    mut dice: Dice,
+    over: &AtomicBool,
+    count: &AtomicU64,
+) -> Outcome {
+    let mut line = Line { site, client: None };
+    while !over.load(Ordering::SeqCst) {
+        let at = dice.below(PAGES as u64) as usize;
+        if let Some(reply) = line.ask("POST", &format!("/{at}"), "")?
+            && reply.status == 200
+        {
+            world.told[at].fetch_max(read(&reply, at)?, Ordering::SeqCst);
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+        thread::sleep(Duration::from_millis(dice.below(20)));
+    }
+    Ok(())
+}
