@@ -442,6 +442,17 @@ fn gauges(metrics: &Metrics, site: &Arc<Site>) {
         metrics.gauge(&names::ORIGIN_QUEUED, &label, of(Upstream::queued));
         metrics.gauge(&names::ORIGIN_STREAMS, &label, of(Upstream::streams));
         metrics.gauge(&names::ORIGIN_BUDGET, &label, of(Upstream::budget));
+        for (at, server) in upstream.servers().iter().enumerate() {
+            let label = [upstream.name(), server.authority()];
+            let read = Arc::clone(upstream);
+            metrics.gauge(&names::ORIGIN_SERVER_IN_FLIGHT, &label, move || {
+                read.in_flight_at(at) as f64
+            });
+            let read = Arc::clone(upstream);
+            metrics.gauge(&names::ORIGIN_SERVER_EJECTED, &label, move || {
+                f64::from(u8::from(read.is_ejected(at)))
+            });
+        }
         if upstream.spec().health.is_some() {
             health_gauges(metrics, upstream);
         }

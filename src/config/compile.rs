@@ -20,7 +20,7 @@ use super::table::Table;
 use super::value::OrOff;
 use super::walk::{Env, Given};
 use super::words::{Health, Pattern, Protocol, Server};
-use crate::origin::{Asking, Check, HealthSpec, ServerSpec, UpstreamSpec};
+use crate::origin::{Asking, Check, HealthSpec, Rules, ServerSpec, UpstreamSpec};
 use crate::rules::health::{Expects, Hysteresis};
 use crate::rules::identity::Harmless;
 use crate::rules::request::HeadLimits;
@@ -270,6 +270,15 @@ impl Compile<'_, '_> {
             max_in_flight: upstream.max_in_flight.value,
             queue: upstream.queue.value,
             queue_wait: upstream.queue_wait.value,
+            balance: upstream.balance.value,
+            rules: Rules {
+                eject_after: u32::try_from(upstream.eject_after.value).unwrap_or(u32::MAX),
+                eject_for: upstream.eject_for.value,
+                eject_most: upstream.eject_most.value,
+                panic_below: upstream.panic_below.value,
+                slow_start: upstream.slow_start.value,
+            },
+            retries: upstream.retries.value as u64,
             max_streams: upstream.max_streams.value,
             connect_timeout: upstream.connect_timeout.value,
             first_byte_timeout: upstream.first_byte_timeout.value,
@@ -487,6 +496,7 @@ impl Compile<'_, '_> {
                 None => format!("{first}{path}"),
             },
             upstream,
+            priority: route.priority.value,
             cache: route.cache.value,
             store: StoreTerms {
                 default_ttl,

@@ -11,8 +11,9 @@ use super::report::At;
 use super::value::{Bounds, Kind, Literal, OrOff, Rate, Size, Value};
 use super::walk::{Found, Given, Walk};
 use super::words::{
-    AcceptEncoding, Authority, CdnId, Coding, Field, Health, HealthMethod, Host, Level, Member,
-    Name, Output, PathPrefix, Pattern, Protocol, Server, SetCookie, Statuses, Target,
+    AcceptEncoding, Authority, Balance, CdnId, Coding, Field, Health, HealthMethod, Host, Level,
+    Member, Name, Output, PathPrefix, Pattern, Priority, Protocol, Server, SetCookie, Statuses,
+    Target,
 };
 
 /// One table of the file and its options.
@@ -246,7 +247,7 @@ table! {
     /// What routes, metrics and logs call it; else its first server's host and port.
     name: Option<Name> = Unset("app");
 
-    /// The servers, `http://` or `https://`, asked in turn. A name is resolved at start: its first IPv4 address, else
+    /// The servers, `http://` or `https://`, equal to each other. A name is resolved at start: its first IPv4 address, else
     /// its first IPv6 address.
     servers: Vec<Server> = Example(r#"["http://127.0.0.1:8000"]"#);
 
@@ -255,6 +256,29 @@ table! {
 
     /// The most requests in flight to a server at once. What comes on top waits in the queue.
     max_in_flight: usize = Default("64"), "1" to "65536";
+
+    /// How a server is chosen: `p2c` takes the better of two at random, by requests in flight and quickness of late;
+    /// `round_robin` takes turns; `least_in_flight` the least busy.
+    balance: Balance = Default("p2c");
+
+    /// After so many failures in a row (no answer, or 502, 503 or 504) a server is left alone; 0 is never.
+    eject_after: usize = Default("5"), "0" to "1000000";
+
+    /// For how long, the first time; the second time twice that, and so on to five minutes at most.
+    eject_for: Duration = Default("10s"), "100ms" to "5m";
+
+    /// The most servers that are left alone at once, in hundredths; so a single one never is.
+    eject_most: usize = Default("50"), "0" to "100";
+
+    /// With fewer usable servers than this, in hundredths of all, all are used: better than none.
+    panic_below: usize = Default("25"), "0" to "100";
+
+    /// How long a server that comes back has less than its share, unless it has proven itself sooner.
+    slow_start: Duration = Default("10s"), "0" to "1h";
+
+    /// Of a hundred requests, how many may be asked again at another server: those that got no answer at all, and
+    /// can be asked twice.
+    retries: usize = Default("10"), "0" to "100";
 
     /// The most requests that wait for a place; more get a stale copy, else 503.
     queue: usize = Default("1024"), "0" to "1000000";
@@ -290,8 +314,9 @@ table! {
     ca: Option<PathBuf> = Unset("/etc/ssl/certs/internal-ca.pem");
 
     /// Whether each server is asked again and again if it is well: by a request of HTTP (`http`) or of gRPC's own
-    /// health service (`grpc`), or for no more than a connection (`tcp`). An ill server gets no requests; where none is
-    /// well, all of them are used. The first answers are waited for at start, as long as `health_timeout`.
+    /// health service (`grpc`), or for no more than a connection (`tcp`). An ill server gets no requests; where too
+    /// few are well (`panic_below`), all of them are used. The first answers are waited for at start, as long as
+    /// `health_timeout`.
     health: Health = Default("off");
 
     /// How long from one probe of a server to the next, give or take a tenth.
@@ -349,6 +374,9 @@ table! {
 
     /// The upstream's name; may be left out where there is only one.
     upstream: Option<Name> = Unset("app");
+
+    /// Whose requests are served first where they wait for the same servers.
+    priority: Priority = Default("normal");
 
     /// Whether answers may be stored at all.
     cache: bool = Default("true");

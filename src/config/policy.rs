@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::table::Table;
 pub use super::words::AcceptEncoding;
-use crate::origin::UpstreamSpec;
+use crate::origin::{Priority, UpstreamSpec};
 use crate::rules::encoding::Coding;
 use crate::rules::identity::Harmless;
 use crate::rules::request::HeadLimits;
@@ -115,6 +115,7 @@ pub struct Route {
     pub name: String,
     /// Its place in [`Policy::upstreams`].
     pub upstream: usize,
+    pub priority: Priority,
     pub cache: bool,
     pub store: StoreTerms,
     pub serve_stale_after: Duration,

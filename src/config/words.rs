@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use http::{HeaderName, HeaderValue, Method, header};
 
 use super::value::{Kind, Word, Wrong, choice, is_not};
-pub use crate::origin::Protocol;
+pub use crate::origin::{Balance, Priority, Protocol};
 pub use crate::rules::encoding::Coding;
 use crate::rules::health;
 use crate::rules::hop::is_hop_by_hop;
@@ -423,6 +423,18 @@ choice!(Level:
     "info" => Level("info"),
     "debug" => Level("debug"),
     "trace" => Level("trace"),
+);
+
+choice!(Balance:
+    "p2c" => Balance::P2c,
+    "round_robin" => Balance::RoundRobin,
+    "least_in_flight" => Balance::LeastInFlight,
+);
+
+choice!(Priority:
+    "high" => Priority::High,
+    "normal" => Priority::Normal,
+    "low" => Priority::Low,
 );
 
 choice!(Protocol:

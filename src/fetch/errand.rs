@@ -7,8 +7,11 @@ use http::{HeaderMap, Method, header};
 use pingora::http::RequestHeader;
 
 use crate::cache::entry::Entry;
+use crate::cache::flight::Flight;
 use crate::cache::key::Key;
 use crate::config::policy::Route;
+use crate::origin::{Ask, Wanted};
+use crate::rules::client::Client;
 use crate::rules::fresh;
 use crate::rules::host::Scheme;
 use crate::rules::identity::Class;
@@ -39,6 +42,8 @@ pub struct Errand {
     /// Path and query, exactly as the key has them.
     pub target: Box<str>,
     pub class: Class,
+    /// Whose request caused it.
+    pub client: Client,
     pub reason: Reason,
     /// The fields the origin gets, with Host, without validators of ours.
     pub fields: HeaderMap,
@@ -56,7 +61,25 @@ pub struct Errand {
     pub stored: Option<Arc<Entry>>,
 }
 
+impl Wanted for Flight {
+    fn by(&self) -> usize {
+        self.readers()
+    }
+}
+
 impl Errand {
+    /// What the origin's queue is to know of it. `flight`: on which its answer comes.
+    pub fn ask(&self, flight: &Arc<Flight>) -> Ask {
+        let shared = || Arc::clone(flight) as Arc<dyn Wanted>;
+        Ask {
+            priority: self.route.priority,
+            // A refresh is nobody's.
+            client: (self.reason != Reason::Refresh).then_some(self.client),
+            wanted: (!self.single_reader).then(shared),
+            avoid: None,
+        }
+    }
+
     /// The request head for the origin. `validating`: with the stored page's validators.
     pub fn to_head(&self, validating: bool) -> Option<Box<RequestHeader>> {
         let method = if self.head_only {

@@ -19,14 +19,14 @@ use crate::cache::memory::Charge;
 use crate::cache::table::{Settled, Variant};
 use crate::clock;
 use crate::origin::{
-    Event, Exchange, OriginError, OriginErrorKind, OriginHead, Outgoing, Permit, Refused,
+    Ask, Event, Exchange, OriginError, OriginErrorKind, OriginHead, Outgoing, Permit, Refused,
     StreamPermit,
 };
 use crate::rules::fresh;
 use crate::rules::response::BodyFraming;
 use crate::rules::storing::{self, Terms};
 use crate::rules::time::Now;
-use crate::telemetry::{OriginResult, RefreshResult};
+use crate::telemetry::{OriginResult, RefreshResult, ids};
 
 /// What an exchange with an origin holds in buffers, in bytes.
 const EXCHANGE_BUFFERS: usize = 96 * 1024;
@@ -38,17 +38,21 @@ const LARGE_WINDOW: usize = 1024 * 1024;
 /// Pieces are cut to this, so that windows and write deadlines stay fine-grained.
 pub const PIECE: usize = 64 * 1024;
 
+/// How often a request is asked again at another server, and how long it waits before the first time, at most.
+const RETRIES: u32 = 2;
+const BACKOFF: Duration = Duration::from_millis(20);
+
 /// Why a flight ended without an answer of its own.
 enum Stopped {
-    /// It broke before a head: another waiter's request may be tried.
-    Broken(Failure),
+    /// It broke before a head, at this server: the request may be tried at another, or another waiter's.
+    Broken(Failure, usize),
     /// It failed in a way that trying again at once would not mend.
     Failed(Failure),
     /// Nobody wanted it any more.
     Abandoned,
 }
 
-/// Flies `errand`, and if it breaks before its head, the request of one other waiter.
+/// Flies `errand`, and if it breaks before its head, at another server, or the request of one other waiter.
 pub async fn fly(
     fetcher: &Arc<Fetcher>,
     errand: Errand,
@@ -56,10 +60,12 @@ pub async fn fly(
     trip: &Trip,
     seat: Option<Seat>,
 ) {
+    let upstream = Arc::clone(fetcher.upstream(errand.route.upstream));
+    upstream.asked();
     let mut errand = errand;
-    let mut again = true;
+    let (mut retries, mut again, mut avoid) = (0, true, None);
     loop {
-        let failure = match attempt(fetcher, &errand, &mut filler, seat.as_ref()).await {
+        let failure = match attempt(fetcher, &errand, &mut filler, seat.as_ref(), avoid).await {
             Ok(came_of_it) => {
                 if errand.reason == Reason::Refresh {
                     fetcher.metrics[errand.route.upstream].refreshed(came_of_it);
@@ -67,16 +73,25 @@ pub async fn fly(
                 return;
             }
             Err(Stopped::Abandoned) => return,
-            Err(Stopped::Broken(failure)) => match trip.spare.lock().take().filter(|_| again) {
-                Some((spare, reader)) => {
-                    again = false;
-                    // The answer will be to that request, so it is that reader's.
-                    filler.flight().lead(reader);
-                    errand = spare;
+            Err(Stopped::Broken(failure, server)) => {
+                if retries < RETRIES && upstream.may_retry(server) {
+                    // Those that broke at once are not to come again at once.
+                    tokio::time::sleep(backoff(retries)).await;
+                    retries += 1;
+                    avoid = Some(server);
                     continue;
                 }
-                None => failure,
-            },
+                match trip.spare.lock().take().filter(|_| again) {
+                    Some((spare, reader)) => {
+                        again = false;
+                        // The answer will be to that request, so it is that reader's.
+                        filler.flight().lead(reader);
+                        errand = spare;
+                        continue;
+                    }
+                    None => failure,
+                }
+            }
             Err(Stopped::Failed(failure)) => failure,
         };
         note_failure(fetcher, &errand);
@@ -85,6 +100,12 @@ pub async fn fly(
         filler.tell(News::Failed(failure));
         return;
     }
+}
+
+/// Up to so long, at random, doubled for each try (full jitter).
+fn backoff(retries: u32) -> Duration {
+    let most = BACKOFF.as_micros() as u64 * (1 << retries.min(10));
+    Duration::from_micros(ids::random() % most)
 }
 
 /// After a failed refresh or revalidation the page rests.
@@ -102,11 +123,12 @@ async fn attempt(
     errand: &Errand,
     filler: &mut Filler,
     seat: Option<&Seat>,
+    avoid: Option<usize>,
 ) -> Result<RefreshResult, Stopped> {
     let upstream = fetcher.upstream(errand.route.upstream);
     let metrics = &fetcher.metrics[errand.route.upstream];
     let permit = tokio::select! {
-        permit = upstream.permit(Duration::MAX) => {
+        permit = upstream.permit(Duration::MAX, Ask { avoid, ..errand.ask(filler.flight()) }) => {
             permit.map_err(|refused| {
                 metrics.count(OriginResult::Refused);
                 Stopped::Failed(refused_failure(refused))
@@ -120,6 +142,7 @@ async fn attempt(
     let reserve = reserve(fetcher)
         .await
         .ok_or(Stopped::Failed(Failure::NoMemory))?;
+    let server = permit.server().index();
     let started = clock::instant();
     let mut validating = errand.can_validate();
     loop {
@@ -129,11 +152,11 @@ async fn attempt(
         let mut meter = Meter::start(metrics);
         let exchange = tokio::select! {
             exchange = Exchange::start(upstream, &permit, head, Outgoing::None) => {
-                exchange.map_err(|error| broken(&error, &mut meter))?
+                exchange.map_err(|error| broken(&error, server, &mut meter))?
             }
             () = filler.abandoned() => return Err(Stopped::Abandoned),
         };
-        let (mut exchange, head) = next_head(exchange, filler, &mut meter).await?;
+        let (mut exchange, head) = next_head(exchange, filler, server, &mut meter).await?;
         meter.head(&head);
         let now = clock::now();
         let max_object = fetcher.limits.max_object_size;
@@ -219,20 +242,20 @@ async fn deserted(errand: &Errand, filler: &Filler, seat: Option<&Seat>) {
 async fn next_head(
     mut exchange: Exchange,
     filler: &Filler,
+    server: usize,
     meter: &mut Meter,
 ) -> Result<(Exchange, OriginHead), Stopped> {
     loop {
         let event = tokio::select! {
-            event = exchange.next() => event.map_err(|error| broken(&error, meter))?,
+            event = exchange.next() => event.map_err(|error| broken(&error, server, meter))?,
             () = filler.abandoned() => return Err(Stopped::Abandoned),
         };
         match event {
             Event::Interim { status, fields } => filler.interim(status, fields),
             Event::Head(head) => return Ok((exchange, head)),
             Event::Switched(_) | Event::Body(_) | Event::End => {
-                return Err(Stopped::Broken(Failure::BadGateway(
-                    "an answer out of order",
-                )));
+                let failure = Failure::BadGateway("an answer out of order");
+                return Err(Stopped::Broken(failure, server));
             }
         }
     }
@@ -758,12 +781,12 @@ async fn drain(exchange: &mut Exchange) {
     }
 }
 
-fn broken(error: &OriginError, meter: &mut Meter) -> Stopped {
+fn broken(error: &OriginError, server: usize, meter: &mut Meter) -> Stopped {
     meter.failed(error);
     let failure = failure(error);
     match failure {
         Failure::Timeout(_) => Stopped::Failed(failure),
-        _ => Stopped::Broken(failure),
+        _ => Stopped::Broken(failure, server),
     }
 }
 
@@ -787,6 +810,7 @@ pub fn failure(error: &OriginError) -> Failure {
 pub fn refused_failure(refused: Refused) -> Failure {
     Failure::Refused(match refused {
         Refused::QueueFull => "too many requests wait for the origin",
+        Refused::Late => "an answer of the origin would come too late",
         Refused::Waited => "the wait for the origin was too long",
         Refused::Streams => "too many streams are open at the origin",
     })

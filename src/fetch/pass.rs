@@ -20,13 +20,15 @@ use crate::cache::flight::{Abandoned, Answer, Failure, Filler, Flight, News, Rea
 use crate::cache::key::KeyRef;
 use crate::clock;
 use crate::config::policy::Route;
-use crate::origin::{BodySender, Event, Exchange, OriginHead, Outgoing, Permit};
+use crate::origin::{Ask, BodySender, Event, Exchange, OriginHead, Outgoing, Permit};
+use crate::rules::client::Client;
 use crate::rules::host::Scheme;
 use crate::telemetry::OriginResult;
 
 /// A request that goes past the cache.
 pub struct Passage {
     pub route: Arc<Route>,
+    pub client: Client,
     /// As its client speaks it.
     pub scheme: Scheme,
     pub head: Box<RequestHeader>,
@@ -91,8 +93,14 @@ async fn carry(
 ) -> Result<(), Failure> {
     let upstream = fetcher.upstream(passage.route.upstream);
     let metrics = &fetcher.metrics[passage.route.upstream];
+    let ask = Ask {
+        priority: passage.route.priority,
+        client: Some(passage.client),
+        wanted: None,
+        avoid: None,
+    };
     let permit = tokio::select! {
-        permit = upstream.permit(Duration::MAX) => permit.map_err(|refused| {
+        permit = upstream.permit(Duration::MAX, ask) => permit.map_err(|refused| {
             metrics.count(OriginResult::Refused);
             fly::refused_failure(refused)
         })?,

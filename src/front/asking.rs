@@ -326,6 +326,7 @@ impl Asking<'_> {
             key: self.key.to_key(),
             target: self.target.into(),
             class: self.class,
+            client: self.client.into(),
             reason,
             fields,
             sent,

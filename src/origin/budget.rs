@@ -1,15 +1,10 @@
 //! How much may be in flight to the servers of one upstream, and the queue for it.
 //!
 //! A [`Slot`] is one request at one server. It is a value: dropping it, however its holder ends, gives it back, and
-//! the longest waiter gets it. The queue is first come, first served, and bounded.
-//!
-//! A server that could not be reached rests for a second, then one request a second tries it until one gets
-//! through. Where every server rests, none does. This is not health checking: it only keeps one dead server among
-//! several from swallowing the traffic by being the least busy. A server that [`super::health`] calls ill gets nothing,
-//! unless all of them are.
+//! whoever is next in the [`queue`](super::queue) gets it.
+//! Which server it is at, [`balance`](super::balance) says, by what is known of each ([`standing`](super::standing)).
 
 use crate::clock;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +12,18 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-const REST: Duration = Duration::from_secs(1);
+use super::balance::{Balance, Choice};
+use super::queue::{Ask, Queue, Ticket};
+use super::standing::{Rules, Standing};
+use crate::telemetry::ids;
 
 /// Why there was no permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     /// As many wait as may.
     QueueFull,
+    /// So many wait that an answer would come too late.
+    Late,
     /// The wait was longer than the caller's patience or the upstream's `queue_wait`.
     Waited,
     /// As many long-lived streams are open as may be.
@@ -32,28 +32,24 @@ pub enum Refused {
 
 pub(super) struct Budget {
     per_server: usize,
-    queue: usize,
     max_streams: usize,
+    balance: Balance,
+    rules: Rules,
     state: Mutex<State>,
 }
 
 struct State {
-    servers: Box<[Load]>,
+    servers: Box<[Standing]>,
     /// Where the search for the least busy server begins, so that equals take turns.
     turn: usize,
-    /// By ticket, so by arrival. Only those who still wait: a waiter that leaves takes its entry along.
-    waiting: BTreeMap<u64, oneshot::Sender<Slot>>,
-    next_ticket: u64,
+    /// Only those who still wait: a waiter that leaves takes its entry along.
+    waiting: Queue<Serve>,
+    /// How long a place is held, of late.
+    takes: Duration,
     streams: usize,
 }
 
-#[derive(Default)]
-struct Load {
-    in_flight: usize,
-    rests_until: Option<Instant>,
-    /// Its probes say so.
-    ill: bool,
-}
+type Serve = oneshot::Sender<Result<Slot, Refused>>;
 
 impl Budget {
     /// All four at least one where zero would mean that nothing ever passes.
@@ -62,16 +58,19 @@ impl Budget {
         per_server: usize,
         queue: usize,
         max_streams: usize,
+        balance: Balance,
+        rules: Rules,
     ) -> Arc<Self> {
         Arc::new(Self {
             per_server: per_server.max(1),
-            queue,
             max_streams,
+            balance,
+            rules,
             state: Mutex::new(State {
-                servers: (0..servers.max(1)).map(|_| Load::default()).collect(),
+                servers: vec![Standing::default(); servers.max(1)].into(),
                 turn: 0,
-                waiting: BTreeMap::new(),
-                next_ticket: 0,
+                waiting: Queue::new(queue),
+                takes: Duration::ZERO,
                 streams: 0,
             }),
         })
@@ -95,38 +94,42 @@ impl Budget {
     }
 
     /// A slot, at once or after `patience` at most. Cancelling the future loses nothing.
-    pub(super) async fn slot(self: &Arc<Self>, patience: Duration) -> Result<Slot, Refused> {
-        let mut waiter = match self.enter(patience)? {
+    pub(super) async fn slot(
+        self: &Arc<Self>,
+        patience: Duration,
+        ask: Ask,
+    ) -> Result<Slot, Refused> {
+        let mut waiter = match self.enter(patience, ask)? {
             Entered::Served(slot) => return Ok(slot),
             Entered::Waits(waiter) => waiter,
         };
         match timeout(patience, &mut waiter.served).await {
-            Ok(Ok(slot)) => Ok(slot),
-            // The sender goes only with its slot in it or when the waiter itself leaves.
+            Ok(Ok(served)) => served,
+            // The sender goes only with its word in it or when the waiter itself leaves.
             Ok(Err(_)) | Err(_) => Err(Refused::Waited),
         }
     }
 
-    fn enter(self: &Arc<Self>, patience: Duration) -> Result<Entered, Refused> {
+    fn enter(self: &Arc<Self>, patience: Duration, ask: Ask) -> Result<Entered, Refused> {
         let mut state = self.state.lock();
         // Nobody overtakes those who wait.
         if state.waiting.is_empty()
-            && let Some(server) = state.pick(self.per_server)
+            && let Some(server) = state.pick(self, ask.avoid)
         {
             drop(state);
             return Ok(Entered::Served(self.slot_at(server)));
         }
-        if state.waiting.len() >= self.queue {
-            return Err(Refused::QueueFull);
-        }
         if patience.is_zero() {
             return Err(Refused::Waited);
         }
-        let ticket = state.next_ticket;
-        state.next_ticket += 1;
         let (serve, served) = oneshot::channel();
-        state.waiting.insert(ticket, serve);
+        let entered = state.waiting.enter(ask, serve, clock::timer());
         drop(state);
+        let (ticket, made_room) = entered.map_err(|_| Refused::QueueFull)?;
+        if let Some(serve) = made_room {
+            // Whoever left meanwhile need not be told.
+            let _ = serve.send(Err(Refused::QueueFull));
+        }
         // A rest may have ended since the last slot came back.
         self.serve_waiting();
         Ok(Entered::Waits(Waiter {
@@ -140,24 +143,37 @@ impl Budget {
         Slot {
             budget: self.clone(),
             server,
+            since: clock::timer(),
         }
     }
 
     fn serve_waiting(self: &Arc<Self>) {
+        let now = clock::timer();
+        let mut state = self.state.lock();
+        if state.waiting.is_empty() {
+            return;
+        }
+        let takes = state.takes;
+        let late = state.waiting.late(now, takes);
+        drop(state);
+        for serve in late {
+            let _ = serve.send(Err(Refused::Late));
+        }
         loop {
             let mut state = self.state.lock();
-            if state.waiting.is_empty() {
-                return;
-            }
-            let Some(server) = state.pick(self.per_server) else {
+            let Some((ticket, ask)) = state.waiting.first(now) else {
                 return;
             };
-            let Some((_, serve)) = state.waiting.pop_first() else {
+            let avoid = ask.avoid;
+            let Some(server) = state.pick(self, avoid) else {
+                return;
+            };
+            let Some(serve) = state.waiting.serve(ticket, now) else {
                 return;
             };
             drop(state);
             // A waiter that left in this instant hands the slot back to us by dropping it.
-            drop(serve.send(self.slot_at(server)));
+            drop(serve.send(Ok(self.slot_at(server))));
         }
     }
 
@@ -177,60 +193,96 @@ impl Budget {
 
     /// The server could not be reached.
     pub(super) fn unreachable(&self, server: usize) {
-        if let Some(load) = self.state.lock().servers.get_mut(server) {
-            load.rests_until = Some(clock::timer() + REST);
+        self.with(server, |standing, now| standing.unreachable(now));
+    }
+
+    /// The server was reached.
+    pub(super) fn reached(self: &Arc<Self>, server: usize) {
+        if self.with(server, |standing, _| standing.reached()) == Some(true) {
+            self.serve_waiting();
         }
     }
 
     /// Whether the server is to be used, as far as there is another.
     pub(super) fn set_well(self: &Arc<Self>, server: usize, well: bool) {
-        if let Some(load) = self.state.lock().servers.get_mut(server) {
-            load.ill = !well;
+        let now = clock::timer();
+        let mut state = self.state.lock();
+        let alone = !state.servers.iter().any(|other| other.is_trusted(now));
+        if let Some(standing) = state.servers.get_mut(server) {
+            standing.set_well(well, alone, now);
         }
+        drop(state);
         // For those who wait there may be one more; also where it was the last that was well, and all are used now.
         self.serve_waiting();
     }
 
-    /// The server was reached.
-    pub(super) fn reached(self: &Arc<Self>, server: usize) {
+    /// The server has begun an answer, `took` after it was asked.
+    pub(super) fn answered(&self, server: usize, took: Duration) {
+        self.with(server, |standing, now| standing.answered(took, now));
+    }
+
+    /// The server has failed a request. How long it is ejected for that, if it is.
+    pub(super) fn failed(self: &Arc<Self>, server: usize, took: Duration) -> Option<Duration> {
+        let now = clock::timer();
         let mut state = self.state.lock();
-        let rested = state
+        let is_due = state
+            .servers
+            .get_mut(server)?
+            .failed(took, &self.rules, now);
+        let ejected = state
+            .servers
+            .iter()
+            .filter(|one| one.is_ejected(now))
+            .count();
+        let may = (ejected + 1) * 100 <= state.servers.len() * self.rules.eject_most;
+        (is_due && may).then(|| state.servers[server].eject(&self.rules, now))
+    }
+
+    /// Whether a server beside this one is to be used.
+    pub(super) fn has_another(&self, server: usize) -> bool {
+        let now = clock::timer();
+        let state = self.state.lock();
+        let mut others = state.servers.iter().enumerate();
+        others.any(|(at, other)| at != server && other.is_trusted(now) && !other.rests(now))
+    }
+
+    /// Requests that one server has.
+    pub(super) fn in_flight_at(&self, server: usize) -> usize {
+        self.with(server, |standing, _| standing.in_flight)
+            .unwrap_or(0)
+    }
+
+    /// Whether the server is ejected.
+    pub(super) fn is_ejected(&self, server: usize) -> bool {
+        self.with(server, |standing, now| standing.is_ejected(now)) == Some(true)
+    }
+
+    fn with<T>(&self, server: usize, of: impl FnOnce(&mut Standing, Instant) -> T) -> Option<T> {
+        let now = clock::timer();
+        let mut state = self.state.lock();
+        state
             .servers
             .get_mut(server)
-            .and_then(|load| load.rests_until.take());
-        drop(state);
-        if rested.is_some() {
-            self.serve_waiting();
-        }
+            .map(|standing| of(standing, now))
     }
 }
 
 impl State {
-    /// Counts one more request at the least busy server that is well, has room and does not rest.
-    fn pick(&mut self, per_server: usize) -> Option<usize> {
-        let count = self.servers.len();
-        let some_rest = self.servers.iter().any(|load| load.rests_until.is_some());
-        let now = some_rest.then(clock::timer);
-        let rests = |load: &Load| match (now, load.rests_until) {
-            (Some(now), Some(until)) => until > now,
-            _ => false,
+    /// Counts one more request at the server that is to have it.
+    fn pick(&mut self, budget: &Budget, avoid: Option<usize>) -> Option<usize> {
+        let now = clock::timer();
+        let choice = Choice {
+            servers: &self.servers,
+            rules: &budget.rules,
+            balance: budget.balance,
+            per_server: budget.per_server,
+            avoid,
+            turn: self.turn,
+            now,
         };
-        let all_ill = self.servers.iter().all(|load| load.ill);
-        let used = |load: &Load| all_ill || !load.ill;
-        let all_rest = some_rest && self.servers.iter().filter(|load| used(load)).all(rests);
-        let chosen = (0..count)
-            .map(|step| (self.turn + step) % count)
-            .filter(|&at| used(&self.servers[at]))
-            .filter(|&at| self.servers[at].in_flight < per_server)
-            .filter(|&at| all_rest || !rests(&self.servers[at]))
-            .min_by_key(|&at| self.servers[at].in_flight)?;
-        self.turn = (chosen + 1) % count;
-        let load = &mut self.servers[chosen];
-        load.in_flight += 1;
-        // This one tries a server that rested; the others stay away until it is back.
-        if let (Some(now), Some(_)) = (now, load.rests_until) {
-            load.rests_until = Some(now + REST);
-        }
+        let chosen = choice.make(ids::random)?;
+        self.turn = (chosen + 1) % self.servers.len();
+        self.servers[chosen].take(&budget.rules, now);
         Some(chosen)
     }
 }
@@ -243,13 +295,13 @@ enum Entered {
 /// A place in the queue. A slot that reached it after it stopped looking goes on to the next when this is dropped.
 struct Waiter {
     budget: Arc<Budget>,
-    ticket: u64,
-    served: oneshot::Receiver<Slot>,
+    ticket: Ticket,
+    served: oneshot::Receiver<Result<Slot, Refused>>,
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let left = self.budget.state.lock().waiting.remove(&self.ticket);
+        let left = self.budget.state.lock().waiting.leave(self.ticket);
         drop(left);
     }
 }
@@ -258,6 +310,7 @@ impl Drop for Waiter {
 pub(super) struct Slot {
     budget: Arc<Budget>,
     server: usize,
+    since: Instant,
 }
 
 impl Slot {
@@ -273,8 +326,13 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        let held = clock::timer().saturating_duration_since(self.since);
         let mut state = self.budget.state.lock();
         state.servers[self.server].in_flight -= 1;
+        state.takes = match state.takes {
+            Duration::ZERO => held,
+            takes => (takes * 15 + held) / 16,
+        };
         drop(state);
         self.budget.serve_waiting();
     }
@@ -307,15 +365,38 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::queue::Wanted;
+    use super::super::standing::tests::RULES;
     use super::*;
 
     const LONG: Duration = Duration::from_secs(600);
+
+    fn budget(servers: usize, per_server: usize, queue: usize, streams: usize) -> Arc<Budget> {
+        let balance = Balance::LeastInFlight;
+        Budget::new(servers, per_server, queue, streams, balance, RULES)
+    }
+
+    struct One;
+
+    impl Wanted for One {
+        fn by(&self) -> usize {
+            1
+        }
+    }
+
+    /// What is never too late.
+    fn shared() -> Ask {
+        Ask {
+            wanted: Some(Arc::new(One)),
+            ..Ask::default()
+        }
+    }
 
     type Waiting = Pin<Box<dyn Future<Output = Result<Slot, Refused>>>>;
 
     fn ask(budget: &Arc<Budget>) -> Waiting {
         let budget = budget.clone();
-        Box::pin(async move { budget.slot(LONG).await })
+        Box::pin(async move { budget.slot(LONG, shared()).await })
     }
 
     fn poll(waiting: &mut Waiting) -> Poll<Result<Slot, Refused>> {
@@ -357,7 +438,7 @@ mod tests {
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             let _inside = runtime.enter();
-            let budget = Budget::new(servers, per_server, queue, 1);
+            let budget = budget(servers, per_server, queue, 1);
             let (mut waiting, mut held): (Vec<Waiting>, Vec<Slot>) = (vec![], vec![]);
             for step in steps {
                 match step {
@@ -415,8 +496,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_queue_is_first_come_first_served() {
-        let budget = Budget::new(1, 1, 8, 1);
-        let first = budget.slot(LONG).await.unwrap();
+        let budget = budget(1, 1, 8, 1);
+        let first = budget.slot(LONG, shared()).await.unwrap();
         let mut waiting: Vec<_> = (0..3).map(|_| ask(&budget)).collect();
         for one in &mut waiting {
             assert!(poll(one).is_pending());
@@ -429,8 +510,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_permit_handed_to_a_waiter_that_left_goes_on() {
-        let budget = Budget::new(1, 1, 8, 1);
-        let first = budget.slot(LONG).await.unwrap();
+        let budget = budget(1, 1, 8, 1);
+        let first = budget.slot(LONG, shared()).await.unwrap();
         let (mut leaves, mut stays) = (ask(&budget), ask(&budget));
         assert!(poll(&mut leaves).is_pending());
         assert!(poll(&mut stays).is_pending());
@@ -442,8 +523,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_gives_the_permit_back() {
-        let budget = Budget::new(1, 1, 8, 1);
-        let slot = budget.slot(LONG).await.unwrap();
+        let budget = budget(1, 1, 8, 1);
+        let slot = budget.slot(LONG, shared()).await.unwrap();
         let died = tokio::spawn(async move {
             let _held = slot;
             panic!("on purpose");
@@ -454,29 +535,37 @@ mod tests {
 
     #[tokio::test]
     async fn patience_ends_and_the_queue_is_bounded() {
-        let budget = Budget::new(1, 1, 1, 1);
-        let held = budget.slot(LONG).await.unwrap();
+        let budget = budget(1, 1, 1, 1);
+        let held = budget.slot(LONG, shared()).await.unwrap();
         assert_eq!(
-            budget.slot(Duration::ZERO).await.err(),
+            budget.slot(Duration::ZERO, shared()).await.err(),
             Some(Refused::Waited)
         );
         let mut waits = ask(&budget);
         assert!(poll(&mut waits).is_pending());
-        assert_eq!(budget.slot(LONG).await.err(), Some(Refused::QueueFull));
+        assert_eq!(
+            budget.slot(LONG, shared()).await.err(),
+            Some(Refused::QueueFull)
+        );
         drop(waits);
-        let waited = budget.slot(Duration::from_millis(20)).await;
+        let waited = budget.slot(Duration::from_millis(20), shared()).await;
         assert_eq!(waited.err(), Some(Refused::Waited));
         assert_eq!(budget.queued(), 0);
         drop(held);
-        assert!(budget.slot(Duration::ZERO).await.is_ok());
+        assert!(budget.slot(Duration::ZERO, shared()).await.is_ok());
     }
 
     #[tokio::test]
     async fn streams_are_beside_the_budget_and_bounded() {
-        let budget = Budget::new(1, 1, 0, 1);
-        let stream = budget.slot(LONG).await.unwrap().into_stream().unwrap();
+        let budget = budget(1, 1, 0, 1);
+        let stream = budget
+            .slot(LONG, shared())
+            .await
+            .unwrap()
+            .into_stream()
+            .unwrap();
         assert_eq!((budget.in_flight(), budget.streams()), (0, 1));
-        let second = budget.slot(LONG).await.unwrap();
+        let second = budget.slot(LONG, shared()).await.unwrap();
         assert_eq!(second.into_stream().err(), Some(Refused::Streams));
         assert_eq!((budget.in_flight(), budget.streams()), (0, 1));
         drop(stream);
@@ -485,14 +574,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_least_busy_server_is_taken_and_a_dead_one_left_alone() {
-        let budget = Budget::new(2, 2, 8, 1);
-        let one = budget.slot(LONG).await.unwrap();
-        let two = budget.slot(LONG).await.unwrap();
+        let budget = budget(2, 2, 8, 1);
+        let one = budget.slot(LONG, shared()).await.unwrap();
+        let two = budget.slot(LONG, shared()).await.unwrap();
         assert_ne!(one.server(), two.server());
         let dead = one.server();
         budget.unreachable(dead);
         drop(one);
-        let three = budget.slot(LONG).await.unwrap();
+        let three = budget.slot(LONG, shared()).await.unwrap();
         assert_ne!(three.server(), dead);
         // The living one is full, the dead one rests: wait.
         let mut waits = ask(&budget);
@@ -503,15 +592,16 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_overtakes_when_a_rest_ends() {
-        let budget = Budget::new(2, 1, 8, 1);
-        let one = budget.slot(LONG).await.unwrap();
-        let _two = budget.slot(LONG).await.unwrap();
+        let budget = budget(2, 1, 8, 1);
+        let one = budget.slot(LONG, shared()).await.unwrap();
+        let _two = budget.slot(LONG, shared()).await.unwrap();
         let dead = one.server();
         budget.unreachable(dead);
         drop(one);
         let mut first = ask(&budget);
         assert!(poll(&mut first).is_pending());
-        budget.state.lock().servers[dead].rests_until = Some(clock::timer());
+        let a_second_ago = clock::timer() - Duration::from_secs(1);
+        budget.state.lock().servers[dead].unreachable(a_second_ago);
         let mut second = ask(&budget);
         assert!(poll(&mut second).is_pending());
         let tries = poll(&mut first);
@@ -523,9 +613,13 @@ mod tests {
 
     #[tokio::test]
     async fn c76_an_ill_server_gets_nothing_unless_all_are() {
-        let budget = Budget::new(2, 2, 8, 1);
+        let budget = budget(2, 2, 8, 1);
         budget.set_well(0, false);
-        let held: Vec<_> = [budget.slot(LONG).await, budget.slot(LONG).await].into();
+        let held: Vec<_> = [
+            budget.slot(LONG, shared()).await,
+            budget.slot(LONG, shared()).await,
+        ]
+        .into();
         assert!(held.iter().all(|slot| slot.as_ref().unwrap().server() == 1));
         // The other is full. Once it is well again, who waits is served.
         let mut waits = ask(&budget);
@@ -542,10 +636,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_only_well_server_does_not_rest() {
-        let budget = Budget::new(2, 2, 8, 1);
+        let budget = budget(2, 2, 8, 1);
         budget.set_well(0, false);
         budget.unreachable(1);
-        assert_eq!(budget.slot(LONG).await.unwrap().server(), 1);
+        assert_eq!(budget.slot(LONG, shared()).await.unwrap().server(), 1);
     }
 
     #[test]
@@ -555,7 +649,7 @@ mod tests {
             .enable_time()
             .build()
             .unwrap();
-        let budget = Budget::new(2, 2, 64, 1);
+        let budget = budget(2, 2, 64, 1);
         let most = Arc::new(AtomicUsize::new(0));
         let running = Arc::new(AtomicUsize::new(0));
         runtime.block_on(async {
@@ -565,7 +659,7 @@ mod tests {
                     tokio::spawn(async move {
                         for round in 0..200u64 {
                             let patience = Duration::from_micros((seed * 31 + round * 17) % 400);
-                            if let Ok(slot) = budget.slot(patience).await {
+                            if let Ok(slot) = budget.slot(patience, shared()).await {
                                 most.fetch_max(
                                     running.fetch_add(1, Ordering::SeqCst) + 1,
                                     Ordering::SeqCst,

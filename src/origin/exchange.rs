@@ -56,6 +56,9 @@ pub struct OriginHead {
 pub struct Exchange {
     upstream: Arc<Upstream>,
     server: usize,
+    began: Instant,
+    /// Its server has been told on.
+    is_blamed: bool,
     state: State,
     /// For the one retry: a request without a body, whose method may be sent twice (RFC 9110 §9.2.2).
     again: Option<Box<RequestHeader>>,
@@ -98,7 +101,8 @@ impl Exchange {
         body: Outgoing,
         from: Source,
     ) -> Result<Self, OriginError> {
-        let total = clock::timer() + upstream.spec.total_timeout;
+        let began = clock::timer();
+        let total = began + upstream.spec.total_timeout;
         let repeatable =
             matches!(body, Outgoing::None | Outgoing::Length(0)) && is_idempotent(&head.method);
         let mut attempts = 1;
@@ -109,10 +113,16 @@ impl Exchange {
             }
             opened => opened,
         };
+        let opened = opened.map_err(|not| {
+            failed(upstream, server.index, began);
+            not.error
+        })?;
         Ok(Self {
             upstream: upstream.clone(),
             server: server.index,
-            state: State::Open(opened.map_err(|failed| failed.error)?),
+            began,
+            is_blamed: false,
+            state: State::Open(opened),
             again: (repeatable && attempts == 1).then_some(head),
             attempts,
             total: Some(total),
@@ -183,10 +193,39 @@ impl Exchange {
     /// An answer that is broken, late or cut off, never as `End`.
     pub async fn next(&mut self) -> Result<Event, OriginError> {
         loop {
-            if let Some(event) = self.advance().await? {
-                self.waits_since = None;
-                return Ok(event);
+            match self.advance().await {
+                Ok(Some(event)) => {
+                    self.waits_since = None;
+                    if let Event::Head(head) | Event::Switched(head) = &event {
+                        self.judge(head.status);
+                    }
+                    return Ok(event);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.blame(error.kind);
+                    return Err(error);
+                }
             }
+        }
+    }
+
+    /// An answer tells of its server.
+    fn judge(&self, status: u16) {
+        match status {
+            502..=504 => failed(&self.upstream, self.server, self.began),
+            _ => {
+                let took = clock::timer().saturating_duration_since(self.began);
+                self.upstream.budget.answered(self.server, took);
+            }
+        }
+    }
+
+    /// So does the lack of one.
+    fn blame(&mut self, kind: OriginErrorKind) {
+        // What could not be sent may be its sender's fault.
+        if kind != OriginErrorKind::Write && !std::mem::replace(&mut self.is_blamed, true) {
+            failed(&self.upstream, self.server, self.began);
         }
     }
 
@@ -326,6 +365,20 @@ impl Exchange {
                 () = line.fill(), if wants_more => {}
             }
         }
+    }
+}
+
+/// A server has failed a request that it was asked at `began`.
+fn failed(upstream: &Upstream, server: usize, began: Instant) {
+    let took = clock::timer().saturating_duration_since(began);
+    if let Some(time) = upstream.budget.failed(server, took) {
+        let authority = upstream.server(server).map_or("", Server::authority);
+        tracing::warn!(
+            upstream = upstream.name(),
+            server = authority,
+            seconds = time.as_secs(),
+            "ejected: it failed too often"
+        );
     }
 }
 

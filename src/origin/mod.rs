@@ -14,6 +14,7 @@
 //! What this does not know: what may be cached, who the client is, and when a stream is long-lived; its caller says
 //! so with [`Permit::into_stream`] and [`Exchange::become_stream`].
 
+mod balance;
 mod body;
 mod budget;
 mod connect;
@@ -23,14 +24,20 @@ mod health;
 mod http1;
 mod http2;
 mod probe;
+mod queue;
+mod retry;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod upstream;
 
+pub use balance::Balance;
 pub use body::BodySender;
 pub use budget::Refused;
 pub use error::{OriginError, OriginErrorKind};
 pub use exchange::{Event, Exchange, OriginHead, Outgoing};
 pub use health::{FirstRound, Seen, watch};
 pub use probe::{Asking, Check, HealthSpec};
+pub use queue::{Ask, Priority, Wanted};
+pub use standing::Rules;
 pub use upstream::{Permit, Protocol, Server, ServerSpec, StreamPermit, Upstream, UpstreamSpec};

@@ -13,9 +13,13 @@ use pingora::tls::{
 };
 use pingora::upstreams::peer::{HttpPeer, Peer};
 
+use super::balance::Balance;
 use super::budget::{Budget, Refused, Slot, Stream};
 use super::health::Seen;
 use super::probe::HealthSpec;
+use super::queue::Ask;
+use super::retry::Retries;
+use super::standing::Rules;
 
 /// Streams we open on one HTTP/2 connection. Pingora's default is one.
 const HTTP2_STREAMS: usize = 100;
@@ -36,6 +40,11 @@ pub struct UpstreamSpec {
     pub queue: usize,
     /// The longest wait for a permit.
     pub queue_wait: Duration,
+    pub balance: Balance,
+    /// When a server is left alone for what it did.
+    pub rules: Rules,
+    /// Of a hundred requests, how many may be asked again at another server.
+    pub retries: u64,
     /// Long-lived streams (tunnels, event streams) of the whole upstream.
     pub max_streams: usize,
     /// TCP and TLS together.
@@ -84,6 +93,7 @@ pub struct Upstream {
     pub(super) spec: UpstreamSpec,
     pub(super) connector: Connector,
     pub(super) budget: Arc<Budget>,
+    retries: Retries,
     servers: Arc<[Server]>,
 }
 
@@ -116,11 +126,14 @@ impl Upstream {
             .collect();
         Ok(Arc::new(Self {
             connector: Connector::new(Some(options)),
+            retries: Retries::new(spec.retries),
             budget: Budget::new(
                 servers.len(),
                 spec.max_in_flight,
                 spec.queue,
                 spec.max_streams,
+                spec.balance,
+                spec.rules,
             ),
             servers,
             spec,
@@ -137,12 +150,13 @@ impl Upstream {
     }
 
     /// Leave to have one request in flight at one server, at once or after `patience` or `queue_wait`, whichever is
-    /// shorter. In order of arrival. Cancelling the future loses nothing.
+    /// shorter; who is next, the [`queue`](super::queue) says. Cancelling the future loses nothing.
     ///
     /// # Errors
     /// The queue is full, or the wait was too long.
-    pub async fn permit(&self, patience: Duration) -> Result<Permit, Refused> {
-        let slot = self.budget.slot(patience.min(self.spec.queue_wait)).await?;
+    pub async fn permit(&self, patience: Duration, ask: Ask) -> Result<Permit, Refused> {
+        let patience = patience.min(self.spec.queue_wait);
+        let slot = self.budget.slot(patience, ask).await?;
         Ok(Permit {
             slot,
             servers: self.servers.clone(),
@@ -159,6 +173,16 @@ impl Upstream {
         !self.servers.iter().any(|server| server.seen.is_well())
     }
 
+    /// A request is asked for the first time, which pays for a part of a retry.
+    pub fn asked(&self) {
+        self.retries.asked();
+    }
+
+    /// Whether a request that `failed` server has not answered may be asked again at another.
+    pub fn may_retry(&self, failed: usize) -> bool {
+        self.budget.has_another(failed) && self.retries.may()
+    }
+
     pub(super) fn server(&self, index: usize) -> Option<&Server> {
         self.servers.get(index)
     }
@@ -166,6 +190,16 @@ impl Upstream {
     /// Permits that are out.
     pub fn in_flight(&self) -> usize {
         self.budget.in_flight()
+    }
+
+    /// Permits of one server that are out.
+    pub fn in_flight_at(&self, server: usize) -> usize {
+        self.budget.in_flight_at(server)
+    }
+
+    /// Whether a server is left alone for what it did.
+    pub fn is_ejected(&self, server: usize) -> bool {
+        self.budget.is_ejected(server)
     }
 
     /// Requests that wait for a permit.
@@ -232,6 +266,11 @@ impl Server {
             http1_peer,
             seen: Seen::default(),
         }
+    }
+
+    /// Its place among the upstream's.
+    pub fn index(&self) -> usize {
+        self.index
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -341,6 +380,9 @@ mod tests {
             queue: 1,
             queue_wait: Duration::from_secs(1),
             max_streams: 1,
+            balance: Balance::default(),
+            rules: super::super::standing::tests::RULES,
+            retries: 10,
             connect_timeout: Duration::from_secs(1),
             first_byte_timeout: Duration::from_secs(1),
             between_bytes_timeout: Duration::from_secs(1),

@@ -6,17 +6,22 @@
 /// past with these digits.
 pub fn parse(value: &[u8], wall: u64) -> Option<u64> {
     let (day, rest) = word(value);
-    match (day.len(), rest) {
+    let secs = match (day.len(), rest) {
         (3, [b',', b' ', rest @ ..]) => fixdate(rest),
         (6..=9, [b',', b' ', rest @ ..]) => rfc850(rest, wall),
         (3, [b' ', rest @ ..]) => asctime(rest),
         _ => None,
-    }
+    };
+    // A leap second may be one too many.
+    secs.map(|secs| secs.min(LATEST))
 }
+
+/// The end of year 9999, in Unix seconds.
+const LATEST: u64 = 253_402_300_799;
 
 /// The preferred form (IMF-fixdate) of Unix seconds, up to the end of year 9999.
 pub fn format(secs: u64) -> [u8; 29] {
-    let secs = secs.min(253_402_300_799);
+    let secs = secs.min(LATEST);
     let (days, of_day) = (secs / 86_400, secs % 86_400);
     let (year, month, day) = civil(days);
     let mut out = *b"Thu, 01 Jan 1970 00:00:00 GMT";
@@ -350,6 +355,8 @@ mod tests {
         assert_eq!(&format(0), b"Thu, 01 Jan 1970 00:00:00 GMT");
         assert_eq!(&format(951_782_400), b"Tue, 29 Feb 2000 00:00:00 GMT");
         assert_eq!(&format(u64::MAX), b"Fri, 31 Dec 9999 23:59:59 GMT");
+        // Found by fuzzing.
+        assert_eq!(parse(b"Fri, 31 Dec 9999 23:59:60 GMT", 0), Some(LATEST));
     }
 
     proptest! {

@@ -10,6 +10,7 @@
 //! | [`request`] | is this a request, how long, and what does it ask | RFC 9112 §2, §3, §6 |
 //! | [`host`] | which site is meant | RFC 9110 §7.2, RFC 3986 §3.2.2 |
 //! | [`target`] | which page is meant: path and query of the key | RFC 3986 §6.2 |
+//! | [`client`] | who counts as one client | |
 //! | [`identity`] | is it one of a crowd or somebody | |
 //! | [`vary`] | which variant of the page | RFC 9111 §4.1 |
 //! | [`reuse`] | may what is stored serve it: fresh, stale, or not before the origin was asked | RFC 9111 §4, RFC 5861 |
@@ -33,6 +34,7 @@
 pub mod cache_control;
 pub mod cache_status;
 pub mod chunked;
+pub mod client;
 pub mod conditional;
 pub mod date;
 pub mod decimal;

@@ -310,9 +310,12 @@ impl Browser {
         }
         let says = format!("document.body.innerText.includes({})", json!(says));
         self.until(&says)?;
+        // A picture may be drawn after the page is there.
+        self.until(
+            "[...document.images].every(image => image.complete && image.naturalWidth > 0)",
+        )?;
         for what in [
             "document.title.length > 0",
-            "[...document.images].every(image => image.complete && image.naturalWidth > 0)",
             "[...document.styleSheets].some(sheet => sheet.cssRules.length > 10)",
             "document.documentElement.scrollWidth <= innerWidth",
         ] {

@@ -123,7 +123,8 @@ fn c66_files() -> Outcome {
     equal("the newest", alive(&mut all[newest..]), 20)
 }
 
-fn from(address: Ipv4Addr, to: SocketAddr) -> Result<Client, String> {
+/// A client that comes from an address of its own.
+pub fn from(address: Ipv4Addr, to: SocketAddr) -> Result<Client, String> {
     let told = |e: std::io::Error| e.to_string();
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(told)?;
     socket

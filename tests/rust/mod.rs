@@ -10,6 +10,7 @@ mod compression;
 mod container;
 mod corpus;
 mod differential;
+mod farm;
 mod flight_table;
 mod floods;
 mod frames;
@@ -20,6 +21,7 @@ mod http2;
 mod invariants;
 mod lifecycle;
 mod origins;
+mod overload;
 mod probes;
 #[path = "../../fuzz/src/lib.rs"]
 mod properties;
@@ -37,6 +39,7 @@ pub fn tests() -> Vec<Test> {
         container::tests(),
         corpus::tests(),
         differential::tests(),
+        farm::tests(),
         flight_table::tests(),
         guests::tests(),
         health::tests(),
@@ -45,6 +48,7 @@ pub fn tests() -> Vec<Test> {
         invariants::tests(),
         lifecycle::tests(),
         origins::tests(),
+        overload::tests(),
         probes::tests(),
         scarce::tests(),
         tls::tests(),

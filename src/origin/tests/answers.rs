@@ -3,6 +3,7 @@
 use super::Do::{AwaitClose, Pause, Read, Reset};
 use super::OriginErrorKind as Kind;
 use super::*;
+use crate::origin::Ask;
 
 #[test]
 fn an_exchange_can_be_sent_to_another_task() {
@@ -225,7 +226,7 @@ async fn a_call_that_is_cancelled_loses_no_byte() {
         ])
         .await;
         let upstream = upstream(origin.addr);
-        let permit = upstream.permit(LONG).await.unwrap();
+        let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
         let mut exchange = Exchange::start(&upstream, &permit, request("GET"), Outgoing::None)
             .await
             .unwrap();

@@ -3,6 +3,7 @@
 use super::Do::{AwaitClose, Hang, Read, ReadBytes};
 use super::OriginErrorKind as Kind;
 use super::*;
+use crate::origin::Ask;
 
 #[tokio::test]
 async fn what_the_origin_receives() {
@@ -14,7 +15,7 @@ async fn what_the_origin_receives() {
         ("POST", Outgoing::Length(3)),
         ("POST", Outgoing::Chunked),
     ] {
-        let permit = upstream.permit(LONG).await.unwrap();
+        let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
         let mut head = request(method);
         head.insert_header("Content-Length", "99").unwrap();
         head.insert_header("Transfer-Encoding", "chunked").unwrap();
@@ -61,7 +62,7 @@ fn sorted_fields(heads: &[String]) -> Vec<Vec<String>> {
 async fn bodies_are_sent_as_announced() {
     let origin = Origin::start(vec![vec![Read, ReadBytes(5), say(HELLO), AwaitClose]]).await;
     let upstream = self::upstream(origin.addr);
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(&upstream, &permit, request("POST"), Outgoing::Length(5))
         .await
         .unwrap();
@@ -89,7 +90,7 @@ async fn bodies_are_sent_as_announced() {
         stream.write_all(HELLO.as_bytes()).await.unwrap();
         String::from_utf8(body).unwrap()
     });
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(&upstream, &permit, request("POST"), Outgoing::Chunked)
         .await
         .unwrap();
@@ -108,7 +109,7 @@ async fn bodies_are_sent_as_announced() {
 async fn a_body_shorter_than_announced_is_not_ended() {
     let origin = Origin::start(vec![vec![Read, Hang]]).await;
     let upstream = upstream(origin.addr);
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(&upstream, &permit, request("POST"), Outgoing::Length(5))
         .await
         .unwrap();
@@ -128,7 +129,7 @@ async fn c11_an_answer_before_the_bodys_end_is_heard_and_the_connection_not_reus
     ])
     .await;
     let upstream = upstream(origin.addr);
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(
         &upstream,
         &permit,

@@ -4,6 +4,7 @@ use super::Do::{AwaitClose, Pause, Read, Reset};
 use super::OriginErrorKind as Kind;
 use super::*;
 use crate::clock;
+use crate::origin::Ask;
 
 #[tokio::test]
 async fn connections_are_reused_only_when_nothing_speaks_against_it() {
@@ -58,7 +59,7 @@ async fn an_exchange_that_is_dropped_closes_its_connection() {
     ])
     .await;
     let upstream = upstream(origin.addr);
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(&upstream, &permit, request("GET"), Outgoing::None)
         .await
         .unwrap();
@@ -114,7 +115,7 @@ async fn what_was_answered_or_may_not_be_repeated_is_not_tried_again() {
     assert_eq!(origin.connections(), 1);
     // A request with a body.
     let (origin, upstream) = stale(vec![]).await;
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(&upstream, &permit, request("PUT"), Outgoing::Length(2))
         .await
         .unwrap();
@@ -139,7 +140,7 @@ async fn the_second_try_bypasses_a_pool_of_dead_connections() {
 #[tokio::test]
 async fn a_retry_survives_cancelled_calls() {
     let (origin, upstream) = stale(vec![Pause(Duration::from_millis(20))]).await;
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(&upstream, &permit, request("GET"), Outgoing::None)
         .await
         .unwrap();

@@ -4,6 +4,7 @@ use super::Do::{AwaitClose, Hang, Pause, Read, ReadBytes};
 use super::OriginErrorKind as Kind;
 use super::*;
 use crate::clock;
+use crate::origin::Ask;
 
 #[tokio::test]
 async fn c70_every_deadline_is_kept_and_is_a_504() {
@@ -138,7 +139,7 @@ async fn the_total_deadline_comes_before_bytes_that_wait() {
     let mut spec = spec(origin.addr);
     spec.total_timeout = Duration::from_millis(200);
     let upstream = Upstream::new(spec).unwrap();
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(&upstream, &permit, request("GET"), Outgoing::None)
         .await
         .unwrap();
@@ -160,7 +161,7 @@ async fn silence_is_counted_while_somebody_listens() {
     let mut spec = spec(origin.addr);
     spec.between_bytes_timeout = Duration::from_millis(500);
     let upstream = Upstream::new(spec).unwrap();
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(&upstream, &permit, request("GET"), Outgoing::None)
         .await
         .unwrap();
@@ -177,7 +178,7 @@ async fn a_late_caller_is_not_the_origins_fault() {
     spec.between_bytes_timeout = Duration::from_millis(50);
     spec.first_byte_timeout = Duration::from_millis(50);
     let upstream = Upstream::new(spec).unwrap();
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(&upstream, &permit, request("GET"), Outgoing::None)
         .await
         .unwrap();
@@ -201,7 +202,7 @@ async fn deadlines_run_on_over_calls_that_are_cancelled() {
         let mut spec = spec(origin.addr);
         spec.between_bytes_timeout = Duration::from_millis(200);
         let upstream = Upstream::new(spec).unwrap();
-        let permit = upstream.permit(LONG).await.unwrap();
+        let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
         let mut exchange = Exchange::start(&upstream, &permit, request("GET"), Outgoing::None)
             .await
             .unwrap();
@@ -229,7 +230,7 @@ async fn the_first_byte_is_not_due_before_the_body_is_sent() {
     let mut spec = spec(origin.addr);
     spec.first_byte_timeout = Duration::from_millis(100);
     let upstream = Upstream::new(spec).unwrap();
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(&upstream, &permit, request("POST"), Outgoing::Length(2))
         .await
         .unwrap();
@@ -259,7 +260,7 @@ async fn an_origin_that_takes_no_body_is_left() {
     let mut spec = spec(origin.addr);
     spec.between_bytes_timeout = Duration::from_millis(200);
     let upstream = Upstream::new(spec).unwrap();
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(
         &upstream,
         &permit,
@@ -288,7 +289,7 @@ async fn a_stream_outlives_the_total_deadline() {
     let mut spec = spec(origin.addr);
     spec.total_timeout = Duration::from_millis(150);
     let upstream = Upstream::new(spec).unwrap();
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(&upstream, &permit, request("GET"), Outgoing::None)
         .await
         .unwrap();

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::OriginErrorKind as Kind;
 use super::*;
+use crate::origin::Ask;
 
 type Stream = (Request<RecvStream>, SendResponse<Bytes>);
 
@@ -155,7 +156,7 @@ async fn c22_c36_broken_answers_never_end() {
         ("/nothing", Some(Kind::Reset), true),
         ("/reset", Some(Kind::Reset), false),
     ] {
-        let permit = upstream.permit(LONG).await.unwrap();
+        let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
         let mut exchange = Exchange::start(&upstream, &permit, get(path), Outgoing::None)
             .await
             .unwrap();
@@ -193,7 +194,7 @@ async fn deadlines_hold_and_a_silent_connection_is_left() {
         ("/half", Kind::BetweenBytes),
     ] {
         let before = *connections.lock();
-        let permit = upstream.permit(LONG).await.unwrap();
+        let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
         let mut exchange = Exchange::start(&upstream, &permit, get(path), Outgoing::None)
             .await
             .unwrap();
@@ -225,7 +226,7 @@ async fn a_dropped_exchange_resets_its_stream_and_keeps_the_connection() {
     })
     .await;
     let upstream = Upstream::new(prior_knowledge(addr)).unwrap();
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(&upstream, &permit, get("/endless"), Outgoing::None)
         .await
         .unwrap();
@@ -254,7 +255,7 @@ async fn an_idle_connection_is_closed_however_its_streams_ended() {
             })
             .await;
         });
-        let permit = upstream.permit(LONG).await.unwrap();
+        let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
         let path = if whole { "/whole" } else { "/endless" };
         let mut exchange = Exchange::start(&upstream, &permit, get(path), Outgoing::None)
             .await
@@ -295,7 +296,7 @@ async fn bodies_go_through_flow_control_both_ways_at_once() {
     .await;
     let upstream = Upstream::new(prior_knowledge(addr)).unwrap();
     for outgoing in [Outgoing::Length(SIZE as u64), Outgoing::Chunked] {
-        let permit = upstream.permit(LONG).await.unwrap();
+        let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
         let mut exchange = Exchange::start(&upstream, &permit, request("POST"), outgoing)
             .await
             .unwrap();
@@ -324,7 +325,7 @@ async fn an_answer_before_the_bodys_end_is_heard() {
     })
     .await;
     let upstream = Upstream::new(prior_knowledge(addr)).unwrap();
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(
         &upstream,
         &permit,
@@ -346,7 +347,7 @@ async fn an_answer_before_the_bodys_end_is_heard() {
 async fn a_connection_that_went_away_is_replaced() {
     let (addr, connections) = http2(hello).await;
     let upstream = Upstream::new(prior_knowledge(addr)).unwrap();
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(&upstream, &permit, get("/last"), Outgoing::None)
         .await
         .unwrap();

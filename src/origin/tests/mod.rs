@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::*;
+use crate::origin::Ask;
 
 mod answers;
 mod bodies;
@@ -147,6 +148,9 @@ fn spec(addr: SocketAddr) -> UpstreamSpec {
         max_in_flight: 8,
         queue: 8,
         queue_wait: LONG,
+        balance: Balance::default(),
+        rules: super::standing::tests::RULES,
+        retries: 10,
         max_streams: 2,
         connect_timeout: LONG,
         first_byte_timeout: LONG,
@@ -179,7 +183,7 @@ struct Answer {
 
 /// One exchange to its end, back to the pool.
 async fn fetch(upstream: &Arc<Upstream>, method: &str) -> Result<Answer, OriginError> {
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(upstream, &permit, request(method), Outgoing::None).await?;
     let answer = receive(&mut exchange).await?;
     exchange.finish().await;

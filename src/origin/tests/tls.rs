@@ -10,6 +10,7 @@ use tempfile::NamedTempFile;
 use super::OriginErrorKind as Kind;
 use super::http2::{hello, serve};
 use super::*;
+use crate::origin::Ask;
 
 /// A TLS origin for `localhost`, with the protocols it offers and the file that vouches for it.
 struct TlsOrigin {
@@ -118,7 +119,7 @@ async fn an_upgrade_asks_for_http1() {
     let origin = TlsOrigin::start(&["h2", "http/1.1"], vec![Do::Read, say(switch), Do::Echo]).await;
     let upstream = Upstream::new(origin.spec()).unwrap();
     fetch(&upstream, "GET").await.unwrap();
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut head = request("GET");
     head.insert_header("Connection", "upgrade").unwrap();
     head.insert_header("Upgrade", "websocket").unwrap();

@@ -3,6 +3,7 @@
 use super::Do::{AwaitClose, Echo, Read};
 use super::OriginErrorKind as Kind;
 use super::*;
+use crate::origin::Ask;
 
 fn upgrade() -> Box<RequestHeader> {
     let mut head = request("GET");
@@ -22,7 +23,7 @@ async fn a_tunnel_flows_both_ways_at_once() {
     let mut spec = spec(origin.addr);
     spec.total_timeout = Duration::from_secs(1);
     let upstream = Upstream::new(spec).unwrap();
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(&upstream, &permit, upgrade(), Outgoing::None)
         .await
         .unwrap();
@@ -68,7 +69,7 @@ async fn a_tunnel_flows_both_ways_at_once() {
 async fn a_tunnel_can_be_worked_by_select_and_brings_what_came_with_the_101() {
     let origin = Origin::start(vec![vec![Read, say(format!("{SWITCH}early")), Echo]]).await;
     let upstream = upstream(origin.addr);
-    let permit = upstream.permit(LONG).await.unwrap();
+    let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
     let mut exchange = Exchange::start(&upstream, &permit, upgrade(), Outgoing::None)
         .await
         .unwrap();
@@ -98,7 +99,7 @@ async fn a_switch_to_what_was_not_asked_for_is_refused() {
     ] {
         let origin = Origin::start(vec![vec![Read, say(bytes), AwaitClose]]).await;
         let upstream = upstream(origin.addr);
-        let permit = upstream.permit(LONG).await.unwrap();
+        let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
         let mut exchange = Exchange::start(&upstream, &permit, upgrade(), Outgoing::None)
             .await
             .unwrap();

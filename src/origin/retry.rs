@@ -1,0 +1,60 @@
+//! How often requests may be asked again elsewhere: a part of all that were asked, so that an upstream that fails as a whole
+//! doesn't get the double (the retry budget of Finagle).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What one retry costs; a request brings `share` of it.
+const PRICE: u64 = 100;
+/// What there is at the start and without traffic, and the most that is saved up.
+const SAVED: u64 = 10 * PRICE;
+const MOST: u64 = 100 * PRICE;
+
+/// The account of one upstream.
+pub struct Retries {
+    /// Of a hundred requests, how many may be asked again.
+    share: u64,
+    saved: AtomicU64,
+}
+
+impl Retries {
+    pub fn new(share: u64) -> Retries {
+        let saved = AtomicU64::new(if share > 0 { SAVED } else { 0 });
+        Retries { share, saved }
+    }
+
+    /// A request is asked for the first time.
+    pub fn asked(&self) {
+        // What two add at once may be counted once.
+        let saved = self.saved.load(Ordering::Relaxed);
+        if saved < MOST {
+            self.saved
+                .store((saved + self.share).min(MOST), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether one may be asked again.
+    pub fn may(&self) -> bool {
+        let spend = |saved: u64| saved.checked_sub(PRICE);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.share > 0 && self.saved.fetch_update(set, fetch, spend).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c72_a_tenth_may_be_asked_again() {
+        let retries = Retries::new(10);
+        let may = |retries: &Retries| (0..1000).filter(|_| retries.may()).count();
+        assert_eq!(may(&retries), 10, "what is there at the start");
+        (0..500).for_each(|_| retries.asked());
+        assert_eq!(may(&retries), 50);
+        (0..100_000).for_each(|_| retries.asked());
+        assert_eq!(may(&retries), 100, "no more is saved up");
+        let none = Retries::new(0);
+        none.asked();
+        assert!(!none.may());
+    }
+}

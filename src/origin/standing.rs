@@ -1,0 +1,282 @@
+//! What is known of a server: how busy it is, how quick, and whether it is to be trusted with requests.
+//!
+//! Quickness is a peak EWMA (Finagle): a slow answer counts at once and is forgotten over ten seconds. A server that fails
+//! several times in a row is *ejected*, each time for longer, as long as enough others are left; it comes back slowly, by
+//! time or by success, whichever is sooner. One that can't even be reached rests for a second, then one request a second
+//! tries it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long an answer's quickness counts.
+const FORGETS: f64 = 10.0;
+/// After a failure a server counts as so much slower than it was, and at least as slow as this, in seconds: an error is
+/// quick to give.
+const FAILED_SLOWER: f64 = 5.0;
+const FAILED_TAKES: f64 = 0.1;
+/// The longest ejection.
+const LONGEST: Duration = Duration::from_secs(300);
+/// How long a server that could not be reached rests.
+const REST: Duration = Duration::from_secs(1);
+/// Where a returning server begins, as a part of what it may have.
+const BEGINS: f64 = 0.1;
+/// So many answers in a row, and it has returned, however little time it took.
+const PROVEN: u32 = 50;
+
+/// When a server is to be left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// Failures in a row; 0 ejects nobody.
+    pub eject_after: u32,
+    /// The first ejection's time; the second is twice that, and so on.
+    pub eject_for: Duration,
+    /// The most servers that are ejected at once, in hundredths.
+    pub eject_most: usize,
+    /// With fewer usable servers than this, in hundredths, all are used.
+    pub panic_below: usize,
+    /// How long a server that returns has less than its share.
+    pub slow_start: Duration,
+}
+
+/// One server's.
+#[derive(Debug, Default, Clone)]
+pub struct Standing {
+    pub in_flight: usize,
+    /// Its probes say so.
+    ill: bool,
+    rests_until: Option<Instant>,
+    /// Seconds that an answer's head takes, and when that was true.
+    takes: f64,
+    took_at: Option<Instant>,
+    /// In a row.
+    failures: u32,
+    answers: u32,
+    ejected_until: Option<Instant>,
+    ejections: u32,
+    /// Since when it has been back.
+    back_since: Option<Instant>,
+}
+
+impl Standing {
+    /// Its probes call it well or ill. `alone`: nothing else served meanwhile, so that it is needed whole.
+    pub fn set_well(&mut self, well: bool, alone: bool, now: Instant) {
+        if self.ill && well && !alone {
+            self.back_since = Some(now);
+            self.answers = 0;
+        }
+        self.ill = !well;
+    }
+
+    /// A head came, of an answer that is no failure, after `took`.
+    pub fn answered(&mut self, took: Duration, now: Instant) {
+        self.failures = 0;
+        self.answers = self.answers.saturating_add(1);
+        self.count(took.as_secs_f64(), now);
+    }
+
+    /// Nothing came, or a gateway's error. Whether it has failed often enough to be ejected.
+    pub fn failed(&mut self, took: Duration, rules: &Rules, now: Instant) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        self.answers = 0;
+        let slower = (self.takes * FAILED_SLOWER).max(FAILED_TAKES);
+        self.count(took.as_secs_f64().max(slower), now);
+        rules.eject_after > 0 && self.failures >= rules.eject_after && !self.is_ejected(now)
+    }
+
+    pub fn eject(&mut self, rules: &Rules, now: Instant) -> Duration {
+        // A long time without one counts for it.
+        let good = self
+            .ejected_until
+            .map_or(Duration::ZERO, |until| now.saturating_duration_since(until));
+        let forgiven = good.as_secs() / rules.eject_for.as_secs().max(1);
+        self.ejections = self
+            .ejections
+            .saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX))
+            .saturating_add(1);
+        let time = rules.eject_for.saturating_mul(self.ejections).min(LONGEST);
+        self.ejected_until = Some(now + time);
+        self.failures = 0;
+        self.answers = 0;
+        time
+    }
+
+    pub fn is_ejected(&self, now: Instant) -> bool {
+        self.ejected_until.is_some_and(|until| now < until)
+    }
+
+    /// It could not be reached.
+    pub fn unreachable(&mut self, now: Instant) {
+        self.rests_until = Some(now + REST);
+    }
+
+    /// It was reached. Whether that ends a rest.
+    pub fn reached(&mut self) -> bool {
+        self.rests_until.take().is_some()
+    }
+
+    pub fn rests(&self, now: Instant) -> bool {
+        self.rests_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether it is to be asked, as far as there are others.
+    pub fn is_trusted(&self, now: Instant) -> bool {
+        !self.ill && !self.is_ejected(now)
+    }
+
+    /// One request more. It tries a server that has rested; others stay away until it is back.
+    pub fn take(&mut self, rules: &Rules, now: Instant) {
+        self.in_flight += 1;
+        if self.rests_until.is_some() {
+            self.rests_until = Some(now + REST);
+        }
+        // Its first since it was ejected.
+        if let Some(until) = self.ejected_until
+            && until <= now
+            && self.back_since.is_none_or(|back| back < until)
+            && !rules.slow_start.is_zero()
+        {
+            self.back_since = Some(now);
+        }
+    }
+
+    /// Seconds that an answer took when one last came, if one did.
+    pub fn took(&self) -> Option<f64> {
+        self.took_at.map(|_| self.takes)
+    }
+
+    /// Seconds that an answer may take. What is known of it fades into what is `typical` of its like.
+    pub fn takes(&self, typical: f64, now: Instant) -> f64 {
+        match self.took_at {
+            Some(at) => typical + (self.takes - typical) * fading(now, at),
+            None => typical,
+        }
+    }
+
+    /// What it may have of its share, from [`BEGINS`] to 1.
+    pub fn share(&self, rules: &Rules, now: Instant) -> f64 {
+        let Some(back) = self.back_since.filter(|_| !rules.slow_start.is_zero()) else {
+            return 1.0;
+        };
+        let time = now.saturating_duration_since(back).as_secs_f64();
+        let by_time = time / rules.slow_start.as_secs_f64();
+        let by_success = f64::from(self.answers) / f64::from(PROVEN);
+        by_time.max(by_success).clamp(BEGINS, 1.0)
+    }
+
+    fn count(&mut self, took: f64, now: Instant) {
+        let weight = match self.took_at {
+            // A peak counts whole; what is quicker, by how long ago the last was.
+            Some(at) if took < self.takes => fading(now, at).min(0.9),
+            _ => 0.0,
+        };
+        self.takes = self.takes * weight + took * (1.0 - weight);
+        self.took_at = Some(now);
+    }
+}
+
+/// From 1 for now to 0 for long ago.
+fn fading(now: Instant, then: Instant) -> f64 {
+    (-now.saturating_duration_since(then).as_secs_f64() / FORGETS).exp()
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    pub const RULES: Rules = Rules {
+        eject_after: 3,
+        eject_for: Duration::from_secs(10),
+        eject_most: 50,
+        panic_below: 25,
+        slow_start: Duration::from_secs(10),
+    };
+    const QUICK: Duration = Duration::from_millis(10);
+
+    #[expect(clippy::disallowed_methods, reason = "any moment to start from")]
+    pub fn start() -> Instant {
+        Instant::now()
+    }
+
+    fn after(start: Instant, seconds: f64) -> Instant {
+        start + Duration::from_secs_f64(seconds)
+    }
+
+    #[test]
+    fn a_slow_answer_counts_at_once_and_is_forgotten() {
+        let (mut server, start) = (Standing::default(), start());
+        server.answered(QUICK, start);
+        server.answered(Duration::from_secs(1), start);
+        assert!((server.takes(0.01, start) - 1.0).abs() < 0.01);
+        assert!(
+            server.takes(0.01, after(start, 60.0)) < 0.02,
+            "unasked, it is forgotten too"
+        );
+        for n in 0..100u32 {
+            server.answered(QUICK, after(start, f64::from(n) / 10.0));
+        }
+        assert!(server.takes(0.01, after(start, 10.0)) < 0.05);
+    }
+
+    #[test]
+    fn c77_failures_in_a_row_eject_for_longer_each_time() {
+        let (mut server, start) = (Standing::default(), start());
+        assert!(!server.failed(QUICK, &RULES, start) && !server.failed(QUICK, &RULES, start));
+        server.answered(QUICK, start);
+        let fails = |server: &mut Standing, now| (0..3).any(|_| server.failed(QUICK, &RULES, now));
+        assert!(fails(&mut server, start));
+        assert_eq!(server.eject(&RULES, start), Duration::from_secs(10));
+        assert!(!server.is_trusted(after(start, 9.9)) && server.is_trusted(after(start, 10.0)));
+        let again = after(start, 12.0);
+        assert!(fails(&mut server, again));
+        assert_eq!(server.eject(&RULES, again), Duration::from_secs(20));
+        let later = after(again, 500.0);
+        assert_eq!(
+            server.eject(&RULES, later),
+            Duration::from_secs(10),
+            "forgiven"
+        );
+    }
+
+    #[test]
+    fn an_error_is_quick_to_give_and_makes_nobody_look_quick() {
+        let (mut server, start) = (Standing::default(), start());
+        server.answered(Duration::from_millis(200), start);
+        server.failed(Duration::from_millis(1), &RULES, start);
+        assert!(server.takes(0.2, start) > 0.9);
+    }
+
+    #[test]
+    fn who_returns_begins_small() {
+        let (mut server, start) = (Standing::default(), start());
+        assert!((server.share(&RULES, start) - 1.0).abs() < 1e-9);
+        server.eject(&RULES, start);
+        let back = after(start, 10.0);
+        server.take(&RULES, back);
+        assert!((server.share(&RULES, back) - BEGINS).abs() < 1e-9);
+        assert!((server.share(&RULES, after(back, 5.0)) - 0.5).abs() < 1e-9);
+        (0..PROVEN).for_each(|_| server.answered(QUICK, after(back, 1.0)));
+        assert!(
+            (server.share(&RULES, after(back, 1.0)) - 1.0).abs() < 1e-9,
+            "proven"
+        );
+        server.set_well(false, false, back);
+        server.set_well(true, true, back);
+        assert!(
+            (server.share(&RULES, after(back, 20.0)) - 1.0).abs() < 1e-9,
+            "it was alone"
+        );
+    }
+
+    #[test]
+    fn who_rests_is_tried_once_a_second() {
+        let (mut server, start) = (Standing::default(), start());
+        server.unreachable(start);
+        assert!(server.rests(after(start, 0.9)));
+        let next = after(start, 1.0);
+        assert!(!server.rests(next));
+        server.take(&RULES, next);
+        assert!(server.rests(next), "others stay away");
+        assert!(server.reached() && !server.rests(next));
+    }
+}
