@@ -314,8 +314,9 @@ table! {
     ca: Option<PathBuf> = Unset("/etc/ssl/certs/internal-ca.pem");
 
     /// Whether each server is asked again and again if it is well: by a request of HTTP (`http`) or of gRPC's own
-    /// health service (`grpc`), or for no more than a connection (`tcp`). An ill server gets no requests; where none is
-    /// well, all of them are used. The first answers are waited for at start, as long as `health_timeout`.
+    /// health service (`grpc`), or for no more than a connection (`tcp`). An ill server gets no requests; where too
+    /// few are well (`panic_below`), all of them are used. The first answers are waited for at start, as long as
+    /// `health_timeout`.
     health: Health = Default("off");
 
     /// How long from one probe of a server to the next, give or take a tenth.
