@@ -5,8 +5,8 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 use super::clock;
@@ -18,12 +18,29 @@ pub struct Proxy {
     admin: SocketAddr,
 }
 
+/// Ports of one process that tests; others that run beside it have other ones.
+const PORTS: u16 = 3_900;
+
+/// The first of this process's ports, and what keeps others from them: the one before it, taken.
+static OWN: LazyLock<(TcpListener, u16)> = LazyLock::new(|| {
+    let ranges = (11_000..31_000).step_by(usize::from(PORTS) + 1);
+    let free = |first| {
+        Some((
+            TcpListener::bind((Ipv4Addr::LOCALHOST, first)).ok()?,
+            first + 1,
+        ))
+    };
+    ranges
+        .into_iter()
+        .find_map(free)
+        .expect("no range of ports is free")
+});
+
 /// A port below the range that the kernel gives to clients, so that nobody takes it before its owner comes.
 pub fn free_port() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id() % 170) as u16 * 100;
     loop {
-        let port = 11_000 + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let port = OWN.1 + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         if TcpListener::bind(address).is_ok() {
             return address;
