@@ -5,7 +5,7 @@
 //! Which server it is at, [`balance`](super::balance) says, by what is known of each ([`standing`](super::standing)).
 
 use crate::clock;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,6 +16,9 @@ use super::balance::{Balance, Choice};
 use super::queue::{Ask, Queue, Ticket};
 use super::standing::{Rules, Standing};
 use crate::telemetry::ids;
+
+/// How often those who wait are looked after.
+const TENDS: Duration = Duration::from_millis(50);
 
 /// Why there was no permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +49,8 @@ struct State {
     waiting: Queue<Serve>,
     /// How long a place is held, of late.
     takes: Duration,
+    /// Somebody looks after those who wait.
+    is_tended: bool,
     streams: usize,
 }
 
@@ -71,6 +76,7 @@ impl Budget {
                 turn: 0,
                 waiting: Queue::new(queue),
                 takes: Duration::ZERO,
+                is_tended: false,
                 streams: 0,
             }),
         })
@@ -124,7 +130,11 @@ impl Budget {
         }
         let (serve, served) = oneshot::channel();
         let entered = state.waiting.enter(ask, serve, clock::timer());
+        let is_tended = std::mem::replace(&mut state.is_tended, true);
         drop(state);
+        if !is_tended {
+            tokio::spawn(tend(Arc::downgrade(self)));
+        }
         let (ticket, made_room) = entered.map_err(|_| Refused::QueueFull)?;
         if let Some(serve) = made_room {
             // Whoever left meanwhile need not be told.
@@ -284,6 +294,23 @@ impl State {
         self.turn = (chosen + 1) % self.servers.len();
         self.servers[chosen].take(now);
         Some(chosen)
+    }
+}
+
+/// Looks after those who wait, as long as any do: a rest or an ejection may have ended, or an answer have become too late,
+/// without a request that begins or ends to notice it.
+async fn tend(budget: Weak<Budget>) {
+    loop {
+        tokio::time::sleep(TENDS).await;
+        let Some(budget) = budget.upgrade() else {
+            return;
+        };
+        budget.serve_waiting();
+        let mut state = budget.state.lock();
+        if state.waiting.is_empty() {
+            state.is_tended = false;
+            return;
+        }
     }
 }
 
@@ -640,6 +667,19 @@ mod tests {
         budget.set_well(0, false);
         budget.unreachable(1);
         assert_eq!(budget.slot(LONG, shared()).await.unwrap().server(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_served_when_an_ejection_ends_though_nothing_else_happens() {
+        let budget = budget(2, 1, 8, 1);
+        let held = budget.slot(LONG, shared()).await.unwrap();
+        let other = 1 - held.server();
+        for _ in 0..RULES.eject_after {
+            budget.failed(other, Duration::ZERO);
+        }
+        assert!(budget.is_ejected(other));
+        let slot = budget.slot(LONG, shared()).await.unwrap();
+        assert_eq!(slot.server(), other);
     }
 
     #[test]
