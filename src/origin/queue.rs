@@ -22,8 +22,8 @@ use crate::rules::client::Client;
 pub const PATIENCE: Duration = Duration::from_millis(400);
 /// A queue that has not been empty this long is no burst, nor a crowd that met a page nobody can share.
 const STANDS: Duration = Duration::from_secs(1);
-/// The shortest time that a place is worth waiting for.
-const LEAST: Duration = Duration::from_millis(5);
+/// A place is worth waiting for so long in any case: nobody notices.
+const LEAST: Duration = Duration::from_millis(50);
 
 /// How many wait for what a request brings.
 pub trait Wanted: Send + Sync {
