@@ -43,8 +43,9 @@ fn greedy_client() -> Outcome {
                 200 => {}
                 503 => {
                     refused.fetch_add(1, Ordering::Relaxed);
-                    // Whoever is refused hangs up in most programs.
-                    client = from(greedy, site.address)?;
+                    if reply.field("connection") == "close" {
+                        client = from(greedy, site.address)?;
+                    }
                 }
                 _ => return Err(format!("{reply:?}")),
             }
@@ -64,7 +65,9 @@ fn greedy_client() -> Outcome {
                 if reply.status == 503 {
                     // A machine that stands still for a tenth of a second makes anybody late.
                     lost += 1;
-                    client = from(polite, site.address)?;
+                    if reply.field("connection") == "close" {
+                        client = from(polite, site.address)?;
+                    }
                 } else {
                     reply.is(200)?;
                 }
@@ -98,7 +101,9 @@ fn refused() -> Outcome {
             match reply.status {
                 200 => served.fetch_add(1, Ordering::Relaxed),
                 503 if !reply.field("retry-after").is_empty() => {
-                    client = site.client()?;
+                    if reply.field("connection") == "close" {
+                        client = site.client()?;
+                    }
                     turned.fetch_add(1, Ordering::Relaxed)
                 }
                 _ => return Err(format!("{reply:?}")),
