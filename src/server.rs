@@ -442,6 +442,10 @@ fn gauges(metrics: &Metrics, site: &Arc<Site>) {
         metrics.gauge(&names::ORIGIN_QUEUED, &label, of(Upstream::queued));
         metrics.gauge(&names::ORIGIN_STREAMS, &label, of(Upstream::streams));
         metrics.gauge(&names::ORIGIN_BUDGET, &label, of(Upstream::budget));
+        let read = Arc::clone(upstream);
+        metrics.count_from(&names::ORIGIN_RETRIES, &label, move || {
+            read.retries() as f64
+        });
         for (at, server) in upstream.servers().iter().enumerate() {
             let label = [upstream.name(), server.authority()];
             let read = Arc::clone(upstream);

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, header};
 use pingora::http::RequestHeader;
 
+use super::Trip;
 use crate::cache::entry::Entry;
-use crate::cache::flight::Flight;
 use crate::cache::key::Key;
 use crate::config::policy::Route;
 use crate::origin::{Ask, Wanted};
@@ -61,16 +61,10 @@ pub struct Errand {
     pub stored: Option<Arc<Entry>>,
 }
 
-impl Wanted for Flight {
-    fn by(&self) -> usize {
-        self.readers()
-    }
-}
-
 impl Errand {
-    /// What the origin's queue is to know of it. `flight`: on which its answer comes.
-    pub fn ask(&self, flight: &Arc<Flight>) -> Ask {
-        let shared = || Arc::clone(flight) as Arc<dyn Wanted>;
+    /// What the origin's queue is to know of it. `trip`: on which its answer comes.
+    pub fn ask(&self, trip: &Arc<Trip>) -> Ask {
+        let shared = || Arc::clone(trip) as Arc<dyn Wanted>;
         Ask {
             priority: self.route.priority,
             // A refresh is nobody's.

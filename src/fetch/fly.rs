@@ -44,12 +44,32 @@ const BACKOFF: Duration = Duration::from_millis(20);
 
 /// Why a flight ended without an answer of its own.
 enum Stopped {
-    /// It broke before a head, at this server: the request may be tried at another, or another waiter's.
-    Broken(Failure, usize),
+    /// It broke before a head: another try may do better.
+    Broken(Failure, Again),
     /// It failed in a way that trying again at once would not mend.
     Failed(Failure),
     /// Nobody wanted it any more.
     Abandoned,
+}
+
+/// How what broke may be tried again.
+#[derive(Clone, Copy)]
+enum Again {
+    /// At another server than this one, or with another waiter's request.
+    Elsewhere(usize),
+    /// At another server only: it took its time already.
+    ElsewhereOnly(usize),
+    /// With another waiter's request only: it may be this one that is not borne.
+    Otherwise,
+}
+
+impl Again {
+    fn elsewhere(self) -> Option<usize> {
+        match self {
+            Again::Elsewhere(server) | Again::ElsewhereOnly(server) => Some(server),
+            Again::Otherwise => None,
+        }
+    }
 }
 
 /// Flies `errand`, and if it breaks before its head, at another server, or the request of one other waiter.
@@ -57,7 +77,7 @@ pub async fn fly(
     fetcher: &Arc<Fetcher>,
     errand: Errand,
     mut filler: Filler,
-    trip: &Trip,
+    trip: &Arc<Trip>,
     seat: Option<Seat>,
 ) {
     let upstream = Arc::clone(fetcher.upstream(errand.route.upstream));
@@ -65,7 +85,8 @@ pub async fn fly(
     let mut errand = errand;
     let (mut retries, mut again, mut avoid) = (0, true, None);
     loop {
-        let failure = match attempt(fetcher, &errand, &mut filler, seat.as_ref(), avoid).await {
+        let failure = match attempt(fetcher, &errand, trip, &mut filler, seat.as_ref(), avoid).await
+        {
             Ok(came_of_it) => {
                 if errand.reason == Reason::Refresh {
                     fetcher.metrics[errand.route.upstream].refreshed(came_of_it);
@@ -73,15 +94,18 @@ pub async fn fly(
                 return;
             }
             Err(Stopped::Abandoned) => return,
-            Err(Stopped::Broken(failure, server)) => {
-                if retries < RETRIES && upstream.may_retry(server) {
+            Err(Stopped::Broken(failure, how)) => {
+                let elsewhere = how.elsewhere().filter(|_| retries < RETRIES);
+                if let Some(server) = elsewhere.filter(|server| upstream.may_retry(*server)) {
                     // Those that broke at once are not to come again at once.
                     tokio::time::sleep(backoff(retries)).await;
                     retries += 1;
                     avoid = Some(server);
                     continue;
                 }
-                match trip.spare.lock().take().filter(|_| again) {
+                // One more try for all who wait, if it was not had elsewhere.
+                let otherwise = again && retries == 0 && !matches!(how, Again::ElsewhereOnly(_));
+                match trip.spare.lock().take().filter(|_| otherwise) {
                     Some((spare, reader)) => {
                         again = false;
                         // The answer will be to that request, so it is that reader's.
@@ -121,6 +145,7 @@ fn note_failure(fetcher: &Fetcher, errand: &Errand) {
 async fn attempt(
     fetcher: &Arc<Fetcher>,
     errand: &Errand,
+    trip: &Arc<Trip>,
     filler: &mut Filler,
     seat: Option<&Seat>,
     avoid: Option<usize>,
@@ -128,7 +153,7 @@ async fn attempt(
     let upstream = fetcher.upstream(errand.route.upstream);
     let metrics = &fetcher.metrics[errand.route.upstream];
     let permit = tokio::select! {
-        permit = upstream.permit(Duration::MAX, Ask { avoid, ..errand.ask(filler.flight()) }) => {
+        permit = upstream.permit(Duration::MAX, Ask { avoid, ..errand.ask(trip) }) => {
             permit.map_err(|refused| {
                 metrics.count(OriginResult::Refused);
                 Stopped::Failed(refused_failure(refused))
@@ -255,7 +280,7 @@ async fn next_head(
             Event::Head(head) => return Ok((exchange, head)),
             Event::Switched(_) | Event::Body(_) | Event::End => {
                 let failure = Failure::BadGateway("an answer out of order");
-                return Err(Stopped::Broken(failure, server));
+                return Err(Stopped::Broken(failure, Again::Otherwise));
             }
         }
     }
@@ -784,9 +809,15 @@ async fn drain(exchange: &mut Exchange) {
 fn broken(error: &OriginError, server: usize, meter: &mut Meter) -> Stopped {
     meter.failed(error);
     let failure = failure(error);
-    match failure {
-        Failure::Timeout(_) => Stopped::Failed(failure),
-        _ => Stopped::Broken(failure, server),
+    match error.kind {
+        OriginErrorKind::Connect | OriginErrorKind::Tls | OriginErrorKind::Reset => {
+            Stopped::Broken(failure, Again::Elsewhere(server))
+        }
+        OriginErrorKind::ConnectTimeout => Stopped::Broken(failure, Again::ElsewhereOnly(server)),
+        _ => match failure {
+            Failure::Timeout(_) => Stopped::Failed(failure),
+            _ => Stopped::Broken(failure, Again::Otherwise),
+        },
     }
 }
 

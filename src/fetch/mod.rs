@@ -30,7 +30,8 @@ use crate::cache::memory::{Charge, Memory};
 use crate::cache::store::{Slot, Store};
 use crate::cache::table::{Ask, Joined, Table, Ticket};
 use crate::clock;
-use crate::origin::Upstream;
+use crate::origin::{Upstream, Wanted};
+use crate::rules::client::Client;
 use crate::rules::fields::Fields;
 use crate::rules::identity::Class;
 use crate::rules::time::{Moment, Now};
@@ -52,8 +53,19 @@ pub struct Limits {
 /// A flight and, in case its leader fails before a head came, another request to try with.
 pub struct Trip {
     pub flight: Arc<Flight>,
+    /// Whose request it began with, and how many came of others.
+    client: Client,
+    others: AtomicUsize,
     /// Another request to try with, and whose it is.
     spare: Mutex<Option<(Errand, u64)>>,
+}
+
+/// How many want its answer. Of the client it began with one counts, however often it asks.
+impl Wanted for Trip {
+    fn by(&self) -> usize {
+        let others = self.others.load(Ordering::Relaxed);
+        self.flight.readers().min(1 + others)
+    }
 }
 
 /// What every fetch works with: the store, the table of flights, the origins.
@@ -172,6 +184,9 @@ impl Fetcher {
             Joined::Found(Some(entry)) => Boarded::Found(entry),
             Joined::Found(None) => Boarded::Resting,
             Joined::Follow(trip, reader) => {
+                if errand.client != trip.client {
+                    trip.others.fetch_add(1, Ordering::Relaxed);
+                }
                 trip.spare.lock().get_or_insert((errand, reader.id()));
                 Boarded::Reader {
                     reader,
@@ -262,6 +277,8 @@ impl Fetcher {
         debug_assert_eq!(errand.single_reader, window.is_some());
         Arc::new(Trip {
             flight: Flight::new(&self.memory, clock::instant(), generation, window),
+            client: errand.client,
+            others: AtomicUsize::new(0),
             spare: Mutex::default(),
         })
     }

@@ -48,9 +48,14 @@ impl Choice<'_> {
         } else {
             others
         };
+        // Of orders of magnitude, so that one sick server doesn't make the others look it.
         let known = self.servers.iter().filter_map(Standing::took);
-        let (sum, count) = known.fold((0.0, 0.0), |(sum, count), took| (sum + took, count + 1.0));
-        let typical = if count > 0.0 { sum / count } else { 1.0 };
+        let (sum, count) = known.fold((0.0, 0.0), |(sum, n), took| (sum + took.ln(), n + 1.0));
+        let typical = if count > 0.0 {
+            f64::exp(sum / count)
+        } else {
+            1.0
+        };
         let best = |ones: &[usize]| {
             let cost = |at: &usize| self.cost(*at, typical);
             ones.iter()
@@ -104,9 +109,9 @@ impl Choice<'_> {
     fn cost(&self, at: usize, typical: f64) -> f64 {
         let server = &self.servers[at];
         let share = server.share(self.rules, self.now);
-        let in_flight = server.in_flight as f64 / share;
+        let in_flight = (server.in_flight as f64 + 1.0) / share;
         match self.balance {
-            Balance::P2c => (in_flight + 1.0) * server.takes(typical, self.now),
+            Balance::P2c => in_flight * server.takes(typical, self.now),
             _ => in_flight,
         }
     }

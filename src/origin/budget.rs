@@ -47,7 +47,7 @@ struct State {
     turn: usize,
     /// Only those who still wait: a waiter that leaves takes its entry along.
     waiting: Queue<Serve>,
-    /// How long a place is held, of late.
+    /// How long an answer takes, of late.
     takes: Duration,
     /// Somebody looks after those who wait.
     is_tended: bool,
@@ -153,24 +153,18 @@ impl Budget {
         Slot {
             budget: self.clone(),
             server,
-            since: clock::timer(),
         }
     }
 
     fn serve_waiting(self: &Arc<Self>) {
         let now = clock::timer();
-        let mut state = self.state.lock();
-        if state.waiting.is_empty() {
-            return;
-        }
-        let takes = state.takes;
-        let late = state.waiting.late(now, takes);
-        drop(state);
-        for serve in late {
-            let _ = serve.send(Err(Refused::Late));
-        }
         loop {
             let mut state = self.state.lock();
+            // Looking through the queue is worth it only then.
+            let has_room = |standing: &Standing| standing.in_flight < self.per_server;
+            if !state.servers.iter().any(has_room) {
+                return;
+            }
             let Some((ticket, ask)) = state.waiting.first(now) else {
                 return;
             };
@@ -184,6 +178,20 @@ impl Budget {
             drop(state);
             // A waiter that left in this instant hands the slot back to us by dropping it.
             drop(serve.send(Ok(self.slot_at(server))));
+        }
+    }
+
+    /// Tells those who would be served too late.
+    fn refuse_late(&self) {
+        let now = clock::timer();
+        let mut state = self.state.lock();
+        let places = self.per_server * state.servers.len();
+        let takes = state.takes;
+        let late = state.waiting.late(now, takes, places);
+        drop(state);
+        for serve in late {
+            // Whoever left meanwhile need not be told.
+            let _ = serve.send(Err(Refused::Late));
         }
     }
 
@@ -228,32 +236,44 @@ impl Budget {
 
     /// The server has begun an answer, `took` after it was asked.
     pub(super) fn answered(&self, server: usize, took: Duration) {
-        self.with(server, |standing, now| standing.answered(took, now));
+        let now = clock::timer();
+        let mut state = self.state.lock();
+        if let Some(standing) = state.servers.get_mut(server) {
+            standing.answered(took, now);
+        }
+        state.takes = match state.takes {
+            Duration::ZERO => took,
+            takes => (takes * 15 + took) / 16,
+        };
+    }
+
+    /// The server has ended one.
+    pub(super) fn ended(&self, server: usize) {
+        self.with(server, |standing, _| standing.ended());
     }
 
     /// The server has failed a request. How long it is ejected for that, if it is.
-    pub(super) fn failed(self: &Arc<Self>, server: usize, took: Duration) -> Option<Duration> {
+    pub(super) fn failed(&self, server: usize) -> Option<Duration> {
         let now = clock::timer();
         let mut state = self.state.lock();
-        let is_due = state
-            .servers
-            .get_mut(server)?
-            .failed(took, &self.rules, now);
-        let ejected = state
-            .servers
-            .iter()
-            .filter(|one| one.is_ejected(now))
-            .count();
-        let may = (ejected + 1) * 100 <= state.servers.len() * self.rules.eject_most;
+        let is_due = state.servers.get_mut(server)?.failed(&self.rules, now);
+        let others = state.servers.iter().enumerate();
+        let out = others.filter(|(at, one)| *at != server && !one.is_trusted(now));
+        let may = (out.count() + 1) * 100 <= state.servers.len() * self.rules.eject_most;
         (is_due && may).then(|| state.servers[server].eject(&self.rules, now))
     }
 
-    /// Whether a server beside this one is to be used.
+    /// Whether a server beside this one is to be used, and has room.
     pub(super) fn has_another(&self, server: usize) -> bool {
         let now = clock::timer();
         let state = self.state.lock();
         let mut others = state.servers.iter().enumerate();
-        others.any(|(at, other)| at != server && other.is_trusted(now) && !other.rests(now))
+        others.any(|(at, other)| {
+            at != server
+                && other.is_trusted(now)
+                && !other.rests(now)
+                && other.in_flight < self.per_server
+        })
     }
 
     /// Requests that one server has.
@@ -306,6 +326,7 @@ async fn tend(budget: Weak<Budget>) {
             return;
         };
         budget.serve_waiting();
+        budget.refuse_late();
         let mut state = budget.state.lock();
         if state.waiting.is_empty() {
             state.is_tended = false;
@@ -337,7 +358,6 @@ impl Drop for Waiter {
 pub(super) struct Slot {
     budget: Arc<Budget>,
     server: usize,
-    since: Instant,
 }
 
 impl Slot {
@@ -353,13 +373,8 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let held = clock::timer().saturating_duration_since(self.since);
         let mut state = self.budget.state.lock();
         state.servers[self.server].in_flight -= 1;
-        state.takes = match state.takes {
-            Duration::ZERO => held,
-            takes => (takes * 15 + held) / 16,
-        };
         drop(state);
         self.budget.serve_waiting();
     }
@@ -675,7 +690,7 @@ mod tests {
         let held = budget.slot(LONG, shared()).await.unwrap();
         let other = 1 - held.server();
         for _ in 0..RULES.eject_after {
-            budget.failed(other, Duration::ZERO);
+            budget.failed(other);
         }
         assert!(budget.is_ejected(other));
         let slot = budget.slot(LONG, shared()).await.unwrap();

@@ -114,7 +114,7 @@ impl Exchange {
             opened => opened,
         };
         let opened = opened.map_err(|not| {
-            failed(upstream, server.index, began);
+            failed(upstream, server.index);
             not.error
         })?;
         Ok(Self {
@@ -196,8 +196,10 @@ impl Exchange {
             match self.advance().await {
                 Ok(Some(event)) => {
                     self.waits_since = None;
-                    if let Event::Head(head) | Event::Switched(head) = &event {
-                        self.judge(head.status);
+                    match &event {
+                        Event::Head(head) | Event::Switched(head) => self.judge(head.status),
+                        Event::End if !self.is_blamed => self.upstream.budget.ended(self.server),
+                        _ => {}
                     }
                     return Ok(event);
                 }
@@ -211,9 +213,12 @@ impl Exchange {
     }
 
     /// An answer tells of its server.
-    fn judge(&self, status: u16) {
+    fn judge(&mut self, status: u16) {
         match status {
-            502..=504 => failed(&self.upstream, self.server, self.began),
+            502..=504 => {
+                self.is_blamed = true;
+                failed(&self.upstream, self.server);
+            }
             _ => {
                 let took = clock::timer().saturating_duration_since(self.began);
                 self.upstream.budget.answered(self.server, took);
@@ -221,11 +226,11 @@ impl Exchange {
         }
     }
 
-    /// So does the lack of one.
+    /// So does the lack of one, unless it may be its client's fault, who sends and takes at a pace of its own.
     fn blame(&mut self, kind: OriginErrorKind) {
-        // What could not be sent may be its sender's fault.
-        if kind != OriginErrorKind::Write && !std::mem::replace(&mut self.is_blamed, true) {
-            failed(&self.upstream, self.server, self.began);
+        let is_servers = !matches!(kind, OriginErrorKind::Write | OriginErrorKind::Total);
+        if is_servers && !std::mem::replace(&mut self.is_blamed, true) {
+            failed(&self.upstream, self.server);
         }
     }
 
@@ -368,10 +373,9 @@ impl Exchange {
     }
 }
 
-/// A server has failed a request that it was asked at `began`.
-fn failed(upstream: &Upstream, server: usize, began: Instant) {
-    let took = clock::timer().saturating_duration_since(began);
-    if let Some(time) = upstream.budget.failed(server, took) {
+/// A server has failed a request.
+fn failed(upstream: &Upstream, server: usize) {
+    if let Some(time) = upstream.budget.failed(server) {
         let authority = upstream.server(server).map_or("", Server::authority);
         tracing::warn!(
             upstream = upstream.name(),

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::connect::{self, Source};
 use super::error::{OriginError, OriginErrorKind};
 use super::exchange::{Event, Exchange, OriginHead, Outgoing};
+use super::standing::Rules;
 use super::upstream::{Protocol, Server, Upstream, UpstreamSpec};
 use crate::rules::health::{self, Expects, Hysteresis, MOST, Unfit};
 use crate::telemetry::ProbeResult;
@@ -105,6 +106,11 @@ pub(super) fn twin(spec: &UpstreamSpec, health: &HealthSpec) -> Result<Arc<Upstr
             _ => spec.protocol,
         },
         health: None,
+        // Its budget is nobody's.
+        rules: Rules {
+            eject_after: 0,
+            ..spec.rules
+        },
         ..spec.clone()
     })
 }

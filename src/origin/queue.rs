@@ -3,8 +3,8 @@
 //! Most wanted first: what many wait for helps most people soonest. It is asked anew whenever a place is free, since
 //! people join while a request waits. But whoever has waited for [`PATIENCE`] comes before, in order of arrival, so that
 //! nobody starves; and a client's requests that nobody else waits for arrive one after the other, each when the one before
-//! it has had its place, so that a thousand of them delay the others no more than one would. Routes may rank above and
-//! below that.
+//! it has had its place, so that a thousand of them delay the others no more than one would. A refresh that nobody waits
+//! for comes last. Routes may rank above and below all that: what ranks low waits as long as anything above it does.
 //!
 //! What is for one client alone is worth its place only while that client waits. When such requests have kept the queue
 //! standing for [`STANDS`], they wait no longer than an answer takes, and the others are refused at once instead of late
@@ -136,19 +136,24 @@ impl<T> Queue<T> {
         Ok((ticket, made_room))
     }
 
-    /// The last request of the client that has the most here, if that is more than `ask`'s own client would have.
+    /// Who is to make room: a refresh that nobody waits for, or else the last request of the client that has the most here
+    /// for itself, if that is more than `ask`'s own client would have.
     fn greediest(&self, ask: &Ask) -> Option<Ticket> {
-        let (client, turns) = self.clients.iter().max_by_key(|(_, turns)| turns.waiting)?;
-        let own = ask.client.and_then(|client| self.clients.get(&client));
-        if turns.waiting <= own.map_or(0, |own| own.waiting) + 1 {
-            return None;
-        }
         let mut latest = self.waiting.iter().rev();
-        let own =
-            |waiting: &Waiting<T>| waiting.ask.client == Some(*client) && !waiting.is_shared();
-        latest
-            .find(|(_, waiting)| own(waiting))
-            .map(|(ticket, _)| *ticket)
+        if let Some((ticket, _)) = latest.find(|(_, waiting)| waiting.wanted() == 0) {
+            return Some(*ticket);
+        }
+        let mut own: HashMap<Client, (usize, Ticket)> = HashMap::new();
+        for (ticket, waiting) in &self.waiting {
+            if let Some(client) = waiting.ask.client.filter(|_| !waiting.is_shared()) {
+                let (has, last) = own.entry(client).or_default();
+                (*has, *last) = (*has + 1, *ticket);
+            }
+        }
+        let asks = ask.client.and_then(|client| own.get(&client));
+        let would_have = asks.map_or(0, |(has, _)| *has) + 1;
+        let (has, last) = own.into_values().max()?;
+        (has > would_have).then_some(last)
     }
 
     /// Takes somebody out.
@@ -200,16 +205,19 @@ impl<T> Queue<T> {
         {
             since = since.max(served);
         }
-        let place = match now.saturating_duration_since(since) >= PATIENCE {
+        // Nobody waits for a refresh, however long it does.
+        let starves = wanted > 0 && now.saturating_duration_since(since) >= PATIENCE;
+        let place = match starves {
             true => Place::ByArrival(since),
             false => Place::ByWish(std::cmp::Reverse(wanted), since),
         };
         (waiting.ask.priority, place)
     }
 
-    /// Takes out who waits alone and longer than an answer takes, while such requests keep the queue standing. A client's
-    /// first in line has twice that: where one has many here, its own have to go before another's only one.
-    pub fn late(&mut self, now: Instant, takes: Duration) -> Vec<T> {
+    /// Takes out who waits alone and longer than an answer takes, while such requests keep the queue standing; but for the
+    /// last `places` of them, so that no place has to wait for somebody. A client's first in line has twice the time: where
+    /// one has many here, its own have to go before another's only one.
+    pub fn late(&mut self, now: Instant, takes: Duration, places: usize) -> Vec<T> {
         let stands = self.stands_since.is_some_and(|since| now >= since + STANDS);
         if !stands || takes.is_zero() {
             return Vec::new();
@@ -223,6 +231,7 @@ impl<T> Queue<T> {
             let is_first = client.is_none_or(|client| in_line.insert(client));
             now >= waiting.since + worth * if is_first { 2 } else { 1 }
         });
+        let late = late.take(self.alone.saturating_sub(places));
         let late: Vec<Ticket> = late.map(|(ticket, _)| *ticket).collect();
         late.into_iter()
             .filter_map(|ticket| self.leave(ticket))
@@ -366,6 +375,19 @@ mod tests {
     }
 
     #[test]
+    fn a_refresh_makes_room_and_puts_nobody_off() {
+        let mut line = Line::of(2);
+        line.enter(page(&by(0)), "refresh");
+        line.after(5_000).enter(page(&by(1)), "page");
+        let (_, made) = line.queue.enter(of(1), "one", line.now).unwrap();
+        assert_eq!(made, Some("refresh"));
+        let mut line = Line::of(9);
+        line.enter(page(&by(0)), "refresh");
+        line.after(5_000).enter(page(&by(1)), "page");
+        assert_eq!([line.pop(), line.pop()], ["page", "refresh"]);
+    }
+
+    #[test]
     fn routes_rank() {
         let mut line = Line::of(9);
         let ranked = |priority, wanted| Ask {
@@ -383,7 +405,7 @@ mod tests {
     fn c84_who_waits_alone_is_refused_when_it_would_be_late() {
         const TAKES: Duration = Duration::from_millis(50);
         let mut line = Line::of(9);
-        let late = |line: &mut Line| line.queue.late(line.now, TAKES);
+        let late = |line: &mut Line| line.queue.late(line.now, TAKES, 0);
         line.enter(page(&by(1)), "page");
         line.enter(of(1), "alone");
         assert_eq!(late(line.after(999)), [""; 0], "a burst");
@@ -398,6 +420,11 @@ mod tests {
         line.enter(of(1), "next");
         assert_eq!(late(line.after(60)), [""; 0]);
         assert_eq!(line.queue.len(), 2);
+        // A place that may be free at any moment has somebody to wait for it.
+        line.enter(of(2), "last");
+        line.after(5_000);
+        assert_eq!(line.queue.late(line.now, TAKES, 1), ["next"]);
+        assert_eq!(line.queue.late(line.now, TAKES, 1), [""; 0]);
     }
 
     #[test]

@@ -14,12 +14,17 @@ pub struct Retries {
     /// Of a hundred requests, how many may be asked again.
     share: u64,
     saved: AtomicU64,
+    spent: AtomicU64,
 }
 
 impl Retries {
     pub fn new(share: u64) -> Retries {
         let saved = AtomicU64::new(if share > 0 { SAVED } else { 0 });
-        Retries { share, saved }
+        Retries {
+            share,
+            saved,
+            spent: AtomicU64::new(0),
+        }
     }
 
     /// A request is asked for the first time.
@@ -36,7 +41,14 @@ impl Retries {
     pub fn may(&self) -> bool {
         let spend = |saved: u64| saved.checked_sub(PRICE);
         let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
-        self.share > 0 && self.saved.fetch_update(set, fetch, spend).is_ok()
+        let may = self.share > 0 && self.saved.fetch_update(set, fetch, spend).is_ok();
+        self.spent.fetch_add(u64::from(may), Ordering::Relaxed);
+        may
+    }
+
+    /// How many were.
+    pub fn spent(&self) -> u64 {
+        self.spent.load(Ordering::Relaxed)
     }
 }
 

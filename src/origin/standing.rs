@@ -11,10 +11,11 @@ use tokio::time::Instant;
 
 /// How long an answer's quickness counts.
 const FORGETS: f64 = 10.0;
-/// After a failure a server counts as so much slower than it was, and at least as slow as this, in seconds: an error is
-/// quick to give.
+/// After a failure a server counts as so much slower than its good answers, and at least as slow as this, in seconds: an
+/// error is quick to give. Nothing counts as slower than the last.
 const FAILED_SLOWER: f64 = 5.0;
 const FAILED_TAKES: f64 = 0.1;
+const SLOWEST: f64 = 60.0;
 /// The longest ejection.
 const LONGEST: Duration = Duration::from_secs(300);
 /// How long a server that could not be reached rests.
@@ -46,7 +47,9 @@ pub struct Standing {
     /// Its probes say so.
     ill: bool,
     rests_until: Option<Instant>,
-    /// Seconds that an answer's head takes, and when that was true.
+    /// Seconds that a good answer's head took.
+    good: f64,
+    /// Seconds that an answer's head takes, failures counted as slow ones, and when that was true.
     takes: f64,
     took_at: Option<Instant>,
     /// In a row.
@@ -72,19 +75,30 @@ impl Standing {
         self.ill = !well;
     }
 
-    /// A head came, of an answer that is no failure, after `took`.
+    /// A head came, of an answer that is no failure, after `took`. Who is asked though it is ejected, since too few others
+    /// are left, is back at once.
     pub fn answered(&mut self, took: Duration, now: Instant) {
-        self.failures = 0;
         self.answers = self.answers.saturating_add(1);
-        self.count(took.as_secs_f64(), now);
+        if self.is_ejected(now) {
+            self.ejected_until = Some(now);
+            self.back_since = None;
+            self.took_at = None;
+        }
+        self.good = took.as_secs_f64().min(SLOWEST);
+        self.count(self.good, now);
     }
 
-    /// Nothing came, or a gateway's error. Whether it has failed often enough to be ejected.
-    pub fn failed(&mut self, took: Duration, rules: &Rules, now: Instant) -> bool {
+    /// Such an answer came to its end.
+    pub fn ended(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Nothing came, or a gateway's error, or an answer broke off. Whether it has failed often enough to be ejected.
+    pub fn failed(&mut self, rules: &Rules, now: Instant) -> bool {
         self.failures = self.failures.saturating_add(1);
         self.answers = 0;
-        let slower = (self.takes * FAILED_SLOWER).max(FAILED_TAKES);
-        self.count(took.as_secs_f64().max(slower), now);
+        let slower = (self.good * FAILED_SLOWER).clamp(FAILED_TAKES, SLOWEST);
+        self.count(slower, now);
         rules.eject_after > 0 && self.failures >= rules.eject_after && !self.is_ejected(now)
     }
 
@@ -171,12 +185,14 @@ impl Standing {
 
     fn count(&mut self, took: f64, now: Instant) {
         let took = took.max(1e-6);
-        let weight = match self.took_at {
-            // A peak counts whole; what is quicker, by how long ago the last was.
-            Some(at) if took < self.takes => fading(now, at).min(0.9),
-            _ => 0.0,
+        self.takes = match self.took_at {
+            // What is quicker counts by how long ago the last was; a peak counts whole.
+            Some(at) if took < self.takes => {
+                let weight = fading(now, at).min(0.9);
+                self.takes * weight + took * (1.0 - weight)
+            }
+            _ => took,
         };
-        self.takes = self.takes * weight + took * (1.0 - weight);
         self.took_at = Some(now);
     }
 }
@@ -227,9 +243,10 @@ pub mod tests {
     #[test]
     fn c77_failures_in_a_row_eject_for_longer_each_time() {
         let (mut server, start) = (Standing::default(), start());
-        assert!(!server.failed(QUICK, &RULES, start) && !server.failed(QUICK, &RULES, start));
+        assert!(!server.failed(&RULES, start) && !server.failed(&RULES, start));
         server.answered(QUICK, start);
-        let fails = |server: &mut Standing, now| (0..3).any(|_| server.failed(QUICK, &RULES, now));
+        server.ended();
+        let fails = |server: &mut Standing, now| (0..3).any(|_| server.failed(&RULES, now));
         assert!(fails(&mut server, start));
         assert_eq!(server.eject(&RULES, start), Duration::from_secs(10));
         assert!(!server.is_trusted(after(start, 9.9)) && server.is_trusted(after(start, 10.0)));
@@ -248,8 +265,41 @@ pub mod tests {
     fn an_error_is_quick_to_give_and_makes_nobody_look_quick() {
         let (mut server, start) = (Standing::default(), start());
         server.answered(Duration::from_millis(200), start);
-        server.failed(Duration::from_millis(1), &RULES, start);
+        server.failed(&RULES, start);
         assert!(server.takes(0.2, start) > 0.9);
+    }
+
+    #[test]
+    fn any_number_of_failures_is_forgotten() {
+        let (mut server, start) = (Standing::default(), start());
+        server.answered(QUICK, start);
+        for _ in 0..2_000 {
+            server.failed(&RULES, start);
+        }
+        assert!(server.takes(0.01, start) <= 0.1);
+        for n in 0..100u32 {
+            server.answered(QUICK, after(start, f64::from(n) / 10.0));
+        }
+        assert!(server.takes(0.01, after(start, 10.0)) < 0.05);
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_is_a_failure_though_its_head_came() {
+        let (mut server, start) = (Standing::default(), start());
+        let mut cut = || {
+            server.answered(QUICK, start);
+            server.failed(&RULES, start)
+        };
+        assert!(!cut() && !cut() && cut());
+    }
+
+    #[test]
+    fn who_answers_in_spite_of_its_ejection_is_back() {
+        let (mut server, start) = (Standing::default(), start());
+        server.eject(&RULES, start);
+        server.answered(QUICK, after(start, 1.0));
+        assert!(server.is_trusted(after(start, 1.0)));
+        assert!((server.share(&RULES, after(start, 1.0)) - 1.0).abs() < 1e-9);
     }
 
     #[test]

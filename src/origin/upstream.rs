@@ -183,6 +183,11 @@ impl Upstream {
         self.budget.has_another(failed) && self.retries.may()
     }
 
+    /// Requests that were asked again at another server.
+    pub fn retries(&self) -> u64 {
+        self.retries.spent()
+    }
+
     pub(super) fn server(&self, index: usize) -> Option<&Server> {
         self.servers.get(index)
     }

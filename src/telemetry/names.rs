@@ -63,6 +63,7 @@ families! {
     ORIGIN_QUEUED: Gauge "tidegate_origin_queued" ["upstream"] "Requests waiting for a permit.";
     ORIGIN_STREAMS: Gauge "tidegate_origin_streams" ["upstream"] "Upgraded connections and event streams, held beside the budget.";
 
+    ORIGIN_RETRIES: Counter "tidegate_origin_retries_total" ["upstream"] "Requests asked again at another server.";
     ORIGIN_SERVER_IN_FLIGHT: Gauge "tidegate_origin_server_in_flight" ["upstream", "server"] "Permits held at a server.";
     ORIGIN_SERVER_EJECTED: Gauge "tidegate_origin_server_ejected" ["upstream", "server"] "1 while the server is left alone for its failures, else 0.";
     ORIGIN_SERVER_UP: Gauge "tidegate_origin_server_up" ["upstream", "server"] "1 while the health check calls the server well, else 0.";

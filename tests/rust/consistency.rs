@@ -152,8 +152,7 @@ fn checked() -> Outcome {
         }
         over.store(true, Ordering::SeqCst);
         all.into_iter()
-            .map(|one| one.join().unwrap_or(Err("it panicked".into())))
-            .collect::<Outcome>()
+            .try_for_each(|one| one.join().unwrap_or(Err("it panicked".into())))
     });
     let (read, written) = (read.load(Ordering::SeqCst), written.load(Ordering::SeqCst));
     println!("{read} pages read, {written} versions written, seed {seed}");

@@ -118,7 +118,8 @@ fn budget() -> Outcome {
     if asked <= REQUESTS || asked > most {
         return Err(format!("{asked} requests for {REQUESTS}, at most {most}"));
     }
-    Ok(())
+    let counted = site.metric("tidegate_origin_retries_total")?;
+    equal("counted", counted, (asked - REQUESTS) as f64)
 }
 
 fn ejected() -> Outcome {
