@@ -105,6 +105,8 @@ fn join(fields: &HeaderMap, name: HeaderName, out: &mut Vec<u8>) {
     }
 }
 
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// The response whose HTTP/1.1 head `head` is, without what belongs to a connection.
 ///
 /// # Errors
@@ -125,7 +127,10 @@ pub fn response(head: &[u8]) -> io::Result<Response<()>> {
             let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| malformed())?;
             if !OF_CONNECTIONS.contains(&name.as_str()) {
                 let value = held.slice(at + colon + 2..at + line.len());
-                let value = HeaderValue::from_maybe_shared(value).map_err(|_| malformed())?;
+                let mut value = HeaderValue::from_maybe_shared(value).map_err(|_| malformed())?;
+                // It is another each time, and would drive all that stays the same out of the client's table (RFC 7541
+                // §6.2.3).
+                value.set_sensitive(name == X_REQUEST_ID);
                 fields.append(name, value);
             }
         }
