@@ -124,7 +124,7 @@ mod tests {
     use super::super::standing::tests::{RULES, start};
     use super::*;
 
-    /// Servers, and how often each is chosen of a thousand requests that stay.
+    /// Servers, and a clock that is turned by hand.
     struct Farm {
         servers: Vec<Standing>,
         balance: Balance,

@@ -101,8 +101,8 @@ impl<T> Queue<T> {
         self.waiting.is_empty()
     }
 
-    /// Puts somebody in. Where there is no room, the client with the most requests makes some, if it has more than this
-    /// one would.
+    /// Puts somebody in. Where there is no room, a refresh makes some, or the client with the most requests, if it has more
+    /// than this one would.
     ///
     /// # Errors
     /// No room: whom it is to be told to.
@@ -262,6 +262,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::clock;
 
     impl Wanted for AtomicUsize {
         fn by(&self) -> usize {
@@ -294,11 +295,10 @@ mod tests {
     }
 
     impl Line {
-        #[expect(clippy::disallowed_methods, reason = "any moment to start from")]
         fn of(most: usize) -> Line {
             Line {
                 queue: Queue::new(most),
-                now: Instant::now(),
+                now: clock::timer(),
             }
         }
 
@@ -367,7 +367,7 @@ mod tests {
         let (_, made) = line.queue.enter(of(2), "other", line.now).unwrap();
         assert_eq!(made, Some("fourth"));
         let (_, made) = line.queue.enter(of(2), "again", line.now).unwrap();
-        assert_eq!(made, None.or(Some("third")));
+        assert_eq!(made, Some("third"));
         // Two of each are as fair as it gets.
         assert_eq!(line.queue.enter(of(2), "more", line.now), Err("more"));
         assert_eq!(line.queue.enter(of(1), "more", line.now), Err("more"));

@@ -205,6 +205,7 @@ fn fading(now: Instant, then: Instant) -> f64 {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::clock;
 
     pub const RULES: Rules = Rules {
         eject_after: 3,
@@ -215,9 +216,8 @@ pub mod tests {
     };
     const QUICK: Duration = Duration::from_millis(10);
 
-    #[expect(clippy::disallowed_methods, reason = "any moment to start from")]
     pub fn start() -> Instant {
-        Instant::now()
+        clock::timer()
     }
 
     fn after(start: Instant, seconds: f64) -> Instant {
