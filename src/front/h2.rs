@@ -152,11 +152,23 @@ impl Connection {
             self.post.has_spoken();
             self.post.set_hears(matches!(self.phase, Phase::Open));
             self.post.set_idle(self.is_idle());
-            let Connection { http2, post, .. } = &mut self;
-            let event = std::future::poll_fn(|cx| match http2.poll_accept(cx) {
-                Poll::Ready(Some(Ok(request))) => Poll::Ready(Event::Request(Box::new(request))),
-                Poll::Ready(Some(Err(_)) | None) => Poll::Ready(Event::Over),
-                Poll::Pending => post.poll_due(cx).map(|()| Event::Due),
+            let Connection {
+                http2, post, flow, ..
+            } = &mut self;
+            let event = std::future::poll_fn(|cx| {
+                // Those that came together are answered together.
+                flow.hold();
+                let mut accepted = http2.poll_accept(cx);
+                if accepted.is_pending() && flow.release() {
+                    accepted = http2.poll_accept(cx);
+                }
+                match accepted {
+                    Poll::Ready(Some(Ok(request))) => {
+                        Poll::Ready(Event::Request(Box::new(request)))
+                    }
+                    Poll::Ready(Some(Err(_)) | None) => Poll::Ready(Event::Over),
+                    Poll::Pending => post.poll_due(cx).map(|()| Event::Due),
+                }
             });
             match event.await {
                 Event::Request(request) => {

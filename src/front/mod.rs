@@ -3,8 +3,8 @@
 //! [`wire`] reads its bytes and [`h1`] runs the connection; [`asking`] routes it, names its key and class; [`lookup`]
 //! decides; then it is answered from memory ([`deliver`]), by a flight ([`miss`], [`follow`]), past the cache ([`pass`],
 //! its body by [`body`]), or by an answer of our own ([`problem`]); [`record`] counts and logs it. [`lines`] are what their
-//! heads have in common, [`watch`] keeps the deadlines. Below HTTP, [`door`] accepts
-//! connections, and [`stream`] is one, or [`tls`] on one.
+//! heads have in common, [`watch`] keeps the deadlines. [`h2`] runs a connection of HTTP/2, over
+//! [`paced`], which gathers its writes. Below HTTP, [`door`] accepts connections, and [`stream`] is one, or [`tls`] on one.
 //!
 //! A hit goes through `wire`, `lookup`, `deliver`, `record` and awaits nothing but the client's socket.
 
@@ -21,6 +21,7 @@ mod image;
 mod lines;
 mod lookup;
 mod miss;
+mod outline;
 mod paced;
 mod page;
 mod part;

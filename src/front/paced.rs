@@ -2,17 +2,22 @@
 //!
 //! Frames are HTTP/2's own business. Only their outlines are read here, to know how long a client has been saying one
 //! request head (C62).
+//!
+//! HTTP/2 writes frame by frame, and a write costs more than a page's copy. What it writes while the connection holds
+//! its breath ([`Flow::hold`]) is gathered, and goes out in one.
 
-use std::io;
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
+use super::outline::Outline;
 use super::stream::Stream;
 use super::watch::Post;
 use super::wire::{Pace, Patience};
@@ -20,6 +25,16 @@ use crate::clock;
 
 /// Nothing of the kind.
 const NEVER: u64 = u64::MAX;
+
+/// What is gathered before it is written.
+const GATHERED: usize = 64 * 1024;
+/// Slices that go into one write behind what was gathered.
+const SLICES: usize = 15;
+
+thread_local! {
+    /// A connection gathers while it is polled, and is rarely left with anything: one buffer serves all of a worker's.
+    static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What is known of a connection's bytes, in the process's milliseconds.
 #[derive(Debug)]
@@ -30,6 +45,10 @@ pub struct Flow {
     head_since: AtomicU64,
     /// Bytes it has taken.
     taken: AtomicU64,
+    /// More is about to be written: what comes is gathered.
+    holds: AtomicBool,
+    /// HTTP/2 was told that all is flushed, and it is not.
+    owes: AtomicBool,
 }
 
 impl Flow {
@@ -39,7 +58,20 @@ impl Flow {
             stalled_until: AtomicU64::new(NEVER),
             head_since: AtomicU64::new(now),
             taken: AtomicU64::new(0),
+            holds: AtomicBool::new(false),
+            owes: AtomicBool::new(false),
         }
+    }
+
+    /// From here on what is written is gathered.
+    pub fn hold(&self) {
+        self.holds.store(true, Relaxed);
+    }
+
+    /// From here on what is written goes out at once. Whether anything is left that has to be flushed by another poll.
+    pub fn release(&self) -> bool {
+        self.holds.store(false, Relaxed);
+        self.owes.swap(false, Relaxed)
     }
 
     pub fn stalled_until(&self) -> Option<u64> {
@@ -68,6 +100,11 @@ pub struct Paced {
     head: u64,
     patience: Patience,
     flow: Arc<Flow>,
+    /// What was not written yet: from `written` on.
+    gathered: Vec<u8>,
+    written: usize,
+    /// Something was written since the last flush.
+    unflushed: bool,
 }
 
 impl Paced {
@@ -91,6 +128,9 @@ impl Paced {
             head,
             patience: Patience::default(),
             flow: Arc::clone(&flow),
+            gathered: Vec::new(),
+            written: 0,
+            unflushed: false,
         };
         (paced, flow, comes_back)
     }
@@ -157,25 +197,98 @@ impl AsyncRead for Paced {
     }
 }
 
+impl Paced {
+    /// Takes `pieces` to be written with what follows. `false`: they are too many.
+    fn gather(&mut self, pieces: &[IoSlice<'_>], len: usize) -> bool {
+        if self.gathered.len() + len > GATHERED {
+            return false;
+        }
+        if self.gathered.capacity() == 0 {
+            self.gathered = SPARE.take();
+        }
+        for piece in pieces {
+            self.gathered.extend_from_slice(piece);
+        }
+        true
+    }
+
+    /// Writes what was gathered and `pieces` behind it. How much of the pieces the socket took.
+    fn poll_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let left = self.gathered.len() - self.written;
+            let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+            let written = if left == 0 {
+                Pin::new(stream).poll_write_vectored(cx, pieces)
+            } else {
+                let mut slices = [IoSlice::new(&[]); SLICES + 1];
+                slices[0] = IoSlice::new(&self.gathered[self.written..]);
+                let behind = pieces.len().min(SLICES);
+                slices[1..=behind].copy_from_slice(&pieces[..behind]);
+                Pin::new(stream).poll_write_vectored(cx, &slices[..=behind])
+            };
+            let n = ready!(self.watch(written))?;
+            if n < left {
+                if n == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.written += n;
+                continue;
+            }
+            self.all_written();
+            let n = n - left;
+            if n > 0 || left == 0 {
+                return Poll::Ready(Ok(n));
+            }
+            if pieces.iter().all(|piece| piece.is_empty()) {
+                return Poll::Ready(Ok(0));
+            }
+        }
+    }
+
+    fn all_written(&mut self) {
+        self.written = 0;
+        let mut buffer = std::mem::take(&mut self.gathered);
+        buffer.clear();
+        SPARE.with_borrow_mut(|spare| {
+            if spare.capacity() < buffer.capacity() {
+                *spare = buffer;
+            }
+        });
+    }
+
+    fn poll_all_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.gathered.len() {
+            ready!(self.poll_out(cx, &[]))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl AsyncWrite for Paced {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = this.stream()?.poll_write(cx, bytes);
-        this.watch(written)
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
+        pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = this.stream()?.poll_write_vectored(cx, pieces);
-        this.watch(written)
+        this.unflushed = true;
+        let len = pieces.iter().map(|piece| piece.len()).sum();
+        if this.flow.holds.load(Relaxed) && this.gather(pieces, len) {
+            return Poll::Ready(Ok(len));
+        }
+        this.poll_out(cx, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -184,166 +297,114 @@ impl AsyncWrite for Paced {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.unflushed && this.flow.holds.load(Relaxed) {
+            this.flow.owes.store(true, Relaxed);
+            return Poll::Ready(Ok(()));
+        }
+        ready!(this.poll_all_out(cx))?;
         let flushed = this.stream()?.poll_flush(cx).map_ok(|()| 0);
         ready!(this.watch(flushed))?;
         // It has taken everything.
+        this.unflushed = false;
         this.patience = Patience::default();
         this.flow.stalled_until.store(NEVER, Relaxed);
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().stream()?.poll_shutdown(cx)
-    }
-}
-
-/// Where in the frames the client's bytes are (RFC 9113 §4.1).
-#[derive(Debug)]
-struct Outline {
-    part: Part,
-    /// What is left of the part.
-    left: usize,
-    /// Nothing but the preface came yet.
-    first: bool,
-    head: Head,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Part {
-    Preface,
-    /// What came of a frame's header.
-    Header([u8; HEADER]),
-    Payload,
-}
-
-/// A request's head: a HEADERS frame and its continuations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Head {
-    None,
-    /// More frames of it have to come.
-    Open,
-    /// It ends with the frame under way.
-    Ending,
-}
-
-const PREFACE: usize = 24;
-const HEADER: usize = 9;
-const HEADERS: u8 = 1;
-const CONTINUATION: u8 = 9;
-const END_HEADERS: u8 = 4;
-
-impl Default for Outline {
-    fn default() -> Outline {
-        Outline {
-            part: Part::Preface,
-            left: PREFACE,
-            first: true,
-            head: Head::None,
-        }
-    }
-}
-
-impl Outline {
-    /// Goes on over `bytes`; says whether a head, or what comes before the first one, is under way.
-    fn read(&mut self, mut bytes: &[u8]) -> bool {
-        while !bytes.is_empty() {
-            let take = self.left.min(bytes.len());
-            let (taken, rest) = bytes.split_at(take);
-            if let Part::Header(header) = &mut self.part {
-                let at = HEADER - self.left;
-                header[at..at + take].copy_from_slice(taken);
-            }
-            self.left -= take;
-            bytes = rest;
-            if self.left == 0 {
-                self.ended();
-            }
-        }
-        self.first || self.head != Head::None
-    }
-
-    /// A part has ended.
-    fn ended(&mut self) {
-        match self.part {
-            Part::Preface => {}
-            Part::Header([a, b, c, kind, flags, ..]) => {
-                if matches!(kind, HEADERS | CONTINUATION) {
-                    self.head = match flags & END_HEADERS {
-                        0 => Head::Open,
-                        _ => Head::Ending,
-                    };
-                }
-                let len = u32::from_be_bytes([0, a, b, c]) as usize;
-                if len > 0 {
-                    (self.part, self.left) = (Part::Payload, len);
-                    return;
-                }
-                self.frame_ended();
-            }
-            Part::Payload => self.frame_ended(),
-        }
-        (self.part, self.left) = (Part::Header([0; HEADER]), HEADER);
-    }
-
-    fn frame_ended(&mut self) {
-        self.first = false;
-        if self.head == Head::Ending {
-            self.head = Head::None;
-        }
+        let this = self.get_mut();
+        ready!(this.poll_all_out(cx))?;
+        this.stream()?.poll_shutdown(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::watch::Watch;
     use super::*;
 
-    fn frame(kind: u8, flags: u8, len: usize) -> Vec<u8> {
-        let mut frame = vec![0, 0, len as u8, kind, flags, 0, 0, 0, 1];
-        frame.resize(HEADER + len, 7);
-        frame
+    /// A connection's lower side with its flow, and its client.
+    async fn pair() -> (Paced, Arc<Flow>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, served) = tokio::join!(client, listener.accept());
+        let pace = Pace {
+            rate: Some(1),
+            grace: Duration::from_secs(1000),
+        };
+        let post = Watch::default().enroll();
+        let stream = Stream::Plain(served.unwrap().0);
+        let (paced, flow, _) = Paced::new(stream, Bytes::new(), post, pace, 1000);
+        (paced, flow, client.unwrap())
     }
 
-    #[test]
-    fn c62_a_head_is_under_way_until_its_last_frame_has_come() {
-        let mut bytes = vec![0; PREFACE];
-        // Settings, a ping; a head in three frames; data; a head in one; a head of nothing.
-        let frames = [
-            (4, 0, 6, true),
-            (6, 0, 8, false),
-            (HEADERS, 0, 20, true),
-            (CONTINUATION, 0, 5, true),
-            (CONTINUATION, END_HEADERS, 0, false),
-            (0, 0, 100, false),
-            (HEADERS, END_HEADERS, 30, false),
-            (HEADERS, END_HEADERS, 0, false),
-        ];
-        let mut ends = Vec::new();
-        for (kind, flags, len, _) in frames {
-            bytes.extend(frame(kind, flags, len));
-            ends.push(bytes.len());
+    #[tokio::test]
+    async fn what_is_written_together_goes_out_in_one() {
+        let (mut paced, flow, mut client) = pair().await;
+        flow.hold();
+        for n in 0..3 {
+            paced.write_all(&[n; 10 * 1024]).await.unwrap();
+            paced.flush().await.unwrap();
         }
-        for step in [1, 2, 3, 7, 64, 1000] {
-            let mut outline = Outline::default();
-            let mut at = 0;
-            for piece in bytes.chunks(step) {
-                let under_way = outline.read(piece);
-                at += piece.len();
-                if let Some(frame) = ends.iter().position(|end| *end == at) {
-                    let after = matches!(frame, 2 | 3);
-                    assert_eq!(under_way, after, "after frame {frame}, by {step}");
+        let mut byte = [0];
+        let early = client.try_read(&mut byte);
+        assert_eq!(early.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(flow.release(), "it owes a flush");
+        assert!(!flow.release(), "and no more than one");
+        paced.flush().await.unwrap();
+        assert_eq!(flow.taken(), 30 * 1024);
+        let mut read = vec![0; 30 * 1024];
+        client.read_exact(&mut read).await.unwrap();
+        assert!(
+            read.chunks(10 * 1024)
+                .zip(0..)
+                .all(|(part, n)| part == [n; 10 * 1024])
+        );
+        // Nothing is owed where nothing was written.
+        flow.hold();
+        paced.flush().await.unwrap();
+        assert!(!flow.release());
+    }
+
+    #[tokio::test]
+    async fn a_slow_client_gets_all_in_order_and_is_known_to_stall() {
+        let (mut paced, flow, mut client) = pair().await;
+        let sent: Vec<u8> = (0..12_000_000_u32).map(|n| (n / 7) as u8).collect();
+        let write = async {
+            for (n, whole) in sent.chunks(100_000).enumerate() {
+                if n % 3 == 0 {
+                    flow.hold();
+                } else {
+                    let _ = flow.release();
+                }
+                let mut at = 0;
+                while at < whole.len() {
+                    let (one, two) = whole[at..].split_at((whole.len() - at) / 3);
+                    let both = [IoSlice::new(one), IoSlice::new(two)];
+                    at += paced.write_vectored(&both).await.unwrap();
+                }
+                if n % 5 == 0 {
+                    paced.flush().await.unwrap();
                 }
             }
-            assert_eq!(at, bytes.len());
-        }
-        let mut outline = Outline::default();
-        assert!(
-            outline.read(&bytes[..PREFACE]),
-            "the first settings are due"
-        );
-        assert!(!outline.read(&bytes[PREFACE..ends[1]]));
-        assert!(
-            outline.read(&bytes[ends[1]..ends[1] + HEADER + 3]),
-            "half a head"
-        );
+            flow.hold();
+            paced.write_all(b"the end").await.unwrap();
+            paced.shutdown().await.unwrap();
+        };
+        let read = async {
+            while flow.stalled_until().is_none() {
+                tokio::task::yield_now().await;
+            }
+            let mut read = Vec::new();
+            client.read_to_end(&mut read).await.unwrap();
+            read
+        };
+        let ((), read) = tokio::join!(write, read);
+        assert!(read.strip_suffix(b"the end") == Some(&sent[..]));
     }
 }
