@@ -29,12 +29,14 @@
 //! | [`invalidate`] | what an unsafe request makes wrong | RFC 9111 §4.4 |
 //! | [`cache_status`] | what the client is told of all this | RFC 9211 |
 //!
-//! And beside all requests: [`health`], which of an upstream's servers are well.
+//! And beside all requests: [`health`], which of an upstream's servers are well; [`concurrency`], how many at once one is
+//! good for.
 
 pub mod cache_control;
 pub mod cache_status;
 pub mod chunked;
 pub mod client;
+pub mod concurrency;
 pub mod conditional;
 pub mod date;
 pub mod decimal;
