@@ -446,15 +446,15 @@ fn gauges(metrics: &Metrics, site: &Arc<Site>) {
         metrics.count_from(&names::ORIGIN_RETRIES, &label, move || {
             read.retries() as f64
         });
-        for (at, server) in upstream.servers().iter().enumerate() {
-            let label = [upstream.name(), server.authority()];
+        for server in upstream.servers().iter() {
+            let (id, label) = (server.id(), [upstream.name(), server.authority()]);
             let read = Arc::clone(upstream);
             metrics.gauge(&names::ORIGIN_SERVER_IN_FLIGHT, &label, move || {
-                read.in_flight_at(at) as f64
+                read.in_flight_at(id) as f64
             });
             let read = Arc::clone(upstream);
             metrics.gauge(&names::ORIGIN_SERVER_EJECTED, &label, move || {
-                f64::from(u8::from(read.is_ejected(at)))
+                f64::from(u8::from(read.is_ejected(id)))
             });
         }
         if upstream.spec().health.is_some() {
@@ -469,17 +469,17 @@ fn health_gauges(metrics: &Metrics, upstream: &Arc<Upstream>) {
     metrics.gauge(&names::ORIGIN_ALL_ILL, &[name], move || {
         f64::from(u8::from(read.is_all_ill()))
     });
-    for (at, server) in upstream.servers().iter().enumerate() {
+    for server in upstream.servers().iter() {
         let label = server.authority();
-        let read = Arc::clone(upstream);
+        let read = Arc::clone(server);
         metrics.gauge(&names::ORIGIN_SERVER_UP, &[name, label], move || {
-            f64::from(u8::from(read.servers()[at].seen().is_well()))
+            f64::from(u8::from(read.seen().is_well()))
         });
         for &result in ProbeResult::ALL {
-            let read = Arc::clone(upstream);
+            let read = Arc::clone(server);
             let labels = [name, label, result.label()];
             metrics.count_from(&names::ORIGIN_PROBES, &labels, move || {
-                read.servers()[at].seen().probes(result) as f64
+                read.seen().probes(result) as f64
             });
         }
     }

@@ -167,7 +167,7 @@ async fn attempt(
     let reserve = reserve(fetcher)
         .await
         .ok_or(Stopped::Failed(Failure::NoMemory))?;
-    let server = permit.server().index();
+    let server = permit.server().id();
     let started = clock::instant();
     let mut validating = errand.can_validate();
     loop {
@@ -844,5 +844,6 @@ pub fn refused_failure(refused: Refused) -> Failure {
         Refused::Late => "an answer of the origin would come too late",
         Refused::Waited => "the wait for the origin was too long",
         Refused::Streams => "too many streams are open at the origin",
+        Refused::NoServer => "the origin has no address yet",
     })
 }

@@ -3,8 +3,11 @@
 //! A [`Slot`] is one request at one server. It is a value: dropping it, however its holder ends, gives it back, and
 //! whoever is next in the [`queue`](super::queue) gets it.
 //! Which server it is at, [`balance`](super::balance) says, by what is known of each ([`standing`](super::standing)).
+//!
+//! Servers come and go. Outside, one is called by an id that no other ever has; a slot of one that has gone stays valid.
 
 use crate::clock;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -31,6 +34,8 @@ pub enum Refused {
     Waited,
     /// As many long-lived streams are open as may be.
     Streams,
+    /// There is no server to be asked, yet.
+    NoServer,
 }
 
 pub(super) struct Budget {
@@ -42,7 +47,13 @@ pub(super) struct Budget {
 }
 
 struct State {
-    servers: Box<[Standing]>,
+    /// The servers' ids, rising, in step with `servers`.
+    ids: Vec<usize>,
+    servers: Vec<Standing>,
+    /// By id, what is in flight to those that have gone.
+    gone: BTreeMap<usize, usize>,
+    /// Nobody has been served: whoever joins now was there from the start.
+    is_new: bool,
     /// Where the search for the least busy server begins, so that equals take turns.
     turn: usize,
     /// Only those who still wait: a waiter that leaves takes its entry along.
@@ -57,7 +68,7 @@ struct State {
 type Serve = oneshot::Sender<Result<Slot, Refused>>;
 
 impl Budget {
-    /// All four at least one where zero would mean that nothing ever passes.
+    /// `servers`: as many, called 0, 1, and so on. `per_server` at least one: zero would mean that nothing ever passes.
     pub(super) fn new(
         servers: usize,
         per_server: usize,
@@ -72,7 +83,10 @@ impl Budget {
             balance,
             rules,
             state: Mutex::new(State {
-                servers: vec![Standing::default(); servers.max(1)].into(),
+                ids: (0..servers).collect(),
+                servers: vec![Standing::default(); servers],
+                gone: BTreeMap::new(),
+                is_new: true,
                 turn: 0,
                 waiting: Queue::new(queue),
                 takes: Duration::ZERO,
@@ -88,7 +102,8 @@ impl Budget {
 
     pub(super) fn in_flight(&self) -> usize {
         let state = self.state.lock();
-        state.servers.iter().map(|load| load.in_flight).sum()
+        let here: usize = state.servers.iter().map(|load| load.in_flight).sum();
+        here + state.gone.values().sum::<usize>()
     }
 
     pub(super) fn queued(&self) -> usize {
@@ -118,6 +133,10 @@ impl Budget {
 
     fn enter(self: &Arc<Self>, patience: Duration, ask: Ask) -> Result<Entered, Refused> {
         let mut state = self.state.lock();
+        // A name may have no address for long; who waits for that had better be told.
+        if state.servers.is_empty() {
+            return Err(Refused::NoServer);
+        }
         // Nobody overtakes those who wait.
         if state.waiting.is_empty()
             && let Some(server) = state.pick(self, ask.avoid)
@@ -195,8 +214,55 @@ impl Budget {
         }
     }
 
+    /// Servers that are to have requests from now on, each with an id higher than all before, or the one it had when it
+    /// left. Where others served meanwhile, they begin small.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "no upstream changes its servers yet")
+    )]
+    pub(super) fn join(self: &Arc<Self>, ids: &[usize], well: bool) {
+        let now = clock::timer();
+        let mut state = self.state.lock();
+        let alone = state.is_new || !state.servers.iter().any(|other| other.is_trusted(now));
+        for &id in ids {
+            let Err(place) = state.ids.binary_search(&id) else {
+                continue;
+            };
+            let mut standing = Standing::default();
+            standing.in_flight = state.gone.remove(&id).unwrap_or(0);
+            standing.set_well(false, alone, now);
+            standing.set_well(well, alone, now);
+            state.ids.insert(place, id);
+            state.servers.insert(place, standing);
+        }
+        drop(state);
+        self.serve_waiting();
+    }
+
+    /// Servers that get nothing more. What they have in flight stays counted until it ends.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "no upstream changes its servers yet")
+    )]
+    pub(super) fn leave(self: &Arc<Self>, ids: &[usize]) {
+        let mut state = self.state.lock();
+        for id in ids {
+            let Ok(place) = state.ids.binary_search(id) else {
+                continue;
+            };
+            state.ids.remove(place);
+            let in_flight = state.servers.remove(place).in_flight;
+            if in_flight > 0 {
+                state.gone.insert(*id, in_flight);
+            }
+        }
+        drop(state);
+        // Where those that were trusted have gone, the others are used.
+        self.serve_waiting();
+    }
+
     /// A stream beside the budget, up to `max_streams`.
-    pub(super) fn stream(self: &Arc<Self>, server: usize) -> Result<Stream, Refused> {
+    pub(super) fn stream(self: &Arc<Self>) -> Result<Stream, Refused> {
         let mut state = self.state.lock();
         if state.streams >= self.max_streams {
             return Err(Refused::Streams);
@@ -205,7 +271,6 @@ impl Budget {
         drop(state);
         Ok(Stream {
             budget: self.clone(),
-            server,
         })
     }
 
@@ -226,7 +291,7 @@ impl Budget {
         let now = clock::timer();
         let mut state = self.state.lock();
         let alone = !state.servers.iter().any(|other| other.is_trusted(now));
-        if let Some(standing) = state.servers.get_mut(server) {
+        if let Some(standing) = state.standing(server) {
             standing.set_well(well, alone, now);
         }
         drop(state);
@@ -238,7 +303,7 @@ impl Budget {
     pub(super) fn answered(&self, server: usize, took: Duration) {
         let now = clock::timer();
         let mut state = self.state.lock();
-        if let Some(standing) = state.servers.get_mut(server) {
+        if let Some(standing) = state.standing(server) {
             standing.answered(took, now);
         }
         state.takes = match state.takes {
@@ -256,30 +321,35 @@ impl Budget {
     pub(super) fn failed(&self, server: usize) -> Option<Duration> {
         let now = clock::timer();
         let mut state = self.state.lock();
-        let is_due = state.servers.get_mut(server)?.failed(&self.rules, now);
+        let place = state.place(server)?;
+        let is_due = state.servers[place].failed(&self.rules, now);
         let others = state.servers.iter().enumerate();
-        let out = others.filter(|(at, one)| *at != server && !one.is_trusted(now));
+        let out = others.filter(|(at, one)| *at != place && !one.is_trusted(now));
         let may = (out.count() + 1) * 100 <= state.servers.len() * self.rules.eject_most;
-        (is_due && may).then(|| state.servers[server].eject(&self.rules, now))
+        (is_due && may).then(|| state.servers[place].eject(&self.rules, now))
     }
 
     /// Whether a server beside this one is to be used, and has room.
     pub(super) fn has_another(&self, server: usize) -> bool {
         let now = clock::timer();
         let state = self.state.lock();
+        let place = state.place(server);
         let mut others = state.servers.iter().enumerate();
         others.any(|(at, other)| {
-            at != server
+            Some(at) != place
                 && other.is_trusted(now)
                 && !other.rests(now)
                 && other.in_flight < self.per_server
         })
     }
 
-    /// Requests that one server has.
+    /// Requests that one server has, also one that has gone.
     pub(super) fn in_flight_at(&self, server: usize) -> usize {
-        self.with(server, |standing, _| standing.in_flight)
-            .unwrap_or(0)
+        let state = self.state.lock();
+        match state.place(server) {
+            Some(place) => state.servers[place].in_flight,
+            None => state.gone.get(&server).copied().unwrap_or(0),
+        }
     }
 
     /// Whether the server is ejected.
@@ -290,14 +360,21 @@ impl Budget {
     fn with<T>(&self, server: usize, of: impl FnOnce(&mut Standing, Instant) -> T) -> Option<T> {
         let now = clock::timer();
         let mut state = self.state.lock();
-        state
-            .servers
-            .get_mut(server)
-            .map(|standing| of(standing, now))
+        state.standing(server).map(|standing| of(standing, now))
     }
 }
 
 impl State {
+    /// Where a server stands, if it is here.
+    fn place(&self, server: usize) -> Option<usize> {
+        self.ids.binary_search(&server).ok()
+    }
+
+    fn standing(&mut self, server: usize) -> Option<&mut Standing> {
+        let place = self.place(server)?;
+        self.servers.get_mut(place)
+    }
+
     /// Counts one more request at the server that is to have it.
     fn pick(&mut self, budget: &Budget, avoid: Option<usize>) -> Option<usize> {
         let now = clock::timer();
@@ -306,14 +383,27 @@ impl State {
             rules: &budget.rules,
             balance: budget.balance,
             per_server: budget.per_server,
-            avoid,
+            avoid: avoid.and_then(|server| self.place(server)),
             turn: self.turn,
             now,
         };
         let chosen = choice.make(ids::random)?;
         self.turn = (chosen + 1) % self.servers.len();
         self.servers[chosen].take(now);
-        Some(chosen)
+        self.is_new = false;
+        Some(self.ids[chosen])
+    }
+
+    /// One request less.
+    fn release(&mut self, server: usize) {
+        if let Some(standing) = self.standing(server) {
+            standing.in_flight -= 1;
+        } else if let Some(left) = self.gone.get_mut(&server) {
+            *left -= 1;
+            if *left == 0 {
+                self.gone.remove(&server);
+            }
+        }
     }
 }
 
@@ -367,29 +457,22 @@ impl Slot {
 
     /// The slot becomes a stream, and is free again; it is free also where no stream was to be had.
     pub(super) fn into_stream(self) -> Result<Stream, Refused> {
-        self.budget.stream(self.server)
+        self.budget.stream()
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut state = self.budget.state.lock();
-        state.servers[self.server].in_flight -= 1;
+        state.release(self.server);
         drop(state);
         self.budget.serve_waiting();
     }
 }
 
-/// One long-lived stream at one server, beside the budget.
+/// One long-lived stream, beside the budget.
 pub(super) struct Stream {
     budget: Arc<Budget>,
-    server: usize,
-}
-
-impl Stream {
-    pub(super) fn server(&self) -> usize {
-        self.server
-    }
 }
 
 impl Drop for Stream {
@@ -455,6 +538,9 @@ mod tests {
         Release(usize),
         Fail(usize),
         Reach(usize),
+        Join,
+        Leave(usize),
+        Return(usize),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -465,12 +551,16 @@ mod tests {
             3 => any::<usize>().prop_map(Step::Release),
             1 => (0..3usize).prop_map(Step::Fail),
             1 => (0..3usize).prop_map(Step::Reach),
+            1 => Just(Step::Join),
+            1 => any::<usize>().prop_map(Step::Leave),
+            1 => any::<usize>().prop_map(Step::Return),
         ]
     }
 
     proptest! {
-        /// Whatever is asked, polled, cancelled, released, in whatever order: never more in flight than the budget
-        /// (a slot handed over but not looked at counts), never more waiting than the queue, nothing lost at the end.
+        /// Whatever is asked, polled, cancelled, released, whoever joins, leaves and returns, in whatever order: never more
+        /// in flight than the budget (a slot handed over but not looked at counts), but for what servers that have gone
+        /// still have; never more waiting than the queue, nothing lost at the end.
         #[test]
         fn in_flight_requests_never_exceed_the_budget(
             servers in 1..4usize,
@@ -482,6 +572,7 @@ mod tests {
             let _inside = runtime.enter();
             let budget = budget(servers, per_server, queue, 1);
             let (mut waiting, mut held): (Vec<Waiting>, Vec<Slot>) = (vec![], vec![]);
+            let (mut here, mut gone): (Vec<usize>, Vec<usize>) = ((0..servers).collect(), vec![]);
             for step in steps {
                 match step {
                     Step::Ask => {
@@ -502,11 +593,28 @@ mod tests {
                     Step::Cancel(at) if !waiting.is_empty() => drop(waiting.remove(at % waiting.len())),
                     Step::Release(at) if !held.is_empty() => drop(held.remove(at % held.len())),
                     Step::Fail(server) => budget.unreachable(server),
-                    Step::Reach(server) if server < servers => budget.reached(server),
+                    Step::Reach(server) => budget.reached(server),
+                    Step::Join => {
+                        here.push(here.len() + gone.len());
+                        budget.join(&here[here.len() - 1..], true);
+                    }
+                    Step::Leave(at) if here.len() > 1 => {
+                        gone.push(here.remove(at % here.len()));
+                        budget.leave(&gone[gone.len() - 1..]);
+                    }
+                    Step::Return(at) if !gone.is_empty() => {
+                        here.push(gone.remove(at % gone.len()));
+                        budget.join(&here[here.len() - 1..], true);
+                    }
                     _ => {}
                 }
                 let in_flight = budget.in_flight();
-                prop_assert!(in_flight <= servers * per_server);
+                let of = |servers: &[usize]| -> usize {
+                    servers.iter().map(|id| budget.in_flight_at(*id)).sum()
+                };
+                prop_assert_eq!(budget.total(), here.len() * per_server);
+                prop_assert!(of(&here) <= budget.total());
+                prop_assert_eq!(of(&here) + of(&gone), in_flight);
                 prop_assert!(budget.queued() <= queue);
                 // Those who hold, and those who were handed one and have not looked.
                 prop_assert_eq!(in_flight, held.len() + waiting.len() - budget.queued());
@@ -630,6 +738,64 @@ mod tests {
         assert!(poll(&mut waits).is_pending());
         budget.reached(dead);
         assert!(matches!(poll(&mut waits), Poll::Ready(Ok(slot)) if slot.server() == dead));
+    }
+
+    #[tokio::test]
+    async fn who_leaves_gets_nothing_more_and_is_counted_to_the_end() {
+        let budget = budget(2, 2, 8, 1);
+        let one = budget.slot(LONG, shared()).await.unwrap();
+        let leaves = one.server();
+        budget.leave(&[leaves]);
+        let held = [
+            budget.slot(LONG, shared()).await.unwrap(),
+            budget.slot(LONG, shared()).await.unwrap(),
+        ];
+        assert!(held.iter().all(|slot| slot.server() != leaves));
+        let mut waits = ask(&budget);
+        assert!(poll(&mut waits).is_pending());
+        assert_eq!((budget.in_flight(), budget.total()), (3, 2));
+        assert_eq!(budget.failed(leaves), None);
+        // It returns with what it has, which is as much as it may have at first.
+        budget.join(&[leaves], true);
+        assert_eq!((budget.in_flight_at(leaves), budget.total()), (1, 4));
+        assert!(poll(&mut waits).is_pending());
+        drop(one);
+        let Poll::Ready(Ok(one)) = poll(&mut waits) else {
+            panic!("it has room");
+        };
+        assert_eq!(one.server(), leaves);
+        drop(one);
+        assert_eq!(budget.in_flight_at(leaves), 0);
+        budget.leave(&[leaves]);
+        assert!(budget.state.lock().gone.is_empty());
+    }
+
+    #[tokio::test]
+    async fn without_a_server_nobody_waits() {
+        let budget = budget(0, 2, 8, 1);
+        let told = budget.slot(LONG, shared()).await;
+        assert_eq!(told.err(), Some(Refused::NoServer));
+        budget.join(&[0, 1], true);
+        let slots = [
+            budget.slot(LONG, shared()).await.unwrap(),
+            budget.slot(LONG, shared()).await.unwrap(),
+            budget.slot(LONG, shared()).await.unwrap(),
+            budget.slot(LONG, shared()).await.unwrap(),
+        ];
+        assert_eq!(budget.in_flight(), slots.len());
+    }
+
+    #[tokio::test]
+    async fn who_joins_begins_small() {
+        let budget = budget(1, 20, 8, 1);
+        let first = budget.slot(LONG, shared()).await.unwrap();
+        budget.join(&[1], true);
+        let mut held = vec![first];
+        while let Ok(slot) = budget.slot(Duration::ZERO, shared()).await {
+            held.push(slot);
+        }
+        let had = held.iter().filter(|slot| slot.server() == 1).count();
+        assert_eq!(had, 2, "a tenth of twenty");
     }
 
     #[tokio::test]

@@ -20,7 +20,8 @@ use super::error::{OriginError, OriginErrorKind};
 use super::exchange::Outgoing;
 use super::http1::Http1;
 use super::http2::Http2;
-use super::upstream::{Protocol, Server, Upstream};
+use super::server::Server;
+use super::upstream::{Protocol, Upstream};
 use crate::clock;
 
 /// Where a connection may come from.
@@ -62,7 +63,7 @@ pub(super) enum Wire {
 /// Connects and writes the head.
 pub(super) async fn open(
     upstream: &Arc<Upstream>,
-    server: &Server,
+    server: &Arc<Server>,
     head: &RequestHeader,
     outgoing: Outgoing,
     from: Source,
@@ -87,7 +88,7 @@ pub(super) async fn open(
                 })
         }
         Wire::Http2(session) => {
-            let mut line = Http2::new(*session, upstream.clone(), server.index, reused);
+            let mut line = Http2::new(*session, upstream.clone(), server.clone(), reused);
             let head = http2_head(head, outgoing, server);
             line.send_head(head, outgoing).map(|sink| Opened {
                 line: Line::Http2(Box::new(line)),
@@ -150,8 +151,8 @@ async fn connect(
         )),
     };
     match &connected {
-        Ok(_) => upstream.budget.reached(server.index),
-        Err(_) => upstream.budget.unreachable(server.index),
+        Ok(_) => upstream.budget.reached(server.id),
+        Err(_) => upstream.budget.unreachable(server.id),
     }
     connected
 }

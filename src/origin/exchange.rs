@@ -14,7 +14,8 @@ use crate::rules::response::BodyFraming;
 use super::body::BodySender;
 use super::connect::{self, Line, NotOpened, Opened, Source};
 use super::error::{OriginError, OriginErrorKind};
-use super::upstream::{Permit, Server, Upstream};
+use super::server::Server;
+use super::upstream::{Permit, Upstream};
 
 /// The body that a request will have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +56,7 @@ pub struct OriginHead {
 /// One request and its answer. Dropping it closes the connection (HTTP/1) or resets the stream (HTTP/2).
 pub struct Exchange {
     upstream: Arc<Upstream>,
-    server: usize,
+    server: Arc<Server>,
     began: Instant,
     /// Its server has been told on.
     is_blamed: bool,
@@ -96,7 +97,7 @@ impl Exchange {
     /// The same at a server that needs no permit: a probe.
     pub(super) async fn at(
         upstream: &Arc<Upstream>,
-        server: &Server,
+        server: &Arc<Server>,
         head: Box<RequestHeader>,
         body: Outgoing,
         from: Source,
@@ -114,12 +115,12 @@ impl Exchange {
             opened => opened,
         };
         let opened = opened.map_err(|not| {
-            failed(upstream, server.index);
+            failed(upstream, server);
             not.error
         })?;
         Ok(Self {
             upstream: upstream.clone(),
-            server: server.index,
+            server: server.clone(),
             began,
             is_blamed: false,
             state: State::Open(opened),
@@ -198,7 +199,7 @@ impl Exchange {
                     self.waits_since = None;
                     match &event {
                         Event::Head(head) | Event::Switched(head) => self.judge(head.status),
-                        Event::End if !self.is_blamed => self.upstream.budget.ended(self.server),
+                        Event::End if !self.is_blamed => self.upstream.budget.ended(self.server.id),
                         _ => {}
                     }
                     return Ok(event);
@@ -217,11 +218,11 @@ impl Exchange {
         match status {
             502..=504 => {
                 self.is_blamed = true;
-                failed(&self.upstream, self.server);
+                failed(&self.upstream, &self.server);
             }
             _ => {
                 let took = clock::timer().saturating_duration_since(self.began);
-                self.upstream.budget.answered(self.server, took);
+                self.upstream.budget.answered(self.server.id, took);
             }
         }
     }
@@ -230,21 +231,18 @@ impl Exchange {
     fn blame(&mut self, kind: OriginErrorKind) {
         let is_servers = !matches!(kind, OriginErrorKind::Write | OriginErrorKind::Total);
         if is_servers && !std::mem::replace(&mut self.is_blamed, true) {
-            failed(&self.upstream, self.server);
+            failed(&self.upstream, &self.server);
         }
     }
 
     /// After `End`: the connection goes back to the pool if nothing speaks against it.
     pub async fn finish(self) {
-        let Some(server) = self.upstream.server(self.server) else {
-            return;
-        };
         if let State::Open(Opened {
             line: Line::Http1(line),
             body,
         }) = self.state
         {
-            line.release(&body, &self.upstream, server);
+            line.release(&body, &self.upstream, &self.server);
         }
     }
 
@@ -331,21 +329,13 @@ impl Exchange {
         self.attempts += 1;
         self.waits_since = None;
         let upstream = self.upstream.clone();
-        let server = self.server;
+        let server = self.server.clone();
         let total = self
             .total
             .unwrap_or_else(|| clock::timer() + upstream.spec.total_timeout);
         Box::pin(async move {
-            match upstream.server(server) {
-                Some(server) => {
-                    connect::open(&upstream, server, &head, Outgoing::None, Source::New, total)
-                        .await
-                }
-                None => Err(NotOpened {
-                    error: OriginError::new(OriginErrorKind::Connect, "the server has gone"),
-                    reused: false,
-                }),
-            }
+            let (body, from) = (Outgoing::None, Source::New);
+            connect::open(&upstream, &server, &head, body, from, total).await
         })
     }
 
@@ -374,12 +364,11 @@ impl Exchange {
 }
 
 /// A server has failed a request.
-fn failed(upstream: &Upstream, server: usize) {
-    if let Some(time) = upstream.budget.failed(server) {
-        let authority = upstream.server(server).map_or("", Server::authority);
+fn failed(upstream: &Upstream, server: &Server) {
+    if let Some(time) = upstream.budget.failed(server.id) {
         tracing::warn!(
             upstream = upstream.name(),
-            server = authority,
+            server = server.authority(),
             seconds = time.as_secs(),
             "ejected: it failed too often"
         );

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::time::sleep_until;
 
 use super::probe::{self, Failed, HealthSpec, Probe};
+use super::server::Server;
 use super::upstream::Upstream;
 use crate::clock;
 use crate::rules::health::{Change, Course, spread};
@@ -92,10 +93,11 @@ pub fn watch(upstreams: &[Arc<Upstream>]) -> Result<Option<FirstRound>, String> 
         patience = patience.max(spec.timeout + GRACE);
         let twin = probe::twin(upstream.spec(), spec)?;
         let probe = Arc::new(Probe::new(spec)?);
-        for at in 0..upstream.servers().len() {
+        for server in upstream.servers().iter() {
             watchers.push(Watcher {
                 upstream: Arc::clone(upstream),
-                at,
+                server: Arc::clone(server),
+                asked: twin.reach(server.spec()),
                 twin: Arc::clone(&twin),
                 probe: Arc::clone(&probe),
                 spec: spec.clone(),
@@ -128,8 +130,9 @@ pub fn watch(upstreams: &[Arc<Upstream>]) -> Result<Option<FirstRound>, String> 
 /// Watches one server.
 struct Watcher {
     upstream: Arc<Upstream>,
-    /// Its place there, and in the twin.
-    at: usize,
+    server: Arc<Server>,
+    /// The same, as the twin reaches it.
+    asked: Arc<Server>,
     twin: Arc<Upstream>,
     probe: Arc<Probe>,
     spec: HealthSpec,
@@ -153,16 +156,15 @@ impl Watcher {
 
     /// In a task of its own: what panics below is a probe that failed, and the next one is made.
     async fn ask(&self) -> Result<(), Failed> {
-        let (probe, twin, at) = (Arc::clone(&self.probe), Arc::clone(&self.twin), self.at);
-        let asked = tokio::spawn(async move { probe.ask(&twin, at).await });
+        let (probe, twin) = (Arc::clone(&self.probe), Arc::clone(&self.twin));
+        let server = Arc::clone(&self.asked);
+        let asked = tokio::spawn(async move { probe.ask(&twin, &server).await });
         let panicked = |_| Err(Failed::broken("the probe panicked"));
         asked.await.unwrap_or_else(panicked)
     }
 
     fn tell(&self, change: Option<Change>, answer: Result<(), Failed>) {
-        let Some(server) = self.upstream.server(self.at) else {
-            return;
-        };
+        let server = &self.server;
         let seen = server.seen();
         let (result, why) = match answer {
             Ok(()) => (ProbeResult::Ok, String::new()),
@@ -179,7 +181,7 @@ impl Watcher {
         let was_all_ill = self.upstream.is_all_ill();
         let is_well = change == Change::Well;
         seen.well.store(is_well, Ordering::Relaxed);
-        self.upstream.budget.set_well(self.at, is_well);
+        self.upstream.budget.set_well(server.id, is_well);
         match change {
             Change::Ill => tracing::warn!(upstream, server = name, why, "a server is ill"),
             Change::Well => tracing::info!(upstream, server = name, "a server is well again"),

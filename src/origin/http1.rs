@@ -19,7 +19,8 @@ use crate::rules::response::{self, BodyFraming, MAX_FIELDS, MAX_HEAD, Malformed}
 use super::body::Home;
 use super::error::{OriginError, OriginErrorKind};
 use super::exchange::{Event, OriginHead};
-use super::upstream::{Server, Upstream};
+use super::server::Server;
+use super::upstream::Upstream;
 
 const INTERIM_ANSWERS: u8 = 8;
 /// Read at once, and held unread at most.

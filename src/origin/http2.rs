@@ -16,13 +16,14 @@ use super::body::{End, Sink};
 use super::error::{OriginError, OriginErrorKind};
 use super::exchange::{Event, OriginHead, Outgoing};
 use super::http1::drop_hop_by_hop;
+use super::server::Server;
 use super::upstream::Upstream;
 
 pub(super) struct Http2 {
     /// `None` only while being dropped.
     session: Option<Http2Session>,
     upstream: Arc<Upstream>,
-    server: usize,
+    server: Arc<Server>,
     pub(super) reused: bool,
     head_request: bool,
     place: Place,
@@ -43,7 +44,7 @@ impl Http2 {
     pub(super) fn new(
         session: Http2Session,
         upstream: Arc<Upstream>,
-        server: usize,
+        server: Arc<Server>,
         reused: bool,
     ) -> Self {
         Self {
@@ -117,11 +118,9 @@ impl Http2 {
                 Ok(()) => self.head(),
                 Err(why) => {
                     self.unprocessed = why.retry == RetryType::Decided(true);
-                    if matches!(why.etype(), ErrorType::H2Downgrade | ErrorType::InvalidH2)
-                        && let Some(server) = self.upstream.server(self.server)
-                    {
+                    if matches!(why.etype(), ErrorType::H2Downgrade | ErrorType::InvalidH2) {
                         // Asked to come back with HTTP/1.1 (RFC 9113 §7); effective where TLS negotiates.
-                        self.upstream.connector.prefer_h1(&server.peer);
+                        self.upstream.connector.prefer_h1(&self.server.peer);
                     }
                     Err(reset(&why))
                 }
@@ -195,13 +194,11 @@ impl Http2 {
 /// and idles it. So for every way an exchange can end.
 impl Drop for Http2 {
     fn drop(&mut self) {
-        if let (Some(session), Some(server)) =
-            (self.session.take(), self.upstream.server(self.server))
-        {
+        if let Some(session) = self.session.take() {
             let idle = self.upstream.keepalive(None);
             self.upstream
                 .connector
-                .release_http_session(session, &server.peer, Some(idle));
+                .release_http_session(session, &self.server.peer, Some(idle));
         }
     }
 }

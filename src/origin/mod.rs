@@ -26,6 +26,7 @@ mod http2;
 mod probe;
 mod queue;
 mod retry;
+mod server;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -39,5 +40,6 @@ pub use exchange::{Event, Exchange, OriginHead, Outgoing};
 pub use health::{FirstRound, Seen, watch};
 pub use probe::{Asking, Check, HealthSpec};
 pub use queue::{Ask, Priority, Wanted};
+pub use server::{Server, ServerSpec, Servers};
 pub use standing::Rules;
-pub use upstream::{Permit, Protocol, Server, ServerSpec, StreamPermit, Upstream, UpstreamSpec};
+pub use upstream::{Permit, Protocol, StreamPermit, Upstream, UpstreamSpec};

@@ -18,8 +18,9 @@ use tokio::time::timeout;
 use super::connect::{self, Source};
 use super::error::{OriginError, OriginErrorKind};
 use super::exchange::{Event, Exchange, OriginHead, Outgoing};
+use super::server::Server;
 use super::standing::Rules;
-use super::upstream::{Protocol, Server, Upstream, UpstreamSpec};
+use super::upstream::{Protocol, Upstream, UpstreamSpec};
 use crate::rules::health::{self, Expects, Hysteresis, MOST, Unfit};
 use crate::telemetry::ProbeResult;
 
@@ -153,10 +154,11 @@ impl Probe {
     }
 
     /// Asks a server of the twin's.
-    pub(super) async fn ask(&self, twin: &Arc<Upstream>, server: usize) -> Result<(), Failed> {
-        let Some(server) = twin.server(server) else {
-            return Err(Failed::broken("the server has gone"));
-        };
+    pub(super) async fn ask(
+        &self,
+        twin: &Arc<Upstream>,
+        server: &Arc<Server>,
+    ) -> Result<(), Failed> {
         let asked = timeout(self.timeout, self.question.ask(twin, server));
         match asked.await {
             Ok(Err(Why::Unfit(why))) => Err(Failed {
@@ -207,7 +209,7 @@ impl From<Unfit> for Why {
 }
 
 impl Question {
-    async fn ask(&self, twin: &Arc<Upstream>, server: &Server) -> Result<(), Why> {
+    async fn ask(&self, twin: &Arc<Upstream>, server: &Arc<Server>) -> Result<(), Why> {
         match self {
             Question::Tcp => Ok(connect::reach(twin, server).await?),
             Question::Http { head, expects } => {
@@ -241,7 +243,7 @@ impl Question {
 
 async fn start(
     twin: &Arc<Upstream>,
-    server: &Server,
+    server: &Arc<Server>,
     head: &RequestHeader,
     body: Outgoing,
 ) -> Result<Exchange, OriginError> {

@@ -1,31 +1,23 @@
 //! An upstream: its servers, their budget, and the connector that pools connections to them.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::v2::Connector;
-use pingora::protocols::TcpKeepalive;
 use pingora::tls::{
     RootCertStore, load_ca_file_into_store, load_platform_certs_incl_env_into_store,
 };
-use pingora::upstreams::peer::{HttpPeer, Peer};
 
 use super::balance::Balance;
 use super::budget::{Budget, Refused, Slot, Stream};
-use super::health::Seen;
 use super::probe::HealthSpec;
 use super::queue::Ask;
 use super::retry::Retries;
+use super::server::{Roster, Server, ServerSpec, Servers};
 use super::standing::Rules;
 
-/// Streams we open on one HTTP/2 connection. Pingora's default is one.
-const HTTP2_STREAMS: usize = 100;
-/// Bytes an origin may send ahead on one HTTP/2 stream; a connection has room for all of its streams, so that a
-/// reader that stops never stops the others.
-const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
 /// uvicorn and Node close an idle connection after 5 s; ours must be gone before.
 const KEEPALIVE_MOST: Duration = Duration::from_secs(4);
 
@@ -66,17 +58,6 @@ pub struct UpstreamSpec {
     pub health: Option<HealthSpec>,
 }
 
-/// One server of an upstream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerSpec {
-    pub addr: SocketAddr,
-    pub tls: bool,
-    /// Name for SNI and the certificate; empty means the address itself.
-    pub sni: String,
-    /// `host:port` for Host where a request brings none, and for logs.
-    pub authority: String,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
     /// HTTP/1.1 only.
@@ -94,18 +75,7 @@ pub struct Upstream {
     pub(super) connector: Connector,
     pub(super) budget: Arc<Budget>,
     retries: Retries,
-    servers: Arc<[Server]>,
-}
-
-/// One server, and how to reach it.
-pub struct Server {
-    spec: ServerSpec,
-    pub(super) index: usize,
-    pub(super) peer: HttpPeer,
-    /// The same without HTTP/2, for upgrades.
-    pub(super) http1_peer: HttpPeer,
-    pub(super) pool_key: u64,
-    seen: Seen,
+    roster: Roster,
 }
 
 impl Upstream {
@@ -121,8 +91,8 @@ impl Upstream {
             ConnectorOptions::new(spec.servers.len() * spec.max_in_flight.clamp(1, 1024));
         options.ca_file = roots(&spec)?;
         let servers = spec.servers.iter().enumerate();
-        let servers: Arc<[Server]> = servers
-            .map(|(index, server)| Server::new(index, server, &spec))
+        let servers: Vec<_> = servers
+            .map(|(id, server)| Arc::new(Server::new(id, server, &spec)))
             .collect();
         Ok(Arc::new(Self {
             connector: Connector::new(Some(options)),
@@ -135,7 +105,7 @@ impl Upstream {
                 spec.balance,
                 spec.rules,
             ),
-            servers,
+            roster: Roster::new(servers),
             spec,
         }))
     }
@@ -153,24 +123,29 @@ impl Upstream {
     /// shorter; who is next, the [`queue`](super::queue) says. Cancelling the future loses nothing.
     ///
     /// # Errors
-    /// The queue is full, or the wait was too long.
+    /// There is no server, the queue is full, or the wait was too long.
     pub async fn permit(&self, patience: Duration, ask: Ask) -> Result<Permit, Refused> {
         let patience = patience.min(self.spec.queue_wait);
         let slot = self.budget.slot(patience, ask).await?;
-        Ok(Permit {
-            slot,
-            servers: self.servers.clone(),
-        })
+        // One that has gone meanwhile is known for as long as a slot of it is out.
+        let server = self.roster.find(slot.server()).ok_or(Refused::NoServer)?;
+        Ok(Permit { slot, server })
     }
 
-    /// In the order of the config.
-    pub fn servers(&self) -> &[Server] {
-        &self.servers
+    /// As they are now.
+    pub fn servers(&self) -> Servers {
+        self.roster.here()
+    }
+
+    /// A server that is not among its own, reached as those are: a probe's.
+    pub(super) fn reach(&self, server: &ServerSpec) -> Arc<Server> {
+        // No other is called so: what comes of it is nobody's.
+        Arc::new(Server::new(usize::MAX, server, &self.spec))
     }
 
     /// No server is well, so all of them are used.
     pub fn is_all_ill(&self) -> bool {
-        !self.servers.iter().any(|server| server.seen.is_well())
+        !self.servers().iter().any(|server| server.seen().is_well())
     }
 
     /// A request is asked for the first time, which pays for a part of a retry.
@@ -186,10 +161,6 @@ impl Upstream {
     /// Requests that were asked again at another server.
     pub fn retries(&self) -> u64 {
         self.retries.spent()
-    }
-
-    pub(super) fn server(&self, index: usize) -> Option<&Server> {
-        self.servers.get(index)
     }
 
     /// Permits that are out.
@@ -232,71 +203,6 @@ impl Upstream {
     }
 }
 
-impl Server {
-    fn new(index: usize, spec: &ServerSpec, upstream: &UpstreamSpec) -> Self {
-        // An empty name would switch the check of the certificate off.
-        let sni = match spec.sni.as_str() {
-            "" => spec.addr.ip().to_string(),
-            name => name.to_owned(),
-        };
-        let mut peer = HttpPeer::new(spec.addr, spec.tls, sni);
-        let options = &mut peer.options;
-        options.verify_cert = upstream.tls_verify;
-        options.verify_hostname = upstream.tls_verify;
-        options.connection_timeout = Some(upstream.connect_timeout);
-        options.total_connection_timeout = Some(upstream.connect_timeout);
-        options.max_h2_streams = HTTP2_STREAMS;
-        options.h2_stream_window_size = Some(HTTP2_STREAM_WINDOW);
-        options.h2_connection_window_size = Some(HTTP2_STREAM_WINDOW * HTTP2_STREAMS as u32);
-        // Finds out about a peer that is gone under a tunnel, where no deadline of ours runs.
-        options.tcp_keepalive = Some(TcpKeepalive {
-            idle: Duration::from_secs(15),
-            interval: Duration::from_secs(5),
-            count: 3,
-            #[cfg(target_os = "linux")]
-            user_timeout: Duration::ZERO,
-        });
-        let mut http1_peer = peer.clone();
-        http1_peer.options.set_http_version(1, 1);
-        match upstream.protocol {
-            Protocol::Http1 => peer.options.set_http_version(1, 1),
-            Protocol::Http2 => peer.options.set_http_version(2, 2),
-            Protocol::Auto => peer.options.set_http_version(2, 1),
-        }
-        Self {
-            spec: spec.clone(),
-            index,
-            pool_key: peer.reuse_hash(),
-            peer,
-            http1_peer,
-            seen: Seen::default(),
-        }
-    }
-
-    /// Its place among the upstream's.
-    pub fn index(&self) -> usize {
-        self.index
-    }
-
-    pub fn addr(&self) -> SocketAddr {
-        self.spec.addr
-    }
-
-    /// `host:port` as configured.
-    pub fn authority(&self) -> &str {
-        &self.spec.authority
-    }
-
-    /// How it is, by its health check.
-    pub fn seen(&self) -> &Seen {
-        &self.seen
-    }
-
-    pub(super) fn tls(&self) -> bool {
-        self.spec.tls
-    }
-}
-
 /// The file of roots for pingora, checked here because pingora panics over one it can't read.
 fn roots(spec: &UpstreamSpec) -> Result<Option<String>, String> {
     if !spec.servers.iter().any(|server| server.tls) {
@@ -336,12 +242,12 @@ fn roots(spec: &UpstreamSpec) -> Result<Option<String>, String> {
 /// One request in flight at one server. Dropping it is the release.
 pub struct Permit {
     slot: Slot,
-    servers: Arc<[Server]>,
+    server: Arc<Server>,
 }
 
 impl Permit {
-    pub fn server(&self) -> &Server {
-        &self.servers[self.slot.server()]
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
     }
 
     /// For a tunnel or an event stream: gives the permit back and takes one of the upstream's `max_streams`.
@@ -350,21 +256,21 @@ impl Permit {
     /// There are as many as may be; the permit is released all the same, so the exchange has to be dropped.
     pub fn into_stream(self) -> Result<StreamPermit, Refused> {
         Ok(StreamPermit {
-            stream: self.slot.into_stream()?,
-            servers: self.servers,
+            _stream: self.slot.into_stream()?,
+            server: self.server,
         })
     }
 }
 
 /// One long-lived stream at one server. Dropping it is the release.
 pub struct StreamPermit {
-    stream: Stream,
-    servers: Arc<[Server]>,
+    _stream: Stream,
+    server: Arc<Server>,
 }
 
 impl StreamPermit {
-    pub fn server(&self) -> &Server {
-        &self.servers[self.stream.server()]
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
     }
 }
 
@@ -427,6 +333,6 @@ mod tests {
     #[test]
     fn an_empty_name_never_switches_verification_off() {
         let upstream = Upstream::new(spec(false, None)).unwrap();
-        assert_eq!(upstream.servers[0].peer.sni, "127.0.0.1");
+        assert_eq!(upstream.servers()[0].peer.sni, "127.0.0.1");
     }
 }

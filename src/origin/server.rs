@@ -1,0 +1,143 @@
+//! One server of an upstream, and how to reach it; and the roster of those that an upstream has.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use pingora::protocols::TcpKeepalive;
+use pingora::upstreams::peer::{HttpPeer, Peer};
+
+use super::health::Seen;
+use super::upstream::{Protocol, UpstreamSpec};
+
+/// Streams we open on one HTTP/2 connection. Pingora's default is one.
+const HTTP2_STREAMS: usize = 100;
+/// Bytes an origin may send ahead on one HTTP/2 stream; a connection has room for all of its streams, so that a
+/// reader that stops never stops the others.
+const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
+
+/// One server of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerSpec {
+    pub addr: SocketAddr,
+    pub tls: bool,
+    /// Name for SNI and the certificate; empty means the address itself.
+    pub sni: String,
+    /// `host:port` for Host where a request brings none, and for logs.
+    pub authority: String,
+}
+
+/// One server, and how to reach it.
+pub struct Server {
+    spec: ServerSpec,
+    pub(super) id: usize,
+    pub(super) peer: HttpPeer,
+    /// The same without HTTP/2, for upgrades.
+    pub(super) http1_peer: HttpPeer,
+    pub(super) pool_key: u64,
+    seen: Seen,
+}
+
+impl Server {
+    pub(super) fn new(id: usize, spec: &ServerSpec, upstream: &UpstreamSpec) -> Self {
+        // An empty name would switch the check of the certificate off.
+        let sni = match spec.sni.as_str() {
+            "" => spec.addr.ip().to_string(),
+            name => name.to_owned(),
+        };
+        let mut peer = HttpPeer::new(spec.addr, spec.tls, sni);
+        let options = &mut peer.options;
+        options.verify_cert = upstream.tls_verify;
+        options.verify_hostname = upstream.tls_verify;
+        options.connection_timeout = Some(upstream.connect_timeout);
+        options.total_connection_timeout = Some(upstream.connect_timeout);
+        options.max_h2_streams = HTTP2_STREAMS;
+        options.h2_stream_window_size = Some(HTTP2_STREAM_WINDOW);
+        options.h2_connection_window_size = Some(HTTP2_STREAM_WINDOW * HTTP2_STREAMS as u32);
+        // Finds out about a peer that is gone under a tunnel, where no deadline of ours runs.
+        options.tcp_keepalive = Some(TcpKeepalive {
+            idle: Duration::from_secs(15),
+            interval: Duration::from_secs(5),
+            count: 3,
+            #[cfg(target_os = "linux")]
+            user_timeout: Duration::ZERO,
+        });
+        let mut http1_peer = peer.clone();
+        http1_peer.options.set_http_version(1, 1);
+        match upstream.protocol {
+            Protocol::Http1 => peer.options.set_http_version(1, 1),
+            Protocol::Http2 => peer.options.set_http_version(2, 2),
+            Protocol::Auto => peer.options.set_http_version(2, 1),
+        }
+        Self {
+            spec: spec.clone(),
+            id,
+            pool_key: peer.reuse_hash(),
+            peer,
+            http1_peer,
+            seen: Seen::default(),
+        }
+    }
+
+    /// What it is called by; no other server of the upstream ever is.
+    pub fn id(&self) -> usize {
+        self.id
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.spec.addr
+    }
+
+    pub fn spec(&self) -> &ServerSpec {
+        &self.spec
+    }
+
+    /// `host:port` as configured.
+    pub fn authority(&self) -> &str {
+        &self.spec.authority
+    }
+
+    /// How it is, by its health check.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    pub(super) fn tls(&self) -> bool {
+        self.spec.tls
+    }
+}
+
+/// Servers, in the order of the config.
+pub type Servers = Arc<Vec<Arc<Server>>>;
+
+/// The servers that an upstream has now.
+pub(super) struct Roster(ArcSwap<Lists>);
+
+#[derive(Clone)]
+struct Lists {
+    here: Servers,
+    /// Those that have gone, and may still have requests.
+    gone: Vec<Arc<Server>>,
+}
+
+impl Roster {
+    pub(super) fn new(servers: Vec<Arc<Server>>) -> Roster {
+        let lists = Lists {
+            here: Arc::new(servers),
+            gone: Vec::new(),
+        };
+        Roster(ArcSwap::from_pointee(lists))
+    }
+
+    pub(super) fn here(&self) -> Servers {
+        Arc::clone(&self.0.load().here)
+    }
+
+    /// The server that is or was called so.
+    pub(super) fn find(&self, id: usize) -> Option<Arc<Server>> {
+        let lists = self.0.load();
+        let mut all = lists.here.iter().chain(&lists.gone);
+        all.find(|server| server.id == id).cloned()
+    }
+}
