@@ -247,7 +247,10 @@ fn room(policy: &Policy) -> usize {
     });
     let servers = policy.upstreams.iter().map(|upstream| {
         let probes = usize::from(upstream.health.is_some());
-        upstream.servers.len() * (upstream.max_in_flight + probes) + upstream.max_streams
+        let most = upstream
+            .max_in_flight
+            .unwrap_or(crate::rules::concurrency::MOST);
+        upstream.servers.len() * (most + probes) + upstream.max_streams
     });
     let kept = servers.sum::<usize>().min(files / 4) + OWN_FILES.min(files / 4);
     (files - kept).max(1)

@@ -267,7 +267,7 @@ impl Compile<'_, '_> {
                 .enumerate()
                 .filter_map(|(index, server)| self.server(server, servers.element(index)))
                 .collect(),
-            max_in_flight: upstream.max_in_flight.value,
+            max_in_flight: upstream.max_in_flight.value.is(),
             queue: upstream.queue.value,
             queue_wait: upstream.queue_wait.value,
             balance: upstream.balance.value,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::report::At;
-use super::value::{Bounds, Kind, Literal, OrOff, Rate, Size, Value};
+use super::value::{Bounds, Kind, Literal, OrAuto, OrOff, Rate, Size, Value};
 use super::walk::{Found, Given, Walk};
 use super::words::{
     AcceptEncoding, Authority, Balance, CdnId, Coding, Field, Health, HealthMethod, Host, Level,
@@ -254,8 +254,11 @@ table! {
     /// The Host to send instead of the one the visitor asked for.
     host: Option<Authority> = Unset("app.internal");
 
-    /// The most requests in flight to a server at once. What comes on top waits in the queue.
-    max_in_flight: usize = Default("64"), "1" to "65536";
+    /// The most requests in flight to a server at once. What comes on top waits in the queue. With `auto` it is learned, for
+    /// each server: it grows while more at once take no longer, and shrinks while they only wait in the server; it begins at
+    /// 16 and stays between 1 and 1024. Now and then a few less or more are tried. A server that only says "overloaded"
+    /// (429, 503) or nothing in time gets half.
+    max_in_flight: OrAuto = Default("auto"), "1" to "65536";
 
     /// How a server is chosen: `p2c` takes the better of two at random, by requests in flight and quickness of late;
     /// `round_robin` takes turns; `least_in_flight` the least busy.

@@ -52,7 +52,7 @@ fn table(table: &Table) -> Node {
 fn option(option: &Opt) -> Node {
     let mut object = vec![("description", text(prose(option)))];
     object.extend(kind(option.kind));
-    if let (Kind::Count, Some((least, most))) = (option.kind, option.bounds) {
+    if let (Kind::Count | Kind::AutoOrCount, Some((least, most))) = (option.kind, option.bounds) {
         object.push(("minimum", Node::Bare(least)));
         object.push(("maximum", Node::Bare(most)));
     }
@@ -72,6 +72,7 @@ fn kind(kind: Kind) -> Vec<(&'static str, Node)> {
     match kind {
         Kind::Bool => filled(&["boolean", "string"], ""),
         Kind::Count => filled(&["integer", "string"], ""),
+        Kind::AutoOrCount => filled(&["string", "integer"], "^auto$"),
         Kind::Duration => filled(&["string", "integer"], DURATION_PATTERN),
         Kind::Size => filled(&["string", "integer"], SIZE_PATTERN),
         Kind::Rate => filled(&["string", "integer"], RATE_PATTERN),

@@ -146,7 +146,7 @@ fn left_out_is_good() {
     assert_eq!(policy.cache.max_object_size, 16 << 20);
     assert_eq!(policy.cache.cdn_id, "unique");
     assert_eq!(policy.upstreams[0].name, "127.0.0.1:8000");
-    assert_eq!(policy.upstreams[0].max_in_flight, 64);
+    assert_eq!(policy.upstreams[0].max_in_flight, None);
     let route = policy.route("any.example", "/x").unwrap();
     assert_eq!((route.id, route.name.as_str(), route.upstream), (0, "/", 0));
     assert_eq!(route.store.default_ttl, None);

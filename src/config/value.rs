@@ -13,6 +13,8 @@ use super::units::{self, NoQuantity};
 pub enum Kind {
     Bool,
     Count,
+    /// A number, or "auto".
+    AutoOrCount,
     Duration,
     Size,
     Rate,
@@ -32,6 +34,7 @@ impl Kind {
         match self {
             Kind::Bool => "true or false".to_owned(),
             Kind::Count => "a whole number".to_owned(),
+            Kind::AutoOrCount => "a whole number or `\"auto\"`".to_owned(),
             Kind::Duration => "a duration".to_owned(),
             Kind::Size => "a size".to_owned(),
             Kind::Rate => "a rate".to_owned(),
@@ -109,9 +112,10 @@ impl<W: Word> Value for W {
     fn read(literal: &Literal, bounds: Option<Bounds>) -> Result<Self, Vec<Wrong>> {
         let text = match (literal, W::WORD) {
             (Literal::Bool(is), Kind::Bool) => is.to_string(),
-            (Literal::Integer(n), Kind::Count | Kind::Duration | Kind::Size | Kind::Rate) => {
-                n.to_string()
-            }
+            (
+                Literal::Integer(n),
+                Kind::Count | Kind::AutoOrCount | Kind::Duration | Kind::Size | Kind::Rate,
+            ) => n.to_string(),
             (Literal::Text { text, filled }, kind) if kind.is_quoted() || *filled => text.clone(),
             (other, kind) => return Err(vec![wrong_type(other, kind)]),
         };
@@ -290,6 +294,40 @@ impl Word for SocketAddr {
             };
             Wrong::new(is_not(text, Self::WORD), help)
         })
+    }
+}
+
+/// `"auto"`, or a number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OrAuto {
+    Auto,
+    Is(usize),
+}
+
+impl OrAuto {
+    pub fn is(self) -> Option<usize> {
+        match self {
+            OrAuto::Auto => None,
+            OrAuto::Is(number) => Some(number),
+        }
+    }
+}
+
+impl Word for OrAuto {
+    const WORD: Kind = Kind::AutoOrCount;
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        match text {
+            "auto" => Ok(OrAuto::Auto),
+            text => text.parse().map(OrAuto::Is).map_err(|_| {
+                let help = "write digits only, as in `64`, or `\"auto\"`";
+                Wrong::new(is_not(text, Self::WORD), help)
+            }),
+        }
+    }
+
+    fn magnitude(&self) -> Option<u128> {
+        self.is().map(|number| number as u128)
     }
 }
 

@@ -25,8 +25,6 @@ pub struct Choice<'a> {
     pub servers: &'a [Standing],
     pub rules: &'a Rules,
     pub balance: Balance,
-    /// Requests that one may have.
-    pub per_server: usize,
     /// Where the same request has failed just now: only where no other has room.
     pub avoid: Option<usize>,
     /// Where the search begins, so that equals take turns.
@@ -102,7 +100,7 @@ impl Choice<'_> {
             true => 1.0,
             false => server.share(self.rules, self.now),
         };
-        ((self.per_server as f64 * share).ceil() as usize).max(1)
+        ((server.room.most() as f64 * share).ceil() as usize).max(1)
     }
 
     /// What a request there would cost: how many are in flight, and how long each takes.
@@ -121,6 +119,7 @@ impl Choice<'_> {
 mod tests {
     use std::time::Duration;
 
+    use super::super::room::Room;
     use super::super::standing::tests::{RULES, start};
     use super::*;
 
@@ -145,11 +144,13 @@ mod tests {
         }
 
         fn choose(&mut self, per_server: usize, avoid: Option<usize>) -> Option<usize> {
+            for server in &mut self.servers {
+                server.room = Room::Fixed(per_server);
+            }
             let choice = Choice {
                 servers: &self.servers,
                 rules: &RULES,
                 balance: self.balance,
-                per_server,
                 avoid,
                 turn: self.turn,
                 now: self.now,
@@ -237,7 +238,7 @@ mod tests {
         let mut farm = Farm::of(2, Balance::LeastInFlight);
         farm.servers[0].eject(&RULES, farm.now);
         farm.now += RULES.eject_for;
-        farm.servers[0].take(farm.now);
+        farm.servers[0].take(farm.now, Duration::ZERO);
         // A tenth of twenty.
         let mut had = 1;
         while let Some(at) = farm.choose(20, None) {

@@ -17,7 +17,9 @@ use tokio::time::{Instant, timeout};
 
 use super::balance::{Balance, Choice};
 use super::queue::{Ask, Queue, Ticket};
+use super::room::Fate;
 use super::standing::{Rules, Standing};
+use crate::rules::concurrency::Begun;
 use crate::telemetry::ids;
 
 /// How often those who wait are looked after.
@@ -39,7 +41,10 @@ pub enum Refused {
 }
 
 pub(super) struct Budget {
-    per_server: usize,
+    /// What one server may have; none: it is learned.
+    per_server: Option<usize>,
+    /// When the clock that rooms go by began.
+    born: Instant,
     max_streams: usize,
     balance: Balance,
     rules: Rules,
@@ -68,23 +73,24 @@ struct State {
 type Serve = oneshot::Sender<Result<Slot, Refused>>;
 
 impl Budget {
-    /// `servers`: as many, called 0, 1, and so on. `per_server` at least one: zero would mean that nothing ever passes.
+    /// `servers`: as many, called 0, 1, and so on.
     pub(super) fn new(
         servers: usize,
-        per_server: usize,
+        per_server: Option<usize>,
         queue: usize,
         max_streams: usize,
         balance: Balance,
         rules: Rules,
     ) -> Arc<Self> {
         Arc::new(Self {
-            per_server: per_server.max(1),
+            per_server,
+            born: clock::timer(),
             max_streams,
             balance,
             rules,
             state: Mutex::new(State {
                 ids: (0..servers).collect(),
-                servers: vec![Standing::default(); servers],
+                servers: vec![Standing::new(per_server); servers],
                 gone: BTreeMap::new(),
                 is_new: true,
                 turn: 0,
@@ -97,7 +103,7 @@ impl Budget {
     }
 
     pub(super) fn total(&self) -> usize {
-        self.per_server * self.state.lock().servers.len()
+        self.state.lock().total()
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -168,10 +174,12 @@ impl Budget {
         }))
     }
 
-    fn slot_at(self: &Arc<Self>, server: usize) -> Slot {
+    fn slot_at(self: &Arc<Self>, (server, begun): (usize, Option<Begun>)) -> Slot {
         Slot {
             budget: self.clone(),
             server,
+            begun,
+            fate: Fate::default(),
         }
     }
 
@@ -180,7 +188,7 @@ impl Budget {
         loop {
             let mut state = self.state.lock();
             // Looking through the queue is worth it only then.
-            let has_room = |standing: &Standing| standing.in_flight < self.per_server;
+            let has_room = |standing: &Standing| standing.in_flight < standing.room.most();
             if !state.servers.iter().any(has_room) {
                 return;
             }
@@ -204,7 +212,7 @@ impl Budget {
     fn refuse_late(&self) {
         let now = clock::timer();
         let mut state = self.state.lock();
-        let places = self.per_server * state.servers.len();
+        let places = state.total();
         let takes = state.takes;
         let late = state.waiting.late(now, takes, places);
         drop(state);
@@ -228,7 +236,7 @@ impl Budget {
             let Err(place) = state.ids.binary_search(&id) else {
                 continue;
             };
-            let mut standing = Standing::default();
+            let mut standing = Standing::new(self.per_server);
             standing.in_flight = state.gone.remove(&id).unwrap_or(0);
             standing.set_well(false, alone, now);
             standing.set_well(well, alone, now);
@@ -339,7 +347,7 @@ impl Budget {
             Some(at) != place
                 && other.is_trusted(now)
                 && !other.rests(now)
-                && other.in_flight < self.per_server
+                && other.in_flight < other.room.most()
         })
     }
 
@@ -355,6 +363,11 @@ impl Budget {
     /// Whether the server is ejected.
     pub(super) fn is_ejected(&self, server: usize) -> bool {
         self.with(server, |standing, now| standing.is_ejected(now)) == Some(true)
+    }
+
+    /// As rooms know it.
+    fn at(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.born)
     }
 
     fn with<T>(&self, server: usize, of: impl FnOnce(&mut Standing, Instant) -> T) -> Option<T> {
@@ -376,28 +389,35 @@ impl State {
     }
 
     /// Counts one more request at the server that is to have it.
-    fn pick(&mut self, budget: &Budget, avoid: Option<usize>) -> Option<usize> {
+    fn pick(&mut self, budget: &Budget, avoid: Option<usize>) -> Option<(usize, Option<Begun>)> {
         let now = clock::timer();
         let choice = Choice {
             servers: &self.servers,
             rules: &budget.rules,
             balance: budget.balance,
-            per_server: budget.per_server,
             avoid: avoid.and_then(|server| self.place(server)),
             turn: self.turn,
             now,
         };
         let chosen = choice.make(ids::random)?;
         self.turn = (chosen + 1) % self.servers.len();
-        self.servers[chosen].take(now);
+        let begun = self.servers[chosen].take(now, budget.at(now));
         self.is_new = false;
-        Some(self.ids[chosen])
+        Some((self.ids[chosen], begun))
+    }
+
+    /// What all servers together may have.
+    fn total(&self) -> usize {
+        self.servers.iter().map(|server| server.room.most()).sum()
     }
 
     /// One request less.
-    fn release(&mut self, server: usize) {
+    fn release(&mut self, slot: &Slot) {
+        let server = slot.server;
         if let Some(standing) = self.standing(server) {
             standing.in_flight -= 1;
+            let now = slot.budget.at(clock::timer());
+            standing.room.end(slot.begun, now, slot.fate.came());
         } else if let Some(left) = self.gone.get_mut(&server) {
             *left -= 1;
             if *left == 0 {
@@ -448,11 +468,18 @@ impl Drop for Waiter {
 pub(super) struct Slot {
     budget: Arc<Budget>,
     server: usize,
+    begun: Option<Begun>,
+    fate: Fate,
 }
 
 impl Slot {
     pub(super) fn server(&self) -> usize {
         self.server
+    }
+
+    /// Where its exchange says what became of it.
+    pub(super) fn fate(&self) -> Fate {
+        self.fate.clone()
     }
 
     /// The slot becomes a stream, and is free again; it is free also where no stream was to be had.
@@ -464,7 +491,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut state = self.budget.state.lock();
-        state.release(self.server);
+        state.release(self);
         drop(state);
         self.budget.serve_waiting();
     }
@@ -498,7 +525,7 @@ mod tests {
 
     fn budget(servers: usize, per_server: usize, queue: usize, streams: usize) -> Arc<Budget> {
         let balance = Balance::LeastInFlight;
-        Budget::new(servers, per_server, queue, streams, balance, RULES)
+        Budget::new(servers, Some(per_server), queue, streams, balance, RULES)
     }
 
     struct One;

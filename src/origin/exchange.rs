@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
@@ -14,6 +15,7 @@ use crate::rules::response::BodyFraming;
 use super::body::BodySender;
 use super::connect::{self, Line, NotOpened, Opened, Source};
 use super::error::{OriginError, OriginErrorKind};
+use super::room::Fate;
 use super::server::Server;
 use super::upstream::{Permit, Upstream};
 
@@ -65,6 +67,11 @@ pub struct Exchange {
     again: Option<Box<RequestHeader>>,
     attempts: u8,
     total: Option<Instant>,
+    /// What the budget learns from, but for a probe.
+    fate: Option<Fate>,
+    /// How long its caller was elsewhere with what it had got, and since when it is.
+    away: Duration,
+    away_since: Option<Instant>,
     /// Since when `next` waits for a byte, over cancelled calls too; `None` while the caller has the word.
     waits_since: Option<Instant>,
 }
@@ -91,7 +98,12 @@ impl Exchange {
         head: Box<RequestHeader>,
         body: Outgoing,
     ) -> Result<Self, OriginError> {
-        Self::at(upstream, permit.server(), head, body, Source::PoolOrNew).await
+        let server = permit.server();
+        let exchange = Self::at(upstream, server, head, body, Source::PoolOrNew).await?;
+        Ok(Self {
+            fate: Some(permit.fate()),
+            ..exchange
+        })
     }
 
     /// The same at a server that needs no permit: a probe.
@@ -127,6 +139,9 @@ impl Exchange {
             again: (repeatable && attempts == 1).then_some(head),
             attempts,
             total: Some(total),
+            fate: None,
+            away: Duration::ZERO,
+            away_since: None,
             waits_since: None,
         })
     }
@@ -193,15 +208,19 @@ impl Exchange {
     /// # Errors
     /// An answer that is broken, late or cut off, never as `End`.
     pub async fn next(&mut self) -> Result<Event, OriginError> {
+        if let Some(since) = self.away_since.take() {
+            self.away += clock::timer().saturating_duration_since(since);
+        }
         loop {
             match self.advance().await {
                 Ok(Some(event)) => {
                     self.waits_since = None;
                     match &event {
                         Event::Head(head) | Event::Switched(head) => self.judge(head.status),
-                        Event::End if !self.is_blamed => self.upstream.budget.ended(self.server.id),
+                        Event::End if !self.is_blamed => self.ended(),
                         _ => {}
                     }
+                    self.away_since = Some(clock::timer());
                     return Ok(event);
                 }
                 Ok(None) => {}
@@ -213,8 +232,27 @@ impl Exchange {
         }
     }
 
+    /// An answer has come whole. How long it took tells what its server can do, unless a client's pace is in it.
+    fn ended(&mut self) {
+        self.upstream.budget.ended(self.server.id);
+        let took = clock::timer().saturating_duration_since(self.began);
+        let sent = match &self.state {
+            State::Open(opened) => opened.body.sent(),
+            State::Opening(_) | State::Failed(_) => None,
+        };
+        let sending = sent.map_or(took, |sent| sent.saturating_duration_since(self.began));
+        if let Some(fate) = &self.fate
+            && (self.away + sending) * 4 <= took
+        {
+            fate.answered();
+        }
+    }
+
     /// An answer tells of its server.
     fn judge(&mut self, status: u16) {
+        if let (429 | 503 | 504, Some(fate)) = (status, &self.fate) {
+            fate.failed();
+        }
         match status {
             502..=504 => {
                 self.is_blamed = true;
@@ -229,6 +267,9 @@ impl Exchange {
 
     /// So does the lack of one, unless it may be its client's fault, who sends and takes at a pace of its own.
     fn blame(&mut self, kind: OriginErrorKind) {
+        if let (OriginErrorKind::FirstByteTimeout, Some(fate)) = (kind, &self.fate) {
+            fate.failed();
+        }
         let is_servers = !matches!(kind, OriginErrorKind::Write | OriginErrorKind::Total);
         if is_servers && !std::mem::replace(&mut self.is_blamed, true) {
             failed(&self.upstream, &self.server);

@@ -26,6 +26,7 @@ mod http2;
 mod probe;
 mod queue;
 mod retry;
+mod room;
 mod server;
 mod standing;
 #[cfg(test)]

@@ -95,7 +95,7 @@ enum Question {
 /// As [`Upstream::new`].
 pub(super) fn twin(spec: &UpstreamSpec, health: &HealthSpec) -> Result<Arc<Upstream>, String> {
     Upstream::new(UpstreamSpec {
-        max_in_flight: 1,
+        max_in_flight: Some(1),
         // No probe waits for another's connection, and none finds one that stood when the server was better.
         keepalive: Duration::ZERO,
         connect_timeout: health.timeout,

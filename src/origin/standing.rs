@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::room::Room;
+use crate::rules::concurrency::Begun;
+
 /// How long an answer's quickness counts.
 const FORGETS: f64 = 10.0;
 /// After a failure a server counts as so much slower than its good answers, and at least as slow as this, in seconds: an
@@ -44,6 +47,8 @@ pub struct Rules {
 #[derive(Debug, Default, Clone)]
 pub struct Standing {
     pub in_flight: usize,
+    /// How many it may have.
+    pub room: Room,
     /// Its probes say so.
     ill: bool,
     rests_until: Option<Instant>,
@@ -62,6 +67,14 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// `most`: so many requests at once, else learned.
+    pub fn new(most: Option<usize>) -> Standing {
+        Standing {
+            room: Room::new(most),
+            ..Standing::default()
+        }
+    }
+
     /// Its probes call it well or ill. `alone`: nothing else served meanwhile, so that it is needed whole.
     pub fn set_well(&mut self, well: bool, alone: bool, now: Instant) {
         if self.ill && well {
@@ -143,7 +156,8 @@ impl Standing {
     }
 
     /// One request more. It tries a server that has rested; others stay away until it is back.
-    pub fn take(&mut self, now: Instant) {
+    /// `at`: the same, as its room knows it.
+    pub fn take(&mut self, now: Instant, at: Duration) -> Option<Begun> {
         self.in_flight += 1;
         if self.rests_until.is_some() {
             self.rests_until = Some(now + REST);
@@ -156,6 +170,7 @@ impl Standing {
             self.back_since = Some(now);
             self.took_at = None;
         }
+        self.room.begin(at)
     }
 
     /// Seconds that an answer took when one last came, if one did.
@@ -308,7 +323,7 @@ pub mod tests {
         assert!((server.share(&RULES, start) - 1.0).abs() < 1e-9);
         server.eject(&RULES, start);
         let back = after(start, 10.0);
-        server.take(back);
+        server.take(back, Duration::ZERO);
         assert!((server.share(&RULES, back) - BEGINS).abs() < 1e-9);
         assert!((server.share(&RULES, after(back, 5.0)) - 0.5).abs() < 1e-9);
         (0..PROVEN).for_each(|_| server.answered(QUICK, after(back, 1.0)));
@@ -331,7 +346,7 @@ pub mod tests {
         assert!(server.rests(after(start, 0.9)));
         let next = after(start, 1.0);
         assert!(!server.rests(next));
-        server.take(next);
+        server.take(next, Duration::ZERO);
         assert!(server.rests(next), "others stay away");
         assert!(server.reached() && !server.rests(next));
     }

@@ -15,8 +15,10 @@ use super::budget::{Budget, Refused, Slot, Stream};
 use super::probe::HealthSpec;
 use super::queue::Ask;
 use super::retry::Retries;
+use super::room::Fate;
 use super::server::{Roster, Server, ServerSpec, Servers};
 use super::standing::Rules;
+use crate::rules::concurrency::MOST;
 
 /// uvicorn and Node close an idle connection after 5 s; ours must be gone before.
 const KEEPALIVE_MOST: Duration = Duration::from_secs(4);
@@ -26,8 +28,8 @@ const KEEPALIVE_MOST: Duration = Duration::from_secs(4);
 pub struct UpstreamSpec {
     pub name: String,
     pub servers: Vec<ServerSpec>,
-    /// Requests in flight to one server; at least 1.
-    pub max_in_flight: usize,
+    /// Requests in flight to one server; none: it is learned.
+    pub max_in_flight: Option<usize>,
     /// Requests that wait for a permit of this upstream.
     pub queue: usize,
     /// The longest wait for a permit.
@@ -87,8 +89,9 @@ impl Upstream {
         if spec.servers.is_empty() {
             return Err(format!("upstream {:?} has no server", spec.name));
         }
-        let mut options =
-            ConnectorOptions::new(spec.servers.len() * spec.max_in_flight.clamp(1, 1024));
+        let mut options = ConnectorOptions::new(
+            spec.servers.len() * spec.max_in_flight.unwrap_or(MOST).clamp(1, 1024),
+        );
         options.ca_file = roots(&spec)?;
         let servers = spec.servers.iter().enumerate();
         let servers: Vec<_> = servers
@@ -246,6 +249,11 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// Where its exchange says what became of it.
+    pub(super) fn fate(&self) -> Fate {
+        self.slot.fate()
+    }
+
     pub fn server(&self) -> &Arc<Server> {
         &self.server
     }
@@ -287,7 +295,7 @@ mod tests {
                 sni: String::new(),
                 authority: "127.0.0.1:8000".into(),
             }],
-            max_in_flight: 4,
+            max_in_flight: Some(4),
             queue: 1,
             queue_wait: Duration::from_secs(1),
             max_streams: 1,

@@ -181,10 +181,12 @@ impl Limit {
         self.in_flight = self.in_flight.saturating_sub(1);
         let is_current = begun.window == self.windows;
         let is_sampled = is_current && begun.is_sampled;
-        self.window.pending -= u32::from(is_sampled);
+        self.window.pending = self.window.pending.saturating_sub(u32::from(is_sampled));
         self.window.ended += 1;
         match came {
-            Came::Untold => self.window.sampled -= u32::from(is_sampled),
+            Came::Untold => {
+                self.window.sampled = self.window.sampled.saturating_sub(u32::from(is_sampled));
+            }
             Came::Failed => self.window.failed += u32::from(is_current),
             Came::Answered => {
                 self.window.answered += 1;

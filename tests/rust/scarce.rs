@@ -157,7 +157,7 @@ fn c87_files() -> Outcome {
         }
         answer(conn, 200, "Cache-Control: max-age=60\r\n", b"page")
     })?;
-    let config = "[listen]\nmax_connections_per_client = 100000";
+    let config = "[listen]\nmax_connections_per_client = 100000\n[[upstream]]\nmax_in_flight = 64";
     let first = format!("ulimit -n {FILES}; exec");
     let site = Site::start_after(&first, origin.address, config)?;
     let pid = site.pid()?;

@@ -164,7 +164,7 @@ async fn c73_a_crowd_shares_the_budget() {
     ]])
     .await;
     let mut spec = spec(origin.addr);
-    spec.max_in_flight = 10;
+    spec.max_in_flight = Some(10);
     spec.queue = 50;
     let upstream = Upstream::new(spec).unwrap();
     let began = clock::timer();

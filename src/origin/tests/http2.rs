@@ -73,7 +73,7 @@ async fn one_connection_carries_many_streams() {
     })
     .await;
     let upstream = Upstream::new(UpstreamSpec {
-        max_in_flight: 50,
+        max_in_flight: Some(50),
         ..prior_knowledge(addr)
     })
     .unwrap();

@@ -145,7 +145,7 @@ fn spec(addr: SocketAddr) -> UpstreamSpec {
             sni: "localhost".into(),
             authority: "app.test:80".into(),
         }],
-        max_in_flight: 8,
+        max_in_flight: Some(8),
         queue: 8,
         queue_wait: LONG,
         balance: Balance::default(),
