@@ -3,9 +3,11 @@
 //! The map, in reading order. [`cli`] turns a command line into a command; [`config`] turns what was written into a
 //! [`config::policy::Policy`]; [`server`] wires it all once. [`front`] is the road, client side; [`cache`] is what both
 //! sides touch; [`fetch`] is the origin side, which asks [`origin`]. [`rules`] are pure decisions, a file per section of
-//! an RFC. [`admin`] answers operators; [`telemetry`] and [`clock`] are leaves.
+//! an RFC. [`admin`] answers operators; [`telemetry`] and [`clock`] are leaves. [`bench`] measures: crowds and origins to
+//! order.
 
 pub mod admin;
+pub mod bench;
 pub mod cache;
 pub mod cli;
 pub mod clock;
