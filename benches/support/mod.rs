@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod client;
+pub mod graph;
 pub mod http;
 pub mod noise;
 pub mod origin;
