@@ -30,8 +30,9 @@
 //! | [`cache_status`] | what the client is told of all this | RFC 9211 |
 //!
 //! And beside all requests: [`health`], which of an upstream's servers are well; [`concurrency`], how many at once one is
-//! good for.
+//! good for; [`breaker`], whether it is there at all; [`retry_after`], when those who were refused are to come back.
 
+pub mod breaker;
 pub mod cache_control;
 pub mod cache_status;
 pub mod chunked;
@@ -53,6 +54,7 @@ pub mod range;
 pub mod refresh;
 pub mod request;
 pub mod response;
+pub mod retry_after;
 pub mod reuse;
 pub mod storing;
 pub mod target;
