@@ -4,12 +4,13 @@
 //! people join while a request waits. But whoever has waited for [`PATIENCE`] comes before, in order of arrival, so that
 //! nobody starves; and a client's requests that nobody else waits for arrive one after the other, each when the one before
 //! it has had its place, so that a thousand of them delay the others no more than one would. A refresh that nobody waits
-//! for comes last. Routes may rank above and below all that: what ranks low waits as long as anything above it does.
+//! for comes last, and of several the one of the page that is asked for most. Routes may rank above and below all that: what ranks low waits as long as anything above it does.
 //!
 //! What is for one client alone is worth its place only while that client waits. When such requests have kept the queue
 //! standing for [`STANDS`], they wait no longer than an answer takes, and the others are refused at once instead of late
 //! (CoDel: Nichols and Jacobson, ACM Queue 2012; as "controlled delay" in Maurer, "Fail at Scale", ACM Queue 2015).
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,11 @@ const LEAST: Duration = Duration::from_millis(50);
 /// How many wait for what a request brings.
 pub trait Wanted: Send + Sync {
     fn by(&self) -> usize;
+
+    /// Where nobody waits: how often the stored page has been asked for meanwhile.
+    fn heat(&self) -> u32 {
+        0
+    }
 }
 
 /// A route's rank in the queue.
@@ -136,12 +142,20 @@ impl<T> Queue<T> {
         Ok((ticket, made_room))
     }
 
-    /// Who is to make room: a refresh that nobody waits for, or else the last request of the client that has the most here
-    /// for itself, if that is more than `ask`'s own client would have.
+    /// Who is to make room: the refresh least asked for of those that nobody waits for, or else the last request of the
+    /// client that has the most here for itself, if that is more than `ask`'s own client would have. A refresh makes room
+    /// for no colder one.
     fn greediest(&self, ask: &Ask) -> Option<Ticket> {
-        let mut latest = self.waiting.iter().rev();
-        if let Some((ticket, _)) = latest.find(|(_, waiting)| waiting.wanted() == 0) {
-            return Some(*ticket);
+        let idle = self.waiting.iter().rev();
+        let idle = idle.filter(|(_, waiting)| waiting.wanted() == 0);
+        let coldest = idle.min_by_key(|(_, waiting)| waiting.ask.heat());
+        let is_idle = ask.wanted() == 0;
+        let yields = |other: &Ask| !is_idle || other.heat() < ask.heat();
+        if let Some((ticket, waiting)) = coldest {
+            return yields(&waiting.ask).then_some(*ticket);
+        }
+        if is_idle {
+            return None;
         }
         let mut own: HashMap<Client, (usize, Ticket)> = HashMap::new();
         for (ticket, waiting) in &self.waiting {
@@ -205,11 +219,11 @@ impl<T> Queue<T> {
         {
             since = since.max(served);
         }
-        // Nobody waits for a refresh, however long it does.
-        let starves = wanted > 0 && now.saturating_duration_since(since) >= PATIENCE;
-        let place = match starves {
-            true => Place::ByArrival(since),
-            false => Place::ByWish(std::cmp::Reverse(wanted), since),
+        let starves = now.saturating_duration_since(since) >= PATIENCE;
+        let place = match wanted {
+            0 => Place::Idle(Reverse(waiting.ask.heat()), since),
+            _ if starves => Place::ByArrival(since),
+            _ => Place::ByWish(Reverse(wanted), since),
         };
         (waiting.ask.priority, place)
     }
@@ -242,12 +256,23 @@ impl<T> Queue<T> {
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
     ByArrival(Instant),
-    ByWish(std::cmp::Reverse<usize>, Instant),
+    ByWish(Reverse<usize>, Instant),
+    Idle(Reverse<u32>, Instant),
+}
+
+impl Ask {
+    fn wanted(&self) -> usize {
+        self.wanted.as_ref().map_or(1, |wanted| wanted.by())
+    }
+
+    fn heat(&self) -> u32 {
+        self.wanted.as_ref().map_or(0, |wanted| wanted.heat())
+    }
 }
 
 impl<T> Waiting<T> {
     fn wanted(&self) -> usize {
-        self.ask.wanted.as_ref().map_or(1, |wanted| wanted.by())
+        self.ask.wanted()
     }
 
     /// Whether others than its client wait for it.
@@ -385,6 +410,40 @@ mod tests {
         line.enter(page(&by(0)), "refresh");
         line.after(5_000).enter(page(&by(1)), "page");
         assert_eq!([line.pop(), line.pop()], ["page", "refresh"]);
+    }
+
+    /// A page that nobody waits for, asked for so often meanwhile.
+    struct Heat(u32);
+
+    impl Wanted for Heat {
+        fn by(&self) -> usize {
+            0
+        }
+
+        fn heat(&self) -> u32 {
+            self.0
+        }
+    }
+
+    fn refresh(heat: u32) -> Ask {
+        Ask {
+            wanted: Some(Arc::new(Heat(heat))),
+            ..Ask::default()
+        }
+    }
+
+    #[test]
+    fn the_hottest_refresh_is_first_and_the_coldest_makes_room() {
+        let mut line = Line::of(4);
+        line.enter(refresh(5), "warm");
+        line.after(5_000).enter(refresh(100), "hot");
+        line.enter(refresh(1), "cold");
+        line.enter(page(&by(1)), "page");
+        let (_, made) = line.queue.enter(refresh(7), "warmer", line.now).unwrap();
+        assert_eq!(made, Some("cold"));
+        assert_eq!(line.queue.enter(refresh(5), "no", line.now), Err("no"));
+        let order: Vec<_> = (0..4).map(|_| line.pop()).collect();
+        assert_eq!(order, ["page", "hot", "warmer", "warm"]);
     }
 
     #[test]
