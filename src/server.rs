@@ -30,6 +30,7 @@ use crate::front::guests::{Guests, Told};
 use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
 use crate::origin::{self, Upstream};
+use crate::rules::breaker;
 use crate::rules::encoding::Coding;
 use crate::telemetry::{self, Metrics, ProbeResult, Telemetry, names};
 use leave::{Entrance, Leave};
@@ -311,14 +312,18 @@ fn origins(site: &Site) -> State {
     let told: Vec<_> = upstreams
         .iter()
         .map(|upstream| {
-            let servers = upstream.servers();
+            let (name, servers) = (upstream.name(), upstream.servers());
+            let breaker = match upstream.circuit().state() {
+                breaker::State::Closed => "",
+                breaker::State::HalfOpen => ", breaker half-open",
+                breaker::State::Open => ", breaker open",
+            };
             if upstream.spec().health.is_none() {
-                return format!("{}: {} not checked", upstream.name(), servers.len());
+                return format!("{name}: {} not checked{breaker}", servers.len());
             }
             let well = servers.iter().filter(|server| server.seen().is_well());
             format!(
-                "{}: {} of {} well",
-                upstream.name(),
+                "{name}: {} of {} well{breaker}",
                 well.count(),
                 servers.len()
             )
@@ -445,6 +450,18 @@ fn gauges(metrics: &Metrics, site: &Arc<Site>) {
         metrics.gauge(&names::ORIGIN_QUEUED, &label, of(Upstream::queued));
         metrics.gauge(&names::ORIGIN_STREAMS, &label, of(Upstream::streams));
         metrics.gauge(&names::ORIGIN_BUDGET, &label, of(Upstream::budget));
+        let read = Arc::clone(upstream);
+        metrics.gauge(&names::ORIGIN_BREAKER, &label, move || {
+            match read.circuit().state() {
+                breaker::State::Closed => 0.0,
+                breaker::State::HalfOpen => 1.0,
+                breaker::State::Open => 2.0,
+            }
+        });
+        let read = Arc::clone(upstream);
+        metrics.count_from(&names::ORIGIN_BREAKER_OPENED, &label, move || {
+            read.circuit().openings() as f64
+        });
         let read = Arc::clone(upstream);
         metrics.count_from(&names::ORIGIN_RETRIES, &label, move || {
             read.retries() as f64

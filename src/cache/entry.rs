@@ -384,27 +384,40 @@ pub struct EntryParts {
     pub cost: Duration,
 }
 
-/// After a failed refresh a page rests before the next try (1 s, doubling to 30 s): clients get it stale meanwhile.
+/// After a failed refresh a page rests before the next try (1 s, doubling to 30 s): clients get it stale meanwhile. What
+/// happened before its upstream went away and returned counts no longer: `returned` is that moment.
 #[derive(Debug, Default)]
 pub struct Rest {
+    /// When it failed last.
+    since: AtomicU64,
     until: AtomicU64,
     failures: AtomicU32,
     claimed_until: AtomicU64,
+    /// How often it has been asked for since it was stale.
+    asked: AtomicU32,
 }
 
 /// How long a claimed refresh keeps others from trying, in milliseconds. The flight table does so for as long as it takes.
 const CLAIM: u64 = 1_000;
 
 impl Rest {
-    pub fn holds(&self, now: Moment) -> bool {
-        now.0 < self.until.load(Ordering::Relaxed)
+    pub fn holds(&self, now: Moment, returned: Moment) -> bool {
+        now.0 < self.until.load(Ordering::Relaxed) && !self.is_of_before(returned)
+    }
+
+    fn is_of_before(&self, returned: Moment) -> bool {
+        self.since.load(Ordering::Relaxed) <= returned.0
     }
 
     /// One failure, however many requests shared it.
-    pub fn failed(&self, now: Moment) {
-        if self.holds(now) {
+    pub fn failed(&self, now: Moment, returned: Moment) {
+        if self.holds(now, returned) {
             return;
         }
+        if self.is_of_before(returned) {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+        self.since.store(now.0, Ordering::Relaxed);
         let failures = self
             .failures
             .fetch_add(1, Ordering::Relaxed)
@@ -414,14 +427,25 @@ impl Rest {
     }
 
     /// Whether this request is to start the refresh: one a second is, and none while the page rests.
-    pub fn claim(&self, now: Moment) -> bool {
+    pub fn claim(&self, now: Moment, returned: Moment) -> bool {
         let claimed = self.claimed_until.load(Ordering::Relaxed);
-        !self.holds(now)
-            && now.0 >= claimed
+        let is_claimed = now.0 < claimed && claimed > returned.0.saturating_add(CLAIM);
+        !self.holds(now, returned)
+            && !is_claimed
             && self
                 .claimed_until
                 .compare_exchange(claimed, now.0 + CLAIM, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
+    }
+
+    /// It is stale, and somebody asks for it.
+    pub fn asked_for(&self) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was.
+    pub fn asked(&self) -> u32 {
+        self.asked.load(Ordering::Relaxed)
     }
 }
 
@@ -475,12 +499,31 @@ mod tests {
 
     #[test]
     fn rest_doubles_and_ends() {
-        let rest = Rest::default();
-        assert!(!rest.holds(Moment(5)));
-        rest.failed(Moment(1_000));
-        assert!(rest.holds(Moment(1_999)));
-        assert!(!rest.holds(Moment(2_000)));
-        rest.failed(Moment(2_000));
-        assert!(rest.holds(Moment(3_999)));
+        let (rest, never) = (Rest::default(), Moment(0));
+        assert!(!rest.holds(Moment(5), never));
+        rest.failed(Moment(1_000), never);
+        assert!(rest.holds(Moment(1_999), never));
+        assert!(!rest.holds(Moment(2_000), never));
+        rest.failed(Moment(2_000), never);
+        assert!(rest.holds(Moment(3_999), never));
+    }
+
+    #[test]
+    fn rest_ends_when_the_upstream_has_returned() {
+        let (rest, never) = (Rest::default(), Moment(0));
+        assert!(rest.claim(Moment(900), never) && !rest.claim(Moment(950), never));
+        for now in [1_000, 2_000, 4_000] {
+            rest.failed(Moment(now), never);
+        }
+        let returned = Moment(4_500);
+        assert!(rest.holds(Moment(4_600), never) && !rest.claim(Moment(4_600), never));
+        assert!(!rest.holds(Moment(4_600), returned));
+        assert!(rest.claim(Moment(4_600), returned));
+        assert!(!rest.claim(Moment(4_700), returned), "once a second");
+        rest.failed(Moment(4_800), returned);
+        assert!(rest.holds(Moment(5_799), returned));
+        assert!(!rest.holds(Moment(5_800), returned), "a second again");
+        // While somebody is to go and see, any page will do.
+        assert!(rest.claim(Moment(5_000), Moment(u64::MAX)));
     }
 }

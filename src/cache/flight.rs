@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use bytes::Bytes;
 use http::HeaderMap;
 use parking_lot::{Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::entry::{Entry, Head};
@@ -37,14 +37,24 @@ pub enum Failure {
     Timeout(&'static str),
     /// The origin answered this error, and the answer is the leader's alone. 502 for the others.
     OriginStatus(u16),
-    /// The upstream's budget and queue are full, or the wait in it was too long. 503.
-    Refused(&'static str),
+    /// It was not let through to the upstream. 503.
+    Refused(Refusal),
     /// No memory for its window. 503.
     NoMemory,
     /// This reader fell behind the window.
     FellBehind,
     /// The fetch's task died.
     Lost,
+}
+
+/// Why a request was not let through to its upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    pub why: &'static str,
+    /// The upstream is down as a whole, whoever asks for whatever.
+    pub is_down: bool,
+    /// How long it takes to work off what waits for the upstream.
+    pub backlog: Duration,
 }
 
 /// The head of an answer under way.

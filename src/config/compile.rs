@@ -21,6 +21,7 @@ use super::value::OrOff;
 use super::walk::{Env, Given};
 use super::words::{Health, Pattern, Protocol, Server};
 use crate::origin::{Asking, Check, HealthSpec, Rules, ServerSpec, UpstreamSpec};
+use crate::rules::breaker;
 use crate::rules::health::{Expects, Hysteresis};
 use crate::rules::identity::Harmless;
 use crate::rules::request::HeadLimits;
@@ -277,6 +278,10 @@ impl Compile<'_, '_> {
                 eject_most: upstream.eject_most.value,
                 panic_below: upstream.panic_below.value,
                 slow_start: upstream.slow_start.value,
+            },
+            breaker: breaker::Rules {
+                after: u32::try_from(upstream.breaker_after.value).unwrap_or(u32::MAX),
+                share: u32::try_from(upstream.breaker_share.value).unwrap_or(u32::MAX),
             },
             retries: upstream.retries.value as u64,
             max_streams: upstream.max_streams.value,

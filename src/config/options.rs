@@ -279,6 +279,14 @@ table! {
     /// How long a server that comes back has less than its share, unless it has proven itself sooner.
     slow_start: Duration = Default("10s"), "0" to "1h";
 
+    /// With so many failures within ten seconds and hardly an answer beside them (`breaker_share`), the servers as a whole
+    /// count as down, a single one too: nobody waits or is sent there, but for one request about every half second,
+    /// until one is answered. Three failures in a row are enough where no server is left that can be used. 0 is never.
+    breaker_after: usize = Default("10"), "0" to "1000000";
+
+    /// How much of what comes of requests has to be failures for that, in hundredths.
+    breaker_share: usize = Default("80"), "1" to "100";
+
     /// Of a hundred requests, how many may be asked again at another server: those that got no answer at all, and
     /// can be asked twice.
     retries: usize = Default("10"), "0" to "100";

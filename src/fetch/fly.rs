@@ -13,7 +13,7 @@ use super::keep::{self, Keeping};
 use super::meter::Meter;
 use super::{Fetcher, Seat, Trip, vary_values};
 use crate::cache::flight::{
-    Abandoned, Answer, Failure, Filler, News, Pushed, Sharing, WINDOW_FLOOR,
+    Abandoned, Answer, Failure, Filler, News, Pushed, Refusal, Sharing, WINDOW_FLOOR,
 };
 use crate::cache::memory::Charge;
 use crate::cache::table::{Settled, Variant};
@@ -26,7 +26,7 @@ use crate::rules::fresh;
 use crate::rules::response::BodyFraming;
 use crate::rules::storing::{self, Terms};
 use crate::rules::time::Now;
-use crate::telemetry::{OriginResult, RefreshResult, ids};
+use crate::telemetry::{RefreshResult, ids};
 
 /// What an exchange with an origin holds in buffers, in bytes.
 const EXCHANGE_BUFFERS: usize = 96 * 1024;
@@ -104,7 +104,10 @@ pub async fn fly(
                     continue;
                 }
                 // One more try for all who wait, if it was not had elsewhere.
-                let otherwise = again && retries == 0 && !matches!(how, Again::ElsewhereOnly(_));
+                let otherwise = again
+                    && retries == 0
+                    && upstream.circuit().is_closed()
+                    && !matches!(how, Again::ElsewhereOnly(_));
                 match trip.spare.lock().take().filter(|_| otherwise) {
                     Some((spare, reader)) => {
                         again = false;
@@ -118,7 +121,7 @@ pub async fn fly(
             }
             Err(Stopped::Failed(failure)) => failure,
         };
-        note_failure(fetcher, &errand);
+        note_failure(fetcher, &errand, &failure);
         // Out of the table first: who comes from now on starts anew, or rests on the stored page.
         drop(seat);
         filler.tell(News::Failed(failure));
@@ -132,10 +135,13 @@ fn backoff(retries: u32) -> Duration {
     Duration::from_micros(ids::random() % most)
 }
 
-/// After a failed refresh or revalidation the page rests.
-fn note_failure(fetcher: &Fetcher, errand: &Errand) {
-    if let Some(stored) = &errand.stored {
-        stored.rest.failed(clock::now().mono);
+/// After a failed refresh or revalidation the page rests; not for what happens to all pages of an upstream that is down.
+fn note_failure(fetcher: &Fetcher, errand: &Errand, failure: &Failure) {
+    let is_down = matches!(failure, Failure::Refused(Refusal { is_down: true, .. }));
+    if let Some(stored) = errand.stored.as_ref().filter(|_| !is_down) {
+        let now = clock::now().mono;
+        let returned = fetcher.upstream(errand.route.upstream).open_since(now);
+        stored.rest.failed(now, returned.unwrap_or_default());
     }
     if errand.reason == Reason::Refresh {
         fetcher.metrics[errand.route.upstream].refreshed(RefreshResult::Failed);
@@ -155,8 +161,7 @@ async fn attempt(
     let permit = tokio::select! {
         permit = upstream.permit(Duration::MAX, Ask { avoid, ..errand.ask(trip) }) => {
             permit.map_err(|refused| {
-                metrics.count(OriginResult::Refused);
-                Stopped::Failed(refused_failure(refused))
+                Stopped::Failed(fetcher.refused(errand.route.upstream, refused))
             })?
         }
         () = deserted(errand, filler, seat) => return Err(Stopped::Abandoned),
@@ -231,7 +236,9 @@ async fn attempt(
             Arrived::Share(_) | Arrived::LeaderOnly(_) => {
                 let (judged, allowance) = allow(fetcher, judged, length(&head)).await;
                 let held = Held::for_answer(permit, &head, &mut exchange);
-                let held = held.map_err(|refused| Stopped::Failed(refused_failure(refused)))?;
+                let held = held.map_err(|refused| {
+                    Stopped::Failed(fetcher.turned_away(errand.route.upstream, refused))
+                })?;
                 let landing = settle(fetcher, errand, filler, seat, &head, judged, started);
                 if landing.keeping.is_some() {
                     filler.keep_all(allowance);
@@ -836,14 +843,4 @@ pub fn failure(error: &OriginError) -> Failure {
     } else {
         Failure::BadGateway(why)
     }
-}
-
-pub fn refused_failure(refused: Refused) -> Failure {
-    Failure::Refused(match refused {
-        Refused::QueueFull => "too many requests wait for the origin",
-        Refused::Late => "an answer of the origin would come too late",
-        Refused::Waited => "the wait for the origin was too long",
-        Refused::Streams => "too many streams are open at the origin",
-        Refused::NoServer => "the origin has no address yet",
-    })
 }

@@ -3,7 +3,8 @@
 //! One detached task per flight, whatever the reason: a miss, a refresh in the background, a revalidation, an eager
 //! refresh, a private page with one reader. It survives its first client, and a slow reader never slows it. In reading
 //! order: [`errand`] is what is asked for; [`fly`] asks and streams; [`arrived`] decides what an answer's head means;
-//! [`keep`] puts a whole answer into the store; [`encode`] compresses the hot ones; [`pass`] is the same road for what is never cached.
+//! [`keep`] puts a whole answer into the store; [`encode`] compresses the hot ones; [`pass`] is the same road for what is
+//! never cached; [`refused`] is what is told of those who are not let through.
 
 mod arrived;
 mod encode;
@@ -12,6 +13,7 @@ mod fly;
 mod keep;
 mod meter;
 mod pass;
+mod refused;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -58,6 +60,8 @@ pub struct Trip {
     others: AtomicUsize,
     /// Another request to try with, and whose it is.
     spare: Mutex<Option<(Errand, u64)>>,
+    /// The page that is to be renewed.
+    stored: Option<Arc<Entry>>,
 }
 
 /// How many want its answer. Of the client it began with one counts, however often it asks.
@@ -65,6 +69,10 @@ impl Wanted for Trip {
     fn by(&self) -> usize {
         let others = self.others.load(Ordering::Relaxed);
         self.flight.readers().min(1 + others)
+    }
+
+    fn heat(&self) -> u32 {
+        self.stored.as_ref().map_or(0, |stored| stored.rest.asked())
     }
 }
 
@@ -160,8 +168,11 @@ impl Fetcher {
         };
         let look_again = || {
             // Its flight may have failed between this request's look and now.
-            let rests =
-                |known: &Arc<Entry>| known.rest.holds(clock::moment()) && errand.has_stand_in(now);
+            let rests = |known: &Arc<Entry>| {
+                let moment = clock::moment();
+                let returned = self.upstream(errand.route.upstream).open_since(moment);
+                known.rest.holds(moment, returned.unwrap_or_default()) && errand.has_stand_in(now)
+            };
             if seen.entry.as_ref().is_some_and(rests) {
                 return Some(None);
             }
@@ -280,6 +291,7 @@ impl Fetcher {
             client: errand.client,
             others: AtomicUsize::new(0),
             spare: Mutex::default(),
+            stored: errand.stored.clone(),
         })
     }
 

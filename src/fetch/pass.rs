@@ -23,7 +23,6 @@ use crate::config::policy::Route;
 use crate::origin::{Ask, BodySender, Event, Exchange, OriginHead, Outgoing, Permit};
 use crate::rules::client::Client;
 use crate::rules::host::Scheme;
-use crate::telemetry::OriginResult;
 
 /// A request that goes past the cache.
 pub struct Passage {
@@ -101,8 +100,7 @@ async fn carry(
     };
     let permit = tokio::select! {
         permit = upstream.permit(Duration::MAX, ask) => permit.map_err(|refused| {
-            metrics.count(OriginResult::Refused);
-            fly::refused_failure(refused)
+            fetcher.refused(passage.route.upstream, refused)
         })?,
         () = filler.abandoned() => return Err(Failure::Lost),
     };
@@ -202,6 +200,7 @@ async fn answer(
     mut hand: Option<Hand>,
     mut meter: Meter,
 ) -> Result<(), Failure> {
+    let turned_away = |refused| fetcher.turned_away(to.route.upstream, refused);
     let mut permit = Some(permit);
     let mut held = None;
     loop {
@@ -218,10 +217,8 @@ async fn answer(
                 meter.head(&head);
                 invalidate(fetcher, to.invalidates, head.status, &head.fields);
                 if let Some(permit) = permit.take() {
-                    held = Some(
-                        Held::for_answer(permit, &head, &mut exchange)
-                            .map_err(fly::refused_failure)?,
-                    );
+                    held =
+                        Some(Held::for_answer(permit, &head, &mut exchange).map_err(turned_away)?);
                 }
                 let window = fly::reserve_window(fetcher, fly::length(&head)).await?;
                 filler.flight().reserve(window);
@@ -229,7 +226,7 @@ async fn answer(
             }
             Event::Switched(head) => {
                 if let Some(permit) = permit.take() {
-                    held = Some(Held::stream(permit, &mut exchange).map_err(fly::refused_failure)?);
+                    held = Some(Held::stream(permit, &mut exchange).map_err(turned_away)?);
                 }
                 hand_over(&mut hand, &mut exchange);
                 tell(filler, to, &head);

@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use super::Site;
 use super::asking::{Asking, Noted, Whence, with_route};
+use super::down::Down;
+use super::liked::in_liked_coding;
 use super::part::Part;
 use super::problem::Problem;
 use crate::cache::entry::Entry;
 use crate::clock::Tick;
 use crate::config::policy::{Policy, Route};
 use crate::fetch::{Lane, Reason, Seen};
+use crate::origin::Upstream;
 use crate::rules::cache_status::{Detail, Fwd};
 use crate::rules::host::{KnownHost, Scheme};
 use crate::rules::refresh;
@@ -21,7 +24,7 @@ use crate::rules::reuse::{self, Demand, Reuse};
 use crate::rules::storing::LARGEST_ORDINARY_HEAD;
 use crate::rules::target::Target;
 use crate::rules::time::Now;
-use crate::rules::vary::{self, Codings};
+use crate::rules::vary;
 use crate::telemetry::{CacheResult, ids};
 
 /// What to do with the bytes at hand.
@@ -38,6 +41,8 @@ pub enum Decision {
     Miss(Box<Miss>),
     /// Past the cache.
     Pass(Box<Pass>),
+    /// Its upstream is down: answered at once.
+    Down(Box<Down>),
 }
 
 /// An answer from memory.
@@ -176,6 +181,7 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
         };
         let presumed = slot.and_then(|slot| slot.varies_on());
         return miss(
+            site,
             asking,
             why,
             Seen {
@@ -196,7 +202,12 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
         entry: Some(Arc::clone(entry)),
         presumed: slot.varies_on(),
     };
-    match reuse::reuse(&entry.terms, entry.stored, now.mono, &demand) {
+    let reuse = reuse::reuse(&entry.terms, entry.stored, now.mono, &demand);
+    if !matches!(reuse, Reuse::Fresh { .. }) {
+        entry.rest.asked_for();
+    }
+    let returned = || upstream(site, asking).open_since(now.mono);
+    match reuse {
         Reuse::Fresh { ttl } => {
             let eager = asking.route.eager
                 && refresh::eager(
@@ -213,18 +224,34 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
             hit(site, asking, entry, now, ttl, None)
         }
         Reuse::StaleWhileRevalidate { ttl } => {
-            renew(site, asking, noted, entry, now);
-            hit(site, asking, entry, now, ttl, Some(Detail::Swr))
+            let detail = match renew(site, asking, noted, entry, now) {
+                true => Detail::Swr,
+                false => Detail::Breaker,
+            };
+            hit(site, asking, entry, now, ttl, Some(detail))
         }
         Reuse::MaxStale { ttl } => hit(site, asking, entry, now, ttl, Some(Detail::Swr)),
-        // After a failure the page rests, and goes out at once meanwhile.
         Reuse::Forward {
+            why,
             fallback: Some(ttl),
-            ..
-        } if entry.rest.holds(now.mono) => hit(site, asking, entry, now, ttl, Some(Detail::Sie)),
-        Reuse::Forward { why, fallback } => miss(asking, why, seen(), fallback.is_some()),
+        } => match returned() {
+            None => {
+                let _counted = site.fetcher.down(asking.route.upstream, now.mono);
+                hit(site, asking, entry, now, ttl, Some(Detail::Breaker))
+            }
+            // After a failure the page rests, and goes out at once meanwhile.
+            Some(returned) if entry.rest.holds(now.mono, returned) => {
+                hit(site, asking, entry, now, ttl, Some(Detail::Sie))
+            }
+            Some(_) => miss(site, asking, why, seen(), true),
+        },
+        Reuse::Forward {
+            why,
+            fallback: None,
+        } => miss(site, asking, why, seen(), false),
         Reuse::OnlyIfCached => Decision::Here(Problem::only_if_cached()),
         Reuse::NotForYou => miss(
+            site,
             asking,
             Fwd::Request,
             Seen {
@@ -261,16 +288,24 @@ fn is_purge(method: Method) -> bool {
     matches!(method, Method::Other(name) if ["PURGE", "BAN", "REFRESH", "PURGEALL"].contains(&name))
 }
 
-/// Refreshes a page in the background: nobody waits for it.
-fn renew(site: &Site, asking: &Asking, noted: &Noted, entry: &Arc<Entry>, now: Now) {
-    if !entry.rest.claim(now.mono) {
-        return;
+fn upstream<'a>(site: &'a Site, asking: &Asking) -> &'a Upstream {
+    site.fetcher.upstream(asking.route.upstream)
+}
+
+/// Refreshes a page in the background: nobody waits for it. Whether its upstream is there to be asked.
+fn renew(site: &Site, asking: &Asking, noted: &Noted, entry: &Arc<Entry>, now: Now) -> bool {
+    let Some(returned) = upstream(site, asking).open_since(now.mono) else {
+        return false;
+    };
+    if !entry.rest.claim(now.mono, returned) {
+        return true;
     }
     let lane = (asking.key.to_key(), asking.class);
     // A request that has been through here was turned away before.
     if let Ok(errand) = asking.errand(noted, Reason::Refresh, false, Some(Arc::clone(entry))) {
         site.fetcher.refresh(entry, &lane, now, errand);
     }
+    true
 }
 
 fn hit(
@@ -290,7 +325,7 @@ fn hit(
     );
     let result = match detail {
         None => CacheResult::Hit,
-        Some(Detail::Sie) => CacheResult::StaleError,
+        Some(Detail::Sie | Detail::Breaker) => CacheResult::StaleError,
         Some(_) => CacheResult::Stale,
     };
     let key = asking.route.status_key.then(|| asking.key.bytes().into());
@@ -306,38 +341,12 @@ fn hit(
     })
 }
 
-/// The page in the coding that this client likes best and that is there, and a wish for the one that it should be.
-/// Ranges are cut from the page as it came.
-fn in_liked_coding<'a>(site: &Site, asking: &Asking, entry: &'a Arc<Entry>) -> &'a Arc<Entry> {
-    let known = &asking.request.known;
-    let Some(line) = known.accept_encoding else {
-        return entry;
-    };
-    if known.range.is_some() || asking.no_transform || !entry.may_encode() {
-        return entry;
-    }
-    let accepted = match known.accept_encoding_many {
-        false => Codings::of_line(line),
-        true => Codings::of(asking.request),
-    };
-    let codings = asking.route.compress.iter().copied();
-    let mut liked = codings.filter(|coding| accepted.contains(coding.as_set()));
-    let Some(best) = liked.next() else {
-        return entry;
-    };
-    if let Some(encoded) = entry.encoded.get(best) {
-        return encoded;
-    }
-    if entry.encoded.wished(best) {
-        site.fetcher.encode(&asking.key.to_key(), entry, best);
-    }
-    let there = liked.find_map(|coding| entry.encoded.get(coding));
-    there.unwrap_or(entry)
-}
-
-fn miss(asking: &Asking, why: Fwd, seen: Seen, stand_in: bool) -> Decision {
+fn miss(site: &Site, asking: &Asking, why: Fwd, seen: Seen, stand_in: bool) -> Decision {
     if asking.only_if_cached {
         return Decision::Here(Problem::only_if_cached());
+    }
+    if !stand_in && let Some(down) = Down::at_once(site, asking, why, seen.now.mono) {
+        return Decision::Down(Box::new(down));
     }
     let reason = if seen.entry.is_some() {
         Reason::Revalidate

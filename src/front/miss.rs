@@ -3,14 +3,16 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::asking::Noted;
+use super::down::Down;
 use super::h1::Conn;
 use super::lookup::{self, Miss};
 use super::part::Part;
 use super::problem::Problem;
 use super::record::Outcome;
-use super::{Site, deliver, follow};
+use super::{Site, deliver, down, follow};
 use crate::cache::entry::{Entry, Head};
 use crate::cache::flight::{Answer, Failure, News, Reader, Sharing};
 use crate::cache::table::Variant;
@@ -52,7 +54,8 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Out
     for change in 0.. {
         // A place first: who is refused one must not have asked for anything.
         let Some(place) = Place::take(&conn.site, conn.policy().cache.max_waiters) else {
-            return rescue(conn, noted, &miss, None, Problem::too_many_waiters()).await;
+            let problem = Problem::too_many_waiters(backlog(conn, &miss));
+            return rescue(conn, noted, &miss, None, problem).await;
         };
         let boarded = match board(conn, noted, &miss, &seen, alone || change >= CHANGES) {
             Some(boarded) => boarded,
@@ -101,6 +104,12 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Out
                     Standing::Alone | Standing::Failed(_) | Standing::Again => alone = true,
                 }
             }
+            Waited::News(News::Failed(Failure::Refused(refusal))) if refusal.is_down => {
+                if miss.stand_in {
+                    return stand_in(conn, noted, &miss, None, Detail::Breaker).await;
+                }
+                return down::refuse(conn, noted, &Down::of(&miss, refusal)).await;
+            }
             Waited::News(News::Failed(failure)) => {
                 let status = if let Failure::OriginStatus(status) = failure {
                     Some(status)
@@ -111,7 +120,10 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Out
             }
             Waited::News(News::Interim { .. }) => {}
             Waited::Slow => return stand_in(conn, noted, &miss, None, Detail::Slow).await,
-            Waited::TooLong => return rescue(conn, noted, &miss, None, Problem::waited()).await,
+            Waited::TooLong => {
+                let problem = Problem::waited(backlog(conn, &miss));
+                return rescue(conn, noted, &miss, None, problem).await;
+            }
             Waited::Gone => {
                 return Ok(Outcome {
                     route: Some(Arc::clone(&miss.route)),
@@ -287,7 +299,8 @@ async fn stand_in(
     detail: Detail,
 ) -> io::Result<Outcome> {
     let Some(entry) = miss.seen.entry.clone() else {
-        return conn.answer(&Problem::waited(), noted, None).await;
+        let problem = Problem::waited(backlog(conn, miss));
+        return conn.answer(&problem, noted, None).await;
     };
     let ttl = errand_ttl(&entry, clock::now());
     let told = Told::rescued(miss.why, status, ttl, detail);
@@ -328,6 +341,12 @@ async fn rescue(
         asked: 1,
         ..outcome
     })
+}
+
+/// How long it takes to work off what waits for the page's upstream.
+fn backlog(conn: &Conn, miss: &Miss) -> Duration {
+    let fetcher = &conn.site.fetcher;
+    fetcher.upstream(miss.route.upstream).backlog()
 }
 
 /// A place among those who wait; dropping it leaves.

@@ -1,8 +1,8 @@
 //! The road, client side: what meets a request, in the order it meets it.
 //!
 //! [`wire`] reads its bytes and [`h1`] runs the connection; [`asking`] routes it, names its key and class; [`lookup`]
-//! decides; then it is answered from memory ([`deliver`]), by a flight ([`miss`], [`follow`]), past the cache ([`pass`],
-//! its body by [`body`]), or by an answer of our own ([`problem`]); [`record`] counts and logs it. [`lines`] are what their
+//! decides ([`liked`]: on the coding); then it is answered from memory ([`deliver`]), by a flight ([`miss`], [`follow`]), past the cache ([`pass`],
+//! its body by [`body`]), or by an answer of our own ([`problem`]; [`down`] where its upstream is); [`record`] counts and logs it. [`lines`] are what their
 //! heads have in common, [`watch`] keeps the deadlines. [`h2`] runs a connection of HTTP/2, over
 //! [`paced`], which gathers its writes. Below HTTP, [`door`] accepts connections, and [`stream`] is one, or [`tls`] on one.
 //!
@@ -12,12 +12,14 @@ mod asking;
 mod body;
 mod deliver;
 pub mod door;
+mod down;
 mod exchange;
 mod follow;
 pub mod guests;
 mod h1;
 mod h2;
 mod image;
+mod liked;
 mod lines;
 mod lookup;
 mod miss;

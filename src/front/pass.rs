@@ -21,6 +21,7 @@ use super::problem::Problem;
 use super::record::Outcome;
 use super::wire::SLICE;
 use crate::cache::flight::{Answer, Failure, News, Reader};
+use crate::clock;
 use crate::config::policy::{Policy, Route};
 use crate::fetch::{Invalidates, Passage, Underway, Upload};
 use crate::origin::Outgoing;
@@ -78,6 +79,10 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, pass: Pass) -> io::Result<Out
         head_only: pass.head_only,
         told: Told::forwarded(if pass.safe { Fwd::Bypass } else { Fwd::Method }, 0),
     };
+    let upstream = pass.route.upstream;
+    if let Some(failure) = conn.site.fetcher.down(upstream, clock::moment()) {
+        return fail(conn, noted, &facts, &source, &Failure::Refused(failure)).await;
+    }
     let invalidates = (!pass.safe).then(|| invalidates(conn.policy(), &pass));
     let passage = Passage {
         route: pass.route,
@@ -325,7 +330,12 @@ async fn fail(
 ) -> io::Result<Outcome> {
     let mut problem = Problem::failure(failure);
     problem.close |= source.is_owed();
-    let outcome = conn.answer(&problem, noted, None).await?;
+    let is_down = matches!(failure, Failure::Refused(refusal) if refusal.is_down);
+    let told = match facts.told.way {
+        Way::Forwarded { why, .. } if is_down => Some(Told::refused(why)),
+        _ => None,
+    };
+    let outcome = conn.answer(&problem, noted, told.as_ref()).await?;
     Ok(Outcome {
         route: Some(Arc::clone(&facts.route)),
         asked: 1,

@@ -1,12 +1,19 @@
 //! Answers of our own: refusals and failures, as problem+json (RFC 9457) or a small page, by what the client prefers.
 
+use std::time::Duration;
+
 use http::StatusCode;
 
 use crate::cache::flight::Failure;
 use crate::rules::cache_status::Told;
+use crate::rules::decimal;
 use crate::rules::host;
 use crate::rules::request::{ALLOW, Reject, Request, Target};
+use crate::rules::retry_after::retry_after;
 use crate::telemetry::{CacheResult, ids};
+
+/// Room for the head of most answers of our own.
+const HEAD: usize = 512;
 
 /// An answer of our own.
 #[derive(Debug, Clone)]
@@ -17,7 +24,8 @@ pub struct Problem {
     /// The connection cannot go on: its next bytes are not to be trusted, or not to be read.
     pub close: bool,
     allow: bool,
-    retry: bool,
+    /// How long it takes to work off what waits: then those who were refused may come back.
+    retry: Option<Duration>,
     /// Size of the page, for 416.
     size: Option<u64>,
     /// Where the page is, for 308.
@@ -32,7 +40,7 @@ impl Problem {
             result,
             close: false,
             allow: status == 405,
-            retry: status == 503,
+            retry: (status == 503).then_some(Duration::ZERO),
             size: None,
             location: None,
         }
@@ -162,12 +170,20 @@ impl Problem {
         }
     }
 
-    pub fn too_many_waiters() -> Problem {
-        Problem::new(503, "too many requests wait already", CacheResult::Overload)
+    /// `backlog`: how long it takes to work off what waits for its upstream.
+    pub fn too_many_waiters(backlog: Duration) -> Problem {
+        Problem::new(503, "too many requests wait already", CacheResult::Overload).after(backlog)
     }
 
-    pub fn waited() -> Problem {
-        Problem::new(503, "the page did not come in time", CacheResult::Overload)
+    pub fn waited(backlog: Duration) -> Problem {
+        Problem::new(503, "the page did not come in time", CacheResult::Overload).after(backlog)
+    }
+
+    fn after(self, backlog: Duration) -> Problem {
+        Problem {
+            retry: Some(backlog),
+            ..self
+        }
     }
 
     /// What a client is told of a failure behind us.
@@ -178,7 +194,9 @@ impl Problem {
                 Problem::new(502, "the origin failed to answer", CacheResult::Error)
             }
             Failure::Timeout(why) => Problem::new(504, why, CacheResult::Error),
-            Failure::Refused(why) => Problem::new(503, why, CacheResult::Overload),
+            Failure::Refused(refusal) => {
+                Problem::new(503, refusal.why, CacheResult::Overload).after(refusal.backlog)
+            }
             Failure::NoMemory => {
                 Problem::new(503, "no memory left for this answer", CacheResult::Overload)
             }
@@ -201,7 +219,12 @@ impl Problem {
             .ok()
             .and_then(|s| s.canonical_reason())
             .unwrap_or("Error");
-        out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", self.status).as_bytes());
+        out.reserve(HEAD);
+        out.extend_from_slice(b"HTTP/1.1 ");
+        decimal::write(self.status, out);
+        out.push(b' ');
+        out.extend_from_slice(reason.as_bytes());
+        out.extend_from_slice(b"\r\n");
         out.extend_from_slice(b"Date: ");
         out.extend_from_slice(&crate::rules::date::format(crate::clock::now().wall));
         out.extend_from_slice(b"\r\nCache-Control: no-store\r\n");
@@ -213,9 +236,10 @@ impl Problem {
         if self.allow {
             out.extend_from_slice(format!("Allow: {ALLOW}\r\n").as_bytes());
         }
-        if self.retry {
-            // Apart, so that those turned away together don't come back together.
-            out.extend_from_slice(format!("Retry-After: {}\r\n", 1 + ids::random() % 4).as_bytes());
+        if let Some(backlog) = self.retry {
+            out.extend_from_slice(b"Retry-After: ");
+            decimal::write(retry_after(backlog, ids::random()), out);
+            out.extend_from_slice(b"\r\n");
         }
         if let Some(location) = &self.location {
             out.extend_from_slice(format!("Location: {location}\r\n").as_bytes());
@@ -231,22 +255,33 @@ impl Problem {
         } else {
             self.json(reason)
         };
-        let kind = if html {
-            "text/html; charset=utf-8"
-        } else {
-            "application/problem+json"
+        let kind: &[u8] = match html {
+            true => b"text/html; charset=utf-8",
+            false => b"application/problem+json",
         };
-        out.extend_from_slice(
-            format!("Content-Type: {kind}\r\nContent-Length: {}\r\n", text.len()).as_bytes(),
-        );
+        out.extend_from_slice(b"Content-Type: ");
+        out.extend_from_slice(kind);
+        out.extend_from_slice(b"\r\nContent-Length: ");
+        decimal::write(text.len(), out);
+        out.extend_from_slice(b"\r\n");
         if !head_only {
-            body.extend_from_slice(text.as_bytes());
+            *body = text.into_bytes();
         }
     }
 
+    /// Put together by hand: a refusal is to cost no more than a hit, and none of these texts has to be escaped.
     fn json(&self, title: &str) -> String {
-        serde_json::json!({"type": "about:blank", "title": title, "status": self.status, "detail": self.why}).to_string()
-            + "\n"
+        let mut status = itoa::Buffer::new();
+        [
+            "{\"detail\":\"",
+            self.why,
+            "\",\"status\":",
+            status.format(self.status),
+            ",\"title\":\"",
+            title,
+            "\",\"type\":\"about:blank\"}\n",
+        ]
+        .concat()
     }
 
     fn html(&self, title: &str) -> String {
@@ -265,6 +300,7 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::flight::Refusal;
 
     fn rendered(problem: &Problem, html: bool) -> (String, String) {
         let (mut head, mut body) = (Vec::new(), Vec::new());
@@ -289,11 +325,39 @@ mod tests {
 
     #[test]
     fn every_503_says_when_to_come_back() {
-        for _ in 0..20 {
-            let (head, _) = rendered(&Problem::too_many_waiters(), false);
-            let at = head.find("Retry-After: ").expect("Retry-After") + 13;
-            let seconds: u32 = head[at..].lines().next().unwrap().parse().unwrap();
-            assert!((1..=4).contains(&seconds));
+        for (backlog, expected) in [(0, 1..=4), (10, 10..=20), (10_000, 30..=60)] {
+            for _ in 0..20 {
+                let backlog = Duration::from_secs(backlog);
+                let (head, _) = rendered(&Problem::too_many_waiters(backlog), false);
+                let at = head.find("Retry-After: ").expect("Retry-After") + 13;
+                let seconds: u32 = head[at..].lines().next().unwrap().parse().unwrap();
+                assert!(expected.contains(&seconds), "{seconds}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_text_has_to_be_escaped() {
+        let refused = |why| {
+            Problem::failure(&Failure::Refused(Refusal {
+                why,
+                is_down: true,
+                backlog: Duration::ZERO,
+            }))
+        };
+        for problem in [
+            Problem::no_route(),
+            Problem::looped(),
+            Problem::only_if_cached(),
+            Problem::range(7),
+            refused("the origin is down"),
+        ] {
+            let (head, body) = rendered(&problem, false);
+            let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(json["detail"], problem.why);
+            assert_eq!(json["type"], "about:blank");
+            let length = format!("Content-Length: {}\r\n", body.len());
+            assert!(head.contains(&length), "{head}");
         }
     }
 }

@@ -38,6 +38,8 @@ pub enum Refused {
     Streams,
     /// There is no server to be asked, yet.
     NoServer,
+    /// The upstream as a whole is down.
+    Down,
 }
 
 pub(super) struct Budget {
@@ -305,6 +307,37 @@ impl Budget {
         drop(state);
         // For those who wait there may be one more; also where it was the last that was well, and all are used now.
         self.serve_waiting();
+    }
+
+    /// Whether nothing is to be had of any server.
+    pub(super) fn is_none_left(&self) -> bool {
+        let now = clock::timer();
+        let state = self.state.lock();
+        state.servers.iter().all(|server| server.is_out(now))
+    }
+
+    /// The upstream is back: forgets what its servers were left alone for since then.
+    pub(super) fn restore(self: &Arc<Self>, since: Instant) {
+        let mut state = self.state.lock();
+        state
+            .servers
+            .iter_mut()
+            .for_each(|server| server.restore(since));
+        drop(state);
+        self.serve_waiting();
+    }
+
+    /// A probe of the server went wrong.
+    pub(super) fn probe_failed(&self, server: usize) {
+        self.with(server, |standing, _| standing.probe_failed());
+    }
+
+    /// How long it takes to work off what waits, as quick as answers are of late.
+    pub(super) fn backlog(&self) -> Duration {
+        let state = self.state.lock();
+        let places = state.total().max(1);
+        let ahead = state.waiting.len() as f64 / places as f64;
+        state.takes.mul_f64(ahead)
     }
 
     /// The server has begun an answer, `took` after it was asked.

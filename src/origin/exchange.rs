@@ -13,6 +13,7 @@ use crate::clock;
 use crate::rules::response::BodyFraming;
 
 use super::body::BodySender;
+use super::circuit::Trying;
 use super::connect::{self, Line, NotOpened, Opened, Source};
 use super::error::{OriginError, OriginErrorKind};
 use super::room::Fate;
@@ -60,8 +61,11 @@ pub struct Exchange {
     upstream: Arc<Upstream>,
     server: Arc<Server>,
     began: Instant,
-    /// Its server has been told on.
+    /// Its server has been told on, and praised.
     is_blamed: bool,
+    is_praised: bool,
+    /// It goes to see whether the upstream is back.
+    trial: Option<Arc<Trying>>,
     state: State,
     /// For the one retry: a request without a body, whose method may be sent twice (RFC 9110 §9.2.2).
     again: Option<Box<RequestHeader>>,
@@ -98,18 +102,28 @@ impl Exchange {
         head: Box<RequestHeader>,
         body: Outgoing,
     ) -> Result<Self, OriginError> {
-        let server = permit.server();
-        let exchange = Self::at(upstream, server, head, body, Source::PoolOrNew).await?;
-        Ok(Self {
-            fate: Some(permit.fate()),
-            ..exchange
-        })
+        let (server, trial) = (permit.server(), permit.trial());
+        // What a server can take at once, a single request of an outage doesn't tell.
+        let fate = trial.is_none().then(|| permit.fate());
+        let exchange = Self::begin(upstream, server, trial, head, body, Source::PoolOrNew).await?;
+        Ok(Self { fate, ..exchange })
     }
 
     /// The same at a server that needs no permit: a probe.
     pub(super) async fn at(
         upstream: &Arc<Upstream>,
         server: &Arc<Server>,
+        head: Box<RequestHeader>,
+        body: Outgoing,
+        from: Source,
+    ) -> Result<Self, OriginError> {
+        Self::begin(upstream, server, None, head, body, from).await
+    }
+
+    async fn begin(
+        upstream: &Arc<Upstream>,
+        server: &Arc<Server>,
+        trial: Option<Arc<Trying>>,
         head: Box<RequestHeader>,
         body: Outgoing,
         from: Source,
@@ -127,7 +141,7 @@ impl Exchange {
             opened => opened,
         };
         let opened = opened.map_err(|not| {
-            failed(upstream, server);
+            upstream.failed(server, trial.as_deref(), false);
             not.error
         })?;
         Ok(Self {
@@ -135,6 +149,8 @@ impl Exchange {
             server: server.clone(),
             began,
             is_blamed: false,
+            is_praised: false,
+            trial,
             state: State::Open(opened),
             again: (repeatable && attempts == 1).then_some(head),
             attempts,
@@ -256,11 +272,14 @@ impl Exchange {
         match status {
             502..=504 => {
                 self.is_blamed = true;
-                failed(&self.upstream, &self.server);
+                self.upstream
+                    .failed(&self.server, self.trial.as_deref(), false);
             }
             _ => {
                 let took = clock::timer().saturating_duration_since(self.began);
-                self.upstream.budget.answered(self.server.id, took);
+                self.is_praised = true;
+                self.upstream
+                    .answered(&self.server, took, self.trial.as_deref());
             }
         }
     }
@@ -272,7 +291,8 @@ impl Exchange {
         }
         let is_servers = !matches!(kind, OriginErrorKind::Write | OriginErrorKind::Total);
         if is_servers && !std::mem::replace(&mut self.is_blamed, true) {
-            failed(&self.upstream, &self.server);
+            let trial = self.trial.as_deref();
+            self.upstream.failed(&self.server, trial, self.is_praised);
         }
     }
 
@@ -401,18 +421,6 @@ impl Exchange {
                 () = line.fill(), if wants_more => {}
             }
         }
-    }
-}
-
-/// A server has failed a request.
-fn failed(upstream: &Upstream, server: &Server) {
-    if let Some(time) = upstream.budget.failed(server.id) {
-        tracing::warn!(
-            upstream = upstream.name(),
-            server = server.authority(),
-            seconds = time.as_secs(),
-            "ejected: it failed too often"
-        );
     }
 }
 

@@ -171,6 +171,7 @@ impl Watcher {
             Err(failed) => (failed.result, failed.why),
         };
         seen.count(result);
+        self.upstream.probed(server, result == ProbeResult::Ok);
         let (upstream, name) = (self.upstream.name(), server.authority());
         let Some(change) = change else {
             if result != ProbeResult::Ok {

@@ -17,6 +17,7 @@
 mod balance;
 mod body;
 mod budget;
+mod circuit;
 mod connect;
 mod error;
 mod exchange;
@@ -36,6 +37,7 @@ mod upstream;
 pub use balance::Balance;
 pub use body::BodySender;
 pub use budget::Refused;
+pub use circuit::Circuit;
 pub use error::{OriginError, OriginErrorKind};
 pub use exchange::{Event, Exchange, OriginHead, Outgoing};
 pub use health::{FirstRound, Seen, watch};

@@ -21,6 +21,7 @@ use super::exchange::{Event, Exchange, OriginHead, Outgoing};
 use super::server::Server;
 use super::standing::Rules;
 use super::upstream::{Protocol, Upstream, UpstreamSpec};
+use crate::rules::breaker;
 use crate::rules::health::{self, Expects, Hysteresis, MOST, Unfit};
 use crate::telemetry::ProbeResult;
 
@@ -111,6 +112,10 @@ pub(super) fn twin(spec: &UpstreamSpec, health: &HealthSpec) -> Result<Arc<Upstr
         rules: Rules {
             eject_after: 0,
             ..spec.rules
+        },
+        breaker: breaker::Rules {
+            after: 0,
+            ..spec.breaker
         },
         ..spec.clone()
     })

@@ -62,6 +62,11 @@ pub struct Standing {
     answers: u32,
     ejected_until: Option<Instant>,
     ejections: u32,
+    /// When it was ejected last, and since when it can't be reached.
+    ejected_at: Option<Instant>,
+    unreached_since: Option<Instant>,
+    /// What its probes said of it was for the upstream's whole outage, until they say it again.
+    is_forgiven: bool,
     /// Since when it has been back.
     back_since: Option<Instant>,
 }
@@ -80,12 +85,38 @@ impl Standing {
         if self.ill && well {
             // How quick it was when it fell ill says nothing of it now.
             self.took_at = None;
-            if !alone {
+            if !alone && !self.is_forgiven {
                 self.back_since = Some(now);
                 self.answers = 0;
             }
         }
         self.ill = !well;
+        self.is_forgiven = false;
+    }
+
+    /// A probe went wrong.
+    pub fn probe_failed(&mut self) {
+        self.is_forgiven = false;
+    }
+
+    /// The upstream is back as a whole: what this one was left alone for since then is forgotten, and it has its whole
+    /// share.
+    pub fn restore(&mut self, since: Instant) {
+        if self.unreached_since.is_some_and(|at| at >= since) {
+            self.reached();
+        }
+        if self.ejected_at.is_some_and(|at| at >= since) {
+            self.back_at_once();
+            self.ejections = 0;
+        }
+        self.is_forgiven = self.ill;
+        self.failures = 0;
+    }
+
+    fn back_at_once(&mut self) {
+        self.ejected_until = None;
+        self.back_since = None;
+        self.took_at = None;
     }
 
     /// A head came, of an answer that is no failure, after `took`. Who is asked though it is ejected, since too few others
@@ -93,9 +124,7 @@ impl Standing {
     pub fn answered(&mut self, took: Duration, now: Instant) {
         self.answers = self.answers.saturating_add(1);
         if self.is_ejected(now) {
-            self.ejected_until = Some(now);
-            self.back_since = None;
-            self.took_at = None;
+            self.back_at_once();
         }
         self.good = took.as_secs_f64().min(SLOWEST);
         self.count(self.good, now);
@@ -117,9 +146,8 @@ impl Standing {
 
     pub fn eject(&mut self, rules: &Rules, now: Instant) -> Duration {
         // A long time without one counts for it.
-        let good = self
-            .ejected_until
-            .map_or(Duration::ZERO, |until| now.saturating_duration_since(until));
+        let ended = self.ejected_until.or(self.ejected_at);
+        let good = ended.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let forgiven = good.as_secs() / rules.eject_for.as_secs().max(1);
         self.ejections = self
             .ejections
@@ -127,6 +155,7 @@ impl Standing {
             .saturating_add(1);
         let time = rules.eject_for.saturating_mul(self.ejections).min(LONGEST);
         self.ejected_until = Some(now + time);
+        self.ejected_at = Some(now);
         self.failures = 0;
         self.answers = 0;
         time
@@ -139,10 +168,12 @@ impl Standing {
     /// It could not be reached.
     pub fn unreachable(&mut self, now: Instant) {
         self.rests_until = Some(now + REST);
+        self.unreached_since.get_or_insert(now);
     }
 
     /// It was reached. Whether that ends a rest.
     pub fn reached(&mut self) -> bool {
+        self.unreached_since = None;
         self.rests_until.take().is_some()
     }
 
@@ -152,7 +183,12 @@ impl Standing {
 
     /// Whether it is to be asked, as far as there are others.
     pub fn is_trusted(&self, now: Instant) -> bool {
-        !self.ill && !self.is_ejected(now)
+        (!self.ill || self.is_forgiven) && !self.is_ejected(now)
+    }
+
+    /// Whether nothing is to be had of it: it is ill, ejected, or was not reached when it was tried last.
+    pub fn is_out(&self, now: Instant) -> bool {
+        !self.is_trusted(now) || self.unreached_since.is_some()
     }
 
     /// One request more. It tries a server that has rested; others stay away until it is back.
@@ -315,6 +351,36 @@ pub mod tests {
         server.answered(QUICK, after(start, 1.0));
         assert!(server.is_trusted(after(start, 1.0)));
         assert!((server.share(&RULES, after(start, 1.0)) - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn who_is_back_at_once_has_its_whole_share_when_it_is_asked() {
+        let (mut server, start) = (Standing::default(), start());
+        server.eject(&RULES, start);
+        server.answered(QUICK, after(start, 1.0));
+        server.take(after(start, 1.0), Duration::ZERO);
+        assert!((server.share(&RULES, after(start, 1.0)) - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn after_an_outage_all_are_back_whole_but_those_who_were_out_before() {
+        let start = start();
+        let (mut before, mut within) = (Standing::default(), Standing::default());
+        before.eject(&RULES, start);
+        let outage = after(start, 5.0);
+        within.unreachable(outage);
+        within.eject(&RULES, outage);
+        within.set_well(false, true, outage);
+        let back = after(start, 8.0);
+        assert!(before.is_out(back) && within.is_out(back));
+        before.restore(outage);
+        within.restore(outage);
+        assert!(before.is_out(back) && !within.is_out(back));
+        within.take(back, Duration::ZERO);
+        assert!((within.share(&RULES, back) - 1.0).abs() < 1e-9);
+        // Until a probe says again that it is ill.
+        within.probe_failed();
+        assert!(within.is_out(back));
     }
 
     #[test]

@@ -12,12 +12,14 @@ use pingora::tls::{
 
 use super::balance::Balance;
 use super::budget::{Budget, Refused, Slot, Stream};
+use super::circuit::{Circuit, Trying};
 use super::probe::HealthSpec;
 use super::queue::Ask;
 use super::retry::Retries;
 use super::room::Fate;
 use super::server::{Roster, Server, ServerSpec, Servers};
 use super::standing::Rules;
+use crate::rules::breaker;
 use crate::rules::concurrency::MOST;
 
 /// uvicorn and Node close an idle connection after 5 s; ours must be gone before.
@@ -37,6 +39,8 @@ pub struct UpstreamSpec {
     pub balance: Balance,
     /// When a server is left alone for what it did.
     pub rules: Rules,
+    /// When it counts as down as a whole.
+    pub breaker: breaker::Rules,
     /// Of a hundred requests, how many may be asked again at another server.
     pub retries: u64,
     /// Long-lived streams (tunnels, event streams) of the whole upstream.
@@ -76,6 +80,7 @@ pub struct Upstream {
     pub(super) spec: UpstreamSpec,
     pub(super) connector: Connector,
     pub(super) budget: Arc<Budget>,
+    pub(super) circuit: Arc<Circuit>,
     retries: Retries,
     roster: Roster,
 }
@@ -99,6 +104,7 @@ impl Upstream {
             .collect();
         Ok(Arc::new(Self {
             connector: Connector::new(Some(options)),
+            circuit: Circuit::new(&spec.name, spec.breaker),
             retries: Retries::new(spec.retries),
             budget: Budget::new(
                 servers.len(),
@@ -126,13 +132,24 @@ impl Upstream {
     /// shorter; who is next, the [`queue`](super::queue) says. Cancelling the future loses nothing.
     ///
     /// # Errors
-    /// There is no server, the queue is full, or the wait was too long.
+    /// There is no server, the queue is full, the wait was too long, or the upstream is down.
     pub async fn permit(&self, patience: Duration, ask: Ask) -> Result<Permit, Refused> {
+        let pass = self.circuit.enter()?;
         let patience = patience.min(self.spec.queue_wait);
-        let slot = self.budget.slot(patience, ask).await?;
+        let slot = self.budget.slot(patience, ask);
+        let slot = self.circuit.unless_opened(&pass, slot).await?;
         // One that has gone meanwhile is known for as long as a slot of it is out.
         let server = self.roster.find(slot.server()).ok_or(Refused::NoServer)?;
-        Ok(Permit { slot, server })
+        Ok(Permit {
+            slot,
+            server,
+            trial: pass.trial,
+        })
+    }
+
+    /// How long it takes to work off what waits for a permit now.
+    pub fn backlog(&self) -> Duration {
+        self.budget.backlog()
     }
 
     /// As they are now.
@@ -158,7 +175,7 @@ impl Upstream {
 
     /// Whether a request that `failed` server has not answered may be asked again at another.
     pub fn may_retry(&self, failed: usize) -> bool {
-        self.budget.has_another(failed) && self.retries.may()
+        self.circuit.is_closed() && self.budget.has_another(failed) && self.retries.may()
     }
 
     /// Requests that were asked again at another server.
@@ -246,6 +263,7 @@ fn roots(spec: &UpstreamSpec) -> Result<Option<String>, String> {
 pub struct Permit {
     slot: Slot,
     server: Arc<Server>,
+    trial: Option<Arc<Trying>>,
 }
 
 impl Permit {
@@ -256,6 +274,11 @@ impl Permit {
 
     pub fn server(&self) -> &Arc<Server> {
         &self.server
+    }
+
+    /// Where it goes to see whether the upstream is back.
+    pub(super) fn trial(&self) -> Option<Arc<Trying>> {
+        self.trial.clone()
     }
 
     /// For a tunnel or an event stream: gives the permit back and takes one of the upstream's `max_streams`.
@@ -301,6 +324,10 @@ mod tests {
             max_streams: 1,
             balance: Balance::default(),
             rules: super::super::standing::tests::RULES,
+            breaker: breaker::Rules {
+                after: 10,
+                share: 80,
+            },
             retries: 10,
             connect_timeout: Duration::from_secs(1),
             first_byte_timeout: Duration::from_secs(1),

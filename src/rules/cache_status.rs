@@ -52,6 +52,8 @@ pub enum Detail {
     Sie,
     /// Stale because the origin is slow.
     Slow,
+    /// The origin is down and was not asked: stale, or no answer at all.
+    Breaker,
     /// From the static fallback.
     Fallback,
 }
@@ -63,6 +65,7 @@ impl Detail {
             Detail::Swr => "swr",
             Detail::Sie => "sie",
             Detail::Slow => "slow",
+            Detail::Breaker => "breaker",
             Detail::Fallback => "fallback",
         }
     }
@@ -125,6 +128,22 @@ impl<'a> Told<'a> {
             way: Way::Hit,
             ttl: None,
             detail: Some(Detail::Fallback),
+            key: None,
+        }
+    }
+
+    /// No answer, since the origin is down and was not asked.
+    pub fn refused(why: Fwd) -> Told<'a> {
+        let way = Way::Forwarded {
+            why,
+            status: None,
+            stored: false,
+            collapsed: false,
+        };
+        Told {
+            way,
+            ttl: None,
+            detail: Some(Detail::Breaker),
             key: None,
         }
     }
@@ -219,7 +238,8 @@ impl<'a> Told<'a> {
     /// The same for old tools, in one word (`X-Cache`).
     pub fn x_cache(&self) -> &'static str {
         match (self.way, self.detail) {
-            (_, Some(Detail::Swr | Detail::Sie | Detail::Slow)) => "STALE",
+            (Way::Forwarded { .. }, Some(Detail::Breaker)) if self.ttl.is_none() => "MISS",
+            (_, Some(Detail::Swr | Detail::Sie | Detail::Slow | Detail::Breaker)) => "STALE",
             (_, Some(Detail::Fallback)) => "FALLBACK",
             (Way::Hit, None) => "HIT",
             (
@@ -285,6 +305,14 @@ mod tests {
                 Told::rescued(Fwd::Stale, None, -3, Detail::Slow),
                 "Tidegate; fwd=stale; ttl=-3; detail=slow",
             ),
+            (
+                Told::stale(-3, Detail::Breaker),
+                "Tidegate; hit; ttl=-3; detail=breaker",
+            ),
+            (
+                Told::refused(Fwd::UriMiss),
+                "Tidegate; fwd=uri-miss; detail=breaker",
+            ),
             (Told::fallback(), "Tidegate; hit; detail=fallback"),
             (
                 Told::stored(Fwd::UriMiss, 200, 60, true),
@@ -324,6 +352,8 @@ mod tests {
             (Told::stored(Fwd::UriMiss, 200, 1, false), "MISS"),
             (Told::forwarded(Fwd::Method, 200), "BYPASS"),
             (Told::fallback(), "FALLBACK"),
+            (Told::stale(-1, Detail::Breaker), "STALE"),
+            (Told::refused(Fwd::UriMiss), "MISS"),
         ] {
             assert_eq!(told.x_cache(), expected);
         }

@@ -1,5 +1,5 @@
-//! The values of the label `result`: what can come of a request, an origin's answer, a health
-//! check, a refresh.
+//! The values of the labels `result` and `reason`: what can come of a request, an origin's answer, a
+//! health check, a refresh, and why a request was not let through to an origin.
 
 /// Declares a label's values: an enum, its `LABELS` in order, and `label()`.
 macro_rules! labelled {
@@ -26,7 +26,7 @@ labelled! {
         Hit "hit",
         /// Stale, under stale-while-revalidate.
         Stale "stale",
-        /// Stale, because the origin failed or its budget was full.
+        /// Stale, because the origin failed, was down, or its budget was full.
         StaleError "stale_error",
         /// Stale, because the origin was slower than `serve_stale_after`.
         StaleSlow "stale_slow",
@@ -43,7 +43,7 @@ labelled! {
         Pass "pass",
         /// No answer to be had from the origin: 502, 504.
         Error "error",
-        /// A queue, budget or memory was full: 503.
+        /// A queue, budget or memory was full, or the origin down: 503.
         Overload "overload",
         /// Refused before it was looked up: malformed, too large, no route.
         Refused "refused",
@@ -67,10 +67,28 @@ labelled! {
         Reset "reset",
         /// Not HTTP, or larger than allowed.
         Malformed "malformed",
-        /// No permit: the queue was full, or the wait too long.
+        /// No permit: the queue was full, the wait too long, or the upstream down.
         Refused "refused",
         /// Nobody wanted it any more.
         Cancelled "cancelled",
+    }
+}
+
+labelled! {
+    /// Why a request was not let through to an origin: the label `reason`.
+    RefusedReason {
+        /// As many waited as may.
+        QueueFull "queue_full",
+        /// So many waited that its answer would have come too late.
+        Late "late",
+        /// It waited as long as may be.
+        Waited "waited",
+        /// It would have been a long-lived stream more than may be.
+        Streams "streams",
+        /// There was no server to be asked.
+        NoServer "no_server",
+        /// The upstream as a whole was down.
+        Breaker "breaker",
     }
 }
 

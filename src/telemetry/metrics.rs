@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use parking_lot::Mutex;
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::labels::{CacheResult, OriginResult, RefreshResult};
+use super::labels::{CacheResult, OriginResult, RefreshResult, RefusedReason};
 use super::names::{self, Family, Kind};
 use super::sharded::{Counter, Sharded};
 
@@ -77,6 +77,7 @@ struct UpstreamShard {
     head: Latency,
     results: [AtomicU64; OriginResult::LABELS.len()],
     refreshes: [AtomicU64; RefreshResult::LABELS.len()],
+    refused: [AtomicU64; RefusedReason::LABELS.len()],
 }
 
 impl UpstreamMetrics {
@@ -92,6 +93,11 @@ impl UpstreamMetrics {
 
     pub fn refreshed(&self, result: RefreshResult) {
         self.0.mine().refreshes[result as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a request that was not let through.
+    pub fn refused(&self, reason: RefusedReason) {
+        self.0.mine().refused[reason as usize].fetch_add(1, Relaxed);
     }
 }
 
@@ -243,6 +249,13 @@ impl Metrics {
                     samples.number(
                         &[upstream, result],
                         counts.0.sum(|shard| shard.refreshes[at].load(Relaxed)) as f64,
+                    );
+                }
+            } else if is(family, &names::ORIGIN_REFUSED) {
+                for (at, reason) in RefusedReason::LABELS.iter().enumerate() {
+                    samples.number(
+                        &[upstream, reason],
+                        counts.0.sum(|shard| shard.refused[at].load(Relaxed)) as f64,
                     );
                 }
             } else if is(family, &names::ORIGIN_SECONDS) {

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 pub use access::{Access, AccessLog, Client};
 pub use ids::{RequestId, TraceParent};
-pub use labels::{CacheResult, OriginResult, ProbeResult, RefreshResult};
+pub use labels::{CacheResult, OriginResult, ProbeResult, RefreshResult, RefusedReason};
 pub use metrics::{Metrics, RouteMetrics, UpstreamMetrics};
 pub use ring::Ring;
 pub use sharded::Counter;

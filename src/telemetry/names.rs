@@ -63,6 +63,10 @@ families! {
     ORIGIN_QUEUED: Gauge "tidegate_origin_queued" ["upstream"] "Requests waiting for a permit.";
     ORIGIN_STREAMS: Gauge "tidegate_origin_streams" ["upstream"] "Upgraded connections and event streams, held beside the budget.";
 
+    ORIGIN_REFUSED: Counter "tidegate_origin_refused_total" ["upstream", "reason"] "Requests not let through to an origin: queue_full; late and waited, for want of time; streams; no_server; breaker, that is open.";
+    ORIGIN_BREAKER: Gauge "tidegate_origin_breaker_state" ["upstream"] "0 while the breaker is closed, 1 half-open, 2 open.";
+    ORIGIN_BREAKER_OPENED: Counter "tidegate_origin_breaker_opened_total" ["upstream"] "How often the breaker has opened.";
+
     ORIGIN_RETRIES: Counter "tidegate_origin_retries_total" ["upstream"] "Requests asked again at another server.";
     ORIGIN_SERVER_IN_FLIGHT: Gauge "tidegate_origin_server_in_flight" ["upstream", "server"] "Permits held at a server.";
     ORIGIN_SERVER_EJECTED: Gauge "tidegate_origin_server_ejected" ["upstream", "server"] "1 while the server is left alone for its failures, else 0.";
@@ -110,7 +114,10 @@ mod tests {
             assert!(family.help.ends_with('.'), "{name}");
             for label in family.labels {
                 assert!(
-                    ["route", "upstream", "server", "result", "status", "version"].contains(label),
+                    [
+                        "route", "upstream", "server", "result", "reason", "status", "version"
+                    ]
+                    .contains(label),
                     "{name}: {label}"
                 );
             }

@@ -82,7 +82,7 @@ fn asked_elsewhere() -> Outcome {
     let servers = [bad.origin.address, good.origin.address, free_port()];
     let site = site(
         &servers,
-        "balance = 'round_robin'\neject_after = 0\nretries = 100",
+        "balance = 'round_robin'\neject_after = 0\nretries = 100\nbreaker_after = 0",
     )?;
     for n in 0..20 {
         let reply = site.get(&format!("/{n}"), "")?.is(200)?;
@@ -107,7 +107,7 @@ fn budget() -> Outcome {
     one.behave(RESETS);
     other.behave(RESETS);
     let servers = [one.origin.address, other.origin.address];
-    let site = site(&servers, "eject_after = 0\nretries = 10")?;
+    let site = site(&servers, "eject_after = 0\nretries = 10\nbreaker_after = 0")?;
     const REQUESTS: usize = 300;
     for n in 0..REQUESTS {
         site.get(&format!("/{n}"), "")?.is(502)?;
@@ -151,7 +151,7 @@ fn ejected() -> Outcome {
 
 fn single() -> Outcome {
     let only = Server::start("only")?;
-    let site = site(&[only.origin.address], "eject_after = 2")?;
+    let site = site(&[only.origin.address], "eject_after = 2\nbreaker_after = 0")?;
     only.behave(FAILS);
     for n in 0..20 {
         equal("status", site.get(&format!("/{n}"), "")?.status, 503)?;

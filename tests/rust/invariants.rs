@@ -600,7 +600,7 @@ fn a_broken_fill() -> Outcome {
         }
         Err("the connection breaks".into())
     })?;
-    let site = Site::start(origin.address, "")?;
+    let site = Site::start(origin.address, "[[upstream]]\nbreaker_after = 0")?;
     for sharing in ["shared", "private"] {
         for framing in ["length", "chunked"] {
             for cut in [0, 1, LENGTH / 2, LENGTH - 1] {

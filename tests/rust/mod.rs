@@ -1,10 +1,11 @@
 //! What wire scripts cannot say: the flight table under a model checker, the arrows between rooms, the invariants of the
 //! architecture, a browser at the demo site, hot pages and compressed ones, origins and clients that speak TLS and HTTP/2,
-//! servers that fail, fall ill and get well, more requests than an origin can bear, what `tidegate health` makes of odd
+//! servers that fail, fall ill and get well, origins that are down as a whole, more requests than an origin can bear, what `tidegate health` makes of odd
 //! answers, clocks that jump, what happens when files, memory or disk run out, that the container's files say what is true,
 //! mutated requests at a strict origin, the corpora of what is fuzzed.
 
 mod arrows;
+mod breaker;
 mod browser;
 mod clocks;
 mod compression;
@@ -35,6 +36,7 @@ mod tls;
 pub fn tests() -> Vec<Test> {
     [
         arrows::tests(),
+        breaker::tests(),
         browser::tests(),
         clocks::tests(),
         compression::tests(),

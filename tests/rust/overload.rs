@@ -114,6 +114,8 @@ fn refused() -> Outcome {
     let (served, turned) = (served.into_inner(), turned.into_inner());
     equal("all", served + turned, 64 * EACH)?;
     equal("some of each", served > 0 && turned > 0, true)?;
+    let counted = site.metric("tidegate_origin_refused_total")?;
+    equal("refused, for a reason", counted, turned as f64)?;
     // Who was refused cost the origin nothing.
     equal("requests", origin.asked("POST /"), served)
 }

@@ -150,6 +150,10 @@ fn spec(addr: SocketAddr) -> UpstreamSpec {
         queue_wait: LONG,
         balance: Balance::default(),
         rules: super::standing::tests::RULES,
+        breaker: crate::rules::breaker::Rules {
+            after: 0,
+            share: 80,
+        },
         retries: 10,
         max_streams: 2,
         connect_timeout: LONG,

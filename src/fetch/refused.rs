@@ -1,0 +1,60 @@
+//! Requests that were not let through to an origin: counted, and what their clients are told.
+
+use super::Fetcher;
+use crate::cache::flight::{Failure, Refusal};
+use crate::origin::Refused;
+use crate::rules::time::Moment;
+use crate::telemetry::{OriginResult, RefusedReason};
+
+impl Fetcher {
+    /// A request that was to be asked at once had no permit.
+    pub fn refused(&self, upstream: usize, refused: Refused) -> Failure {
+        self.metrics[upstream].count(OriginResult::Refused);
+        self.turned_away(upstream, refused)
+    }
+
+    /// Whether an upstream is down, so that nobody is to ask for anything: then a request that wants to is counted as
+    /// refused.
+    pub fn down(&self, upstream: usize, now: Moment) -> Option<Refusal> {
+        if self.upstreams[upstream].open_since(now).is_some() {
+            return None;
+        }
+        match self.refused(upstream, Refused::Down) {
+            Failure::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// A request was turned away, which may have been asked already.
+    pub fn turned_away(&self, upstream: usize, refused: Refused) -> Failure {
+        let (reason, why) = match refused {
+            Refused::QueueFull => (
+                RefusedReason::QueueFull,
+                "too many requests wait for the origin",
+            ),
+            Refused::Late => (
+                RefusedReason::Late,
+                "an answer of the origin would come too late",
+            ),
+            Refused::Waited => (
+                RefusedReason::Waited,
+                "the wait for the origin was too long",
+            ),
+            Refused::Streams => (
+                RefusedReason::Streams,
+                "too many streams are open at the origin",
+            ),
+            Refused::NoServer => (RefusedReason::NoServer, "the origin has no address yet"),
+            Refused::Down => (RefusedReason::Breaker, "the origin is down"),
+        };
+        self.metrics[upstream].refused(reason);
+        Failure::Refused(Refusal {
+            why,
+            is_down: refused == Refused::Down,
+            backlog: match refused {
+                Refused::Down => std::time::Duration::ZERO,
+                _ => self.upstreams[upstream].backlog(),
+            },
+        })
+    }
+}

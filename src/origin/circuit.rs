@@ -1,0 +1,354 @@
+//! An upstream's circuit breaker at work: who is let through, and what is done when it opens and closes.
+//!
+//! When is [`crate::rules::breaker`]'s to say. While all are let through it costs a request one load of a number, and while
+//! nobody is, no more.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::budget::Refused;
+use super::server::Server;
+use super::upstream::Upstream;
+use crate::clock;
+use crate::rules::breaker::{Breaker, Change, Entry, Rules, State, Trial, WINDOW, Why};
+use crate::rules::time::Moment;
+use crate::telemetry::ids;
+
+/// One upstream's.
+pub struct Circuit {
+    upstream: String,
+    inside: Mutex<Inside>,
+    /// From when on a request may go, in milliseconds; 0 while all may.
+    shut_until: AtomicU64,
+    /// When it closed last; 0 if it never had to.
+    returned: AtomicU64,
+    openings: AtomicU64,
+    opened: Notify,
+}
+
+struct Inside {
+    breaker: Breaker,
+    opened_at: Option<Instant>,
+}
+
+/// Leave to ask for a place.
+pub struct Pass {
+    openings: u64,
+    pub trial: Option<Arc<Trying>>,
+}
+
+/// A request that goes to see whether the upstream is back. Dropped without a result, it lets the next one go.
+pub struct Trying {
+    circuit: Arc<Circuit>,
+    trial: Trial,
+}
+
+impl Circuit {
+    pub fn new(upstream: &str, rules: Rules) -> Arc<Circuit> {
+        Arc::new(Circuit {
+            upstream: upstream.to_owned(),
+            inside: Mutex::new(Inside {
+                breaker: Breaker::new(rules),
+                opened_at: None,
+            }),
+            shut_until: AtomicU64::new(0),
+            returned: AtomicU64::new(0),
+            openings: AtomicU64::new(0),
+            opened: Notify::new(),
+        })
+    }
+
+    pub fn state(&self) -> State {
+        self.inside.lock().breaker.state()
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.shut_until.load(Ordering::Relaxed) == 0
+    }
+
+    /// How often it has opened.
+    pub fn openings(&self) -> u64 {
+        self.openings.load(Ordering::Relaxed)
+    }
+
+    /// Since when the upstream has been there, as far as its failures before say nothing of now; `None` while nobody is let
+    /// through. The end of time where somebody is to go and see.
+    pub fn open_since(&self, now: Moment) -> Option<Moment> {
+        match self.shut_until.load(Ordering::Relaxed) {
+            0 => Some(Moment(self.returned.load(Ordering::Relaxed))),
+            until if now.0 < until => None,
+            _ => Some(Moment(u64::MAX)),
+        }
+    }
+
+    /// Lets a request through to the queue, or not.
+    ///
+    /// # Errors
+    /// [`Refused::Down`].
+    pub fn enter(self: &Arc<Self>) -> Result<Pass, Refused> {
+        let openings = self.openings.load(Ordering::Acquire);
+        let pass = |trial| Ok(Pass { openings, trial });
+        if self.is_closed() {
+            return pass(None);
+        }
+        let now = clock::moment();
+        if self.open_since(now).is_none() {
+            return Err(Refused::Down);
+        }
+        let entered = self.with(|inside| inside.breaker.enter(now, ids::random()));
+        match entered {
+            Entry::Pass => pass(None),
+            Entry::Refused(_) => Err(Refused::Down),
+            Entry::Trial(trial) => pass(Some(Arc::new(Trying {
+                circuit: Arc::clone(self),
+                trial,
+            }))),
+        }
+    }
+
+    /// Waits for a place with `pass`, unless the breaker opens meanwhile: then at once no longer.
+    ///
+    /// # Errors
+    /// [`Refused::Down`], or what `place` says.
+    pub async fn unless_opened<T>(
+        &self,
+        pass: &Pass,
+        place: impl Future<Output = Result<T, Refused>>,
+    ) -> Result<T, Refused> {
+        let mut place = pin!(place);
+        if let Some(trying) = &pass.trial {
+            let place = place.await?;
+            let (now, trial) = (clock::moment(), trying.trial);
+            let is_due = self.with(|inside| inside.breaker.begin(trial, now, ids::random()));
+            return is_due.then_some(place).ok_or(Refused::Down);
+        }
+        let is_as_before = || self.openings.load(Ordering::Acquire) == pass.openings;
+        // Most have theirs at once.
+        let at_once = poll_fn(|context| Poll::Ready(place.as_mut().poll(context))).await;
+        let place = match at_once {
+            Poll::Ready(place) => place,
+            Poll::Pending => {
+                // From here on no opening is missed.
+                let opened = self.opened.notified();
+                if !is_as_before() {
+                    return Err(Refused::Down);
+                }
+                tokio::select! {
+                    biased;
+                    () = opened => return Err(Refused::Down),
+                    place = place => place,
+                }
+            }
+        };
+        place.and_then(|place| is_as_before().then_some(place).ok_or(Refused::Down))
+    }
+
+    /// A request was answered. Where that closes it, since when what servers did is to be forgotten.
+    pub fn answered(&self, trying: Option<&Trying>) -> Option<Instant> {
+        let (now, trial) = (clock::moment(), trying.map(|trying| trying.trial));
+        let (change, opened_at) = self.with(|inside| {
+            let change = inside.breaker.answered(trial, now);
+            if change.is_some() {
+                self.returned.store(now.0, Ordering::Relaxed);
+            }
+            (change, inside.opened_at)
+        });
+        change?;
+        tracing::info!(upstream = self.upstream, "breaker closed: it answers again");
+        let at = opened_at?;
+        Some(at.checked_sub(WINDOW).unwrap_or(at))
+    }
+
+    /// A request has failed, of which it may have been told that it was answered; `none_left`: no server can be used.
+    pub fn failed(&self, trying: Option<&Trying>, was_answered: bool, none_left: bool) {
+        let (now, trial) = (clock::moment(), trying.map(|trying| trying.trial));
+        let change = self.with(|inside| {
+            let breaker = &mut inside.breaker;
+            let change = breaker.failed(trial, was_answered, none_left, now, ids::random());
+            if change.is_some() {
+                inside.opened_at = Some(clock::timer());
+            }
+            change
+        });
+        let Some(Change::Opened(why)) = change else {
+            return;
+        };
+        self.openings.fetch_add(1, Ordering::Release);
+        self.opened.notify_waiters();
+        let why = match why {
+            Why::Failures => "hardly anything but failures comes",
+            Why::NoneLeft => "no server is left that can be used",
+        };
+        tracing::warn!(upstream = self.upstream, why, "breaker opened");
+    }
+
+    /// A health check found a server well: somebody is to go and see.
+    pub fn hope(&self) {
+        if !self.is_closed() {
+            self.with(|inside| inside.breaker.hope(clock::moment()));
+        }
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Inside) -> T) -> T {
+        let mut inside = self.inside.lock();
+        let changed = change(&mut inside);
+        let until = inside.breaker.shut_until();
+        let until = until.map_or(0, |until| until.0.max(1));
+        if self.shut_until.load(Ordering::Relaxed) != until {
+            self.shut_until.store(until, Ordering::Relaxed);
+        }
+        changed
+    }
+}
+
+impl Drop for Trying {
+    fn drop(&mut self) {
+        let (now, trial) = (clock::moment(), self.trial);
+        self.circuit.with(|inside| inside.breaker.lost(trial, now));
+    }
+}
+
+impl Upstream {
+    /// Its breaker.
+    pub fn circuit(&self) -> &Circuit {
+        &self.circuit
+    }
+
+    /// See [`Circuit::open_since`].
+    pub fn open_since(&self, now: Moment) -> Option<Moment> {
+        self.circuit.open_since(now)
+    }
+
+    /// A server has begun an answer, `took` after it was asked.
+    pub(super) fn answered(&self, server: &Server, took: Duration, trial: Option<&Trying>) {
+        self.budget.answered(server.id, took);
+        if let Some(since) = self.circuit.answered(trial) {
+            self.budget.restore(since);
+        }
+    }
+
+    /// A server has failed a request, of which it may have begun an answer.
+    pub(super) fn failed(&self, server: &Server, trial: Option<&Trying>, was_answered: bool) {
+        if let Some(time) = self.budget.failed(server.id) {
+            tracing::warn!(
+                upstream = self.name(),
+                server = server.authority(),
+                seconds = time.as_secs(),
+                "ejected: it failed too often"
+            );
+        }
+        let none_left = self.budget.is_none_left();
+        self.circuit.failed(trial, was_answered, none_left);
+    }
+
+    /// A probe of a server went well, or not.
+    pub(super) fn probed(&self, server: &Server, well: bool) {
+        match well {
+            true => self.circuit.hope(),
+            false => self.budget.probe_failed(server.id),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::origin::balance::Balance;
+    use crate::origin::budget::{Budget, Slot};
+    use crate::origin::queue::Ask;
+    use crate::origin::standing::tests::RULES;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    /// An upstream with one place.
+    struct Bench {
+        circuit: Arc<Circuit>,
+        budget: Arc<Budget>,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let rules = Rules {
+                after: 3,
+                share: 80,
+            };
+            Bench {
+                circuit: Circuit::new("app", rules),
+                budget: Budget::new(1, Some(1), 8, 1, Balance::default(), RULES),
+            }
+        }
+
+        async fn ask(&self) -> Result<(Slot, Pass), Refused> {
+            let pass = self.circuit.enter()?;
+            let slot = self.budget.slot(LONG, Ask::default());
+            let slot = self.circuit.unless_opened(&pass, slot).await?;
+            Ok((slot, pass))
+        }
+
+        fn open(&self) {
+            (0..3).for_each(|_| self.circuit.failed(None, false, false));
+            assert_eq!(self.circuit.state(), State::Open);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_told_at_once_when_it_opens() {
+        let bench = Bench::new();
+        let held = bench.ask().await.unwrap();
+        let mut waits = pin!(bench.ask());
+        let first = poll_fn(|context| Poll::Ready(waits.as_mut().poll(context))).await;
+        assert!(first.is_pending());
+        bench.open();
+        assert_eq!(waits.await.err(), Some(Refused::Down));
+        // Who comes later does not wait, nor is sent where there is room.
+        drop(held);
+        assert_eq!(bench.ask().await.err(), Some(Refused::Down));
+        assert_eq!((bench.budget.queued(), bench.budget.in_flight()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_place_that_comes_after_the_opening_is_not_used() {
+        let bench = Bench::new();
+        let pass = bench.circuit.enter().unwrap();
+        bench.open();
+        let slot = bench.budget.slot(LONG, Ask::default());
+        let slot = bench.circuit.unless_opened(&pass, slot).await;
+        assert_eq!(slot.err(), Some(Refused::Down));
+        assert_eq!(bench.budget.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_trial_goes_and_its_answer_lets_all_through() {
+        let bench = Bench::new();
+        bench.open();
+        assert_eq!(bench.circuit.open_since(clock::moment()), None);
+        bench.circuit.hope();
+        let see = bench.circuit.open_since(clock::moment());
+        assert_eq!(see, Some(Moment(u64::MAX)), "somebody is to see");
+        let (slot, pass) = bench.ask().await.unwrap();
+        assert_eq!(bench.ask().await.err(), Some(Refused::Down));
+        assert!(bench.circuit.answered(pass.trial.as_deref()).is_some());
+        drop((slot, pass));
+        assert!(bench.circuit.is_closed() && bench.ask().await.is_ok());
+        let now = clock::moment();
+        assert!(bench.circuit.open_since(now).is_some_and(|at| at <= now));
+    }
+
+    #[tokio::test]
+    async fn a_trial_whose_client_has_gone_lets_the_next_one_go() {
+        let bench = Bench::new();
+        bench.open();
+        bench.circuit.hope();
+        drop(bench.ask().await.unwrap());
+        let next = bench.ask().await;
+        assert!(next.is_ok_and(|(_, pass)| pass.trial.is_some()));
+    }
+}
