@@ -30,7 +30,8 @@
 //! | [`cache_status`] | what the client is told of all this | RFC 9211 |
 //!
 //! And beside all requests: [`health`], which of an upstream's servers are well; [`concurrency`], how many at once one is
-//! good for; [`breaker`], whether it is there at all; [`retry_after`], when those who were refused are to come back.
+//! good for; [`breaker`], whether it is there at all; [`retry_after`], when those who were refused are to come back;
+//! [`resolve`], where servers are.
 
 pub mod breaker;
 pub mod cache_control;
@@ -53,6 +54,7 @@ pub mod invalidate;
 pub mod range;
 pub mod refresh;
 pub mod request;
+pub mod resolve;
 pub mod response;
 pub mod retry_after;
 pub mod reuse;
