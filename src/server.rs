@@ -29,10 +29,10 @@ use crate::front::door::{Door, Doors, Front};
 use crate::front::guests::{Guests, Told};
 use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
-use crate::origin::{self, Upstream};
+use crate::origin::{self, FirstRound, Upstream};
 use crate::rules::breaker;
 use crate::rules::encoding::Coding;
-use crate::telemetry::{self, Metrics, ProbeResult, Telemetry, names};
+use crate::telemetry::{self, Metrics, ProbeResult, ResolveResult, Telemetry, names};
 use leave::{Entrance, Leave};
 use sockets::Sockets;
 
@@ -64,17 +64,10 @@ fn run_with(policy: Policy, start: Start, telemetry: &Telemetry) -> Result<(), S
     let policy = site.policy.load_full();
     gauges(&telemetry.metrics, &site);
     let tls = tls(&policy, &telemetry.metrics)?;
-    // Nobody comes in before it is known which servers are well,
-    let leave = match origin::watch(site.fetcher.upstreams())? {
-        Some(first_round) => {
-            let waited = leave.unless_told(move || {
-                first_round.wait();
-                Ok(())
-            });
-            waited?.0
-        }
-        None => leave,
-    };
+    // Nobody comes in before it is known where the servers are,
+    let leave = first(leave, origin::resolve(site.fetcher.upstreams())?)?;
+    // which of them are well,
+    let leave = first(leave, origin::watch(site.fetcher.upstreams())?)?;
     // nor before nearly all that can fail is done.
     let (leave, sockets, successor) = match start {
         Start::Fresh => (leave, Sockets::open(&policy, Vec::new())?, None),
@@ -123,6 +116,18 @@ fn run_with(policy: Policy, start: Start, telemetry: &Telemetry) -> Result<(), S
             .map_err(|e| format!("admin listener: {e}"))
     };
     leave.when_told(server, &site, &health, entrance, begun)
+}
+
+/// Waits for first answers, if there are any to come.
+fn first(leave: Leave, round: Option<FirstRound>) -> Result<Leave, String> {
+    let Some(round) = round else {
+        return Ok(leave);
+    };
+    let waited = leave.unless_told(move || {
+        round.wait();
+        Ok(())
+    });
+    Ok(waited?.0)
 }
 
 fn tls(policy: &Policy, metrics: &Metrics) -> Result<Option<TlsAcceptor>, String> {
@@ -251,7 +256,7 @@ fn room(policy: &Policy) -> usize {
         let most = upstream
             .max_in_flight
             .unwrap_or(crate::rules::concurrency::MOST);
-        upstream.servers.len() * (most + probes) + upstream.max_streams
+        upstream.places() * (most + probes) + upstream.max_streams
     });
     let kept = servers.sum::<usize>().min(files / 4) + OWN_FILES.min(files / 4);
     (files - kept).max(1)
@@ -313,20 +318,24 @@ fn origins(site: &Site) -> State {
         .iter()
         .map(|upstream| {
             let (name, servers) = (upstream.name(), upstream.servers());
-            let breaker = match upstream.circuit().state() {
+            let mut told = match upstream.spec().health {
+                None => format!("{name}: {} not checked", servers.len()),
+                Some(_) => {
+                    let well = servers.iter().filter(|server| server.seen().is_well());
+                    format!("{name}: {} of {} well", well.count(), servers.len())
+                }
+            };
+            told += match upstream.circuit().state() {
                 breaker::State::Closed => "",
                 breaker::State::HalfOpen => ", breaker half-open",
                 breaker::State::Open => ", breaker open",
             };
-            if upstream.spec().health.is_none() {
-                return format!("{name}: {} not checked{breaker}", servers.len());
+            for named in upstream.named() {
+                if let Some(why) = named.fault() {
+                    told += &format!(" ({}: {why})", named.host());
+                }
             }
-            let well = servers.iter().filter(|server| server.seen().is_well());
-            format!(
-                "{name}: {} of {} well{breaker}",
-                well.count(),
-                servers.len()
-            )
+            told
         })
         .collect();
     let told = told.join(", ");
@@ -466,16 +475,31 @@ fn gauges(metrics: &Metrics, site: &Arc<Site>) {
         metrics.count_from(&names::ORIGIN_RETRIES, &label, move || {
             read.retries() as f64
         });
-        for server in upstream.servers().iter() {
-            let (id, label) = (server.id(), [upstream.name(), server.authority()]);
-            let read = Arc::clone(upstream);
-            metrics.gauge(&names::ORIGIN_SERVER_IN_FLIGHT, &label, move || {
-                read.in_flight_at(id) as f64
-            });
-            let read = Arc::clone(upstream);
-            metrics.gauge(&names::ORIGIN_SERVER_EJECTED, &label, move || {
-                f64::from(u8::from(read.is_ejected(id)))
-            });
+        metrics.gauge(
+            &names::ORIGIN_SERVERS,
+            &label,
+            of(|upstream| upstream.servers().len()),
+        );
+        of_servers(
+            metrics,
+            &names::ORIGIN_SERVER_IN_FLIGHT,
+            upstream,
+            |upstream, server| upstream.in_flight_at(server.id()) as f64,
+        );
+        of_servers(
+            metrics,
+            &names::ORIGIN_SERVER_EJECTED,
+            upstream,
+            |upstream, server| f64::from(u8::from(upstream.is_ejected(server.id()))),
+        );
+        if !upstream.named().is_empty() {
+            for &result in ResolveResult::ALL {
+                let read = Arc::clone(upstream);
+                let labels = [upstream.name(), result.label()];
+                metrics.count_from(&names::ORIGIN_RESOLVES, &labels, move || {
+                    read.resolves(result) as f64
+                });
+            }
         }
         if upstream.spec().health.is_some() {
             health_gauges(metrics, upstream);
@@ -489,18 +513,40 @@ fn health_gauges(metrics: &Metrics, upstream: &Arc<Upstream>) {
     metrics.gauge(&names::ORIGIN_ALL_ILL, &[name], move || {
         f64::from(u8::from(read.is_all_ill()))
     });
-    for server in upstream.servers().iter() {
-        let label = server.authority();
-        let read = Arc::clone(server);
-        metrics.gauge(&names::ORIGIN_SERVER_UP, &[name, label], move || {
-            f64::from(u8::from(read.seen().is_well()))
+    of_servers(metrics, &names::ORIGIN_SERVER_UP, upstream, |_, server| {
+        f64::from(u8::from(server.seen().is_well()))
+    });
+    let read = Arc::clone(upstream);
+    metrics.series_from(&names::ORIGIN_PROBES, name, move || {
+        let servers = read.servers();
+        let results = servers.iter().flat_map(|server| {
+            let of = |result: &ProbeResult| {
+                let labels = [read.name(), server.name(), result.label()];
+                let labels = labels.map(str::to_owned).to_vec();
+                (labels, server.seen().probes(*result) as f64)
+            };
+            ProbeResult::ALL.iter().map(of)
         });
-        for &result in ProbeResult::ALL {
-            let read = Arc::clone(server);
-            let labels = [name, label, result.label()];
-            metrics.count_from(&names::ORIGIN_PROBES, &labels, move || {
-                read.seen().probes(result) as f64
-            });
-        }
-    }
+        results.collect()
+    });
+}
+
+/// A series for each server there is, as they come and go.
+fn of_servers(
+    metrics: &Metrics,
+    family: &'static names::Family,
+    upstream: &Arc<Upstream>,
+    read: fn(&Upstream, &origin::Server) -> f64,
+) {
+    let upstream = Arc::clone(upstream);
+    let name = upstream.name().to_owned();
+    metrics.series_from(family, &name, move || {
+        let servers = upstream.servers();
+        let of = |server: &Arc<origin::Server>| {
+            let labels = [upstream.name(), server.name()];
+            let labels = labels.map(str::to_owned).to_vec();
+            (labels, read(&upstream, server))
+        };
+        servers.iter().map(of).collect()
+    });
 }

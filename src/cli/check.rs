@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{DONE, MISUSED, mistaken, print};
+use super::{DONE, MISUSED, mistaken, print, say};
 use crate::config::report::Entry;
 use crate::config::units::{show_duration, show_size};
 use crate::config::{self, Flags, Policy, render, schema};
+use crate::origin::{self, Place};
 
 /// Check a config file: every mistake at once
 #[derive(clap::Args, Clone, Debug)]
@@ -39,6 +40,7 @@ pub(super) fn run(check: &Check) -> u8 {
         None => {}
     }
     let answer = config::load(check.config.as_deref(), &Flags::default());
+    let unresolved = answer.as_ref().map(unresolved).unwrap_or_default();
     if check.json {
         let mistakes = answer
             .as_ref()
@@ -48,13 +50,26 @@ pub(super) fn run(check: &Check) -> u8 {
         let found = Found {
             ok: answer.is_ok(),
             mistakes,
+            unresolved: &unresolved,
         };
         // Not a failure of the check: the answer is printed, and says no.
         print(&(serde_json::to_string_pretty(&found).unwrap_or_default() + "\n"));
         return if answer.is_ok() { DONE } else { MISUSED };
     }
     match answer {
-        Ok(policy) => print(&summary(&policy)),
+        Ok(policy) => {
+            for name in &unresolved {
+                let Unresolved {
+                    upstream,
+                    host,
+                    why,
+                } = name;
+                say(&format!(
+                    "warning: upstream {upstream}: `{host}` is not resolved: {why}\n"
+                ));
+            }
+            print(&summary(&policy))
+        }
         Err(report) => mistaken(&report, "`tidegate run` would refuse to start"),
     }
 }
@@ -63,6 +78,34 @@ pub(super) fn run(check: &Check) -> u8 {
 struct Found<'a> {
     ok: bool,
     mistakes: Vec<Entry<'a>>,
+    unresolved: &'a [Unresolved],
+}
+
+/// A server's name without an address: no mistake, since it may have one by the time it is needed.
+#[derive(Serialize)]
+struct Unresolved {
+    upstream: String,
+    host: String,
+    why: String,
+}
+
+fn unresolved(policy: &Policy) -> Vec<Unresolved> {
+    let mut unresolved = Vec::new();
+    for upstream in &policy.upstreams {
+        for server in &upstream.servers {
+            if let Place::Name { host, .. } = &server.place
+                && let Err(why) = origin::look_up(host, &upstream.resolve)
+            {
+                let (upstream, host) = (upstream.name.clone(), host.clone());
+                unresolved.push(Unresolved {
+                    upstream,
+                    host,
+                    why,
+                });
+            }
+        }
+    }
+    unresolved
 }
 
 /// What the policy comes to, routes in the order in which they are tried.
@@ -77,7 +120,10 @@ fn summary(policy: &Policy) -> String {
         let servers: Vec<_> = upstream
             .servers
             .iter()
-            .map(|server| server.addr.to_string())
+            .map(|server| match &server.place {
+                Place::Address(address) => address.to_string(),
+                Place::Name { host, port } => format!("{host}:{port}"),
+            })
             .collect();
         out += &format!("upstream {}: {}\n", upstream.name, servers.join(", "));
     }

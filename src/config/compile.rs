@@ -1,6 +1,6 @@
 //! From what was written to what is believed, with every contradiction told.
 //!
-//! Names become addresses, sizes bytes, upstreams places in a list. What was already told as a mistake is not told
+//! Sizes become bytes, upstreams places in a list. What was already told as a mistake is not told
 //! again for its consequences.
 
 use std::io;
@@ -20,19 +20,20 @@ use super::table::Table;
 use super::value::OrOff;
 use super::walk::{Env, Given};
 use super::words::{Health, Pattern, Protocol, Server};
-use crate::origin::{Asking, Check, HealthSpec, Rules, ServerSpec, UpstreamSpec};
+use crate::origin::{
+    Asking, Check, HealthSpec, Place, ResolveSpec, Rules, ServerSpec, UpstreamSpec,
+};
 use crate::rules::breaker;
 use crate::rules::health::{Expects, Hysteresis};
 use crate::rules::identity::Harmless;
 use crate::rules::request::HeadLimits;
+use crate::rules::resolve::Bounds;
 use crate::rules::storing::StoreTerms;
 use crate::rules::target::{self, QueryRules};
 
 /// What a config asks of the world around it, so that a test can answer.
 pub struct World<'a> {
     pub env: Env<'a>,
-    /// Addresses of a host.
-    pub resolve: &'a dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>>,
     /// Whether a file can be read.
     pub readable: &'a dyn Fn(&Path) -> io::Result<()>,
     /// Whether a certificate can be used, or why not.
@@ -262,12 +263,8 @@ impl Compile<'_, '_> {
         };
         UpstreamSpec {
             name,
-            servers: servers
-                .value
-                .iter()
-                .enumerate()
-                .filter_map(|(index, server)| self.server(server, servers.element(index)))
-                .collect(),
+            servers: servers.value.iter().map(server).collect(),
+            resolve: self.resolve(upstream),
             max_in_flight: upstream.max_in_flight.value.is(),
             queue: upstream.queue.value,
             queue_wait: upstream.queue_wait.value,
@@ -425,36 +422,26 @@ impl Compile<'_, '_> {
         }
     }
 
-    fn server(&mut self, server: &Server, at: &At) -> Option<ServerSpec> {
-        let Server { tls, host, port } = server;
-        let is_literal = host.parse::<IpAddr>().is_ok();
-        let addresses = match (self.world.resolve)(host, *port) {
-            Ok(addresses) => addresses,
-            Err(error) => {
-                let what = format!("`servers`: `{host}` has no address: {error}");
-                self.tell(
-                    at,
-                    what,
-                    "is it spelt right, and can this machine look it up?",
-                );
-                return None;
-            }
-        };
-        let first = addresses.iter().find(|addr| addr.is_ipv4());
-        let Some(addr) = first.or(addresses.first()) else {
-            let what = format!("`servers`: `{host}` has no address");
-            self.tell(at, what, "is it spelt right?");
-            return None;
-        };
-        Some(ServerSpec {
-            addr: *addr,
-            tls: *tls,
-            sni: match is_literal {
-                true => String::new(),
-                false => host.clone(),
+    fn resolve(&mut self, upstream: &options::Upstream) -> ResolveSpec {
+        let (min, max) = (&upstream.resolve_min, &upstream.resolve_max);
+        if min.value > max.value {
+            let at = pick(&min.at, &max.at);
+            let what = "`resolve_min` is longer than `resolve_max`";
+            self.tell(at, what, "the former is the least, the latter the most");
+        }
+        ResolveSpec {
+            servers: upstream
+                .resolver
+                .value
+                .iter()
+                .map(|server| server.0)
+                .collect(),
+            family: upstream.resolve_family.value,
+            bounds: Bounds {
+                min: min.value,
+                max: max.value,
             },
-            authority: server.authority(),
-        })
+        }
     }
 
     fn routes(
@@ -657,6 +644,32 @@ impl Compile<'_, '_> {
 /// The first place if somebody wrote there, else the second.
 fn pick<'a>(first: &'a At, second: &'a At) -> &'a At {
     if first.is_written() { first } else { second }
+}
+
+fn server(server: &Server) -> ServerSpec {
+    let Server { tls, host, port } = server;
+    let (place, sni) = match host.parse::<IpAddr>() {
+        Ok(address) => (
+            Place::Address(SocketAddr::new(address, *port)),
+            String::new(),
+        ),
+        Err(_) => {
+            let (host, port) = (host.clone(), *port);
+            (
+                Place::Name {
+                    host: host.clone(),
+                    port,
+                },
+                host,
+            )
+        }
+    };
+    ServerSpec {
+        place,
+        tls: *tls,
+        sni,
+        authority: server.authority(),
+    }
 }
 
 fn to_usize(bytes: u64) -> usize {

@@ -23,7 +23,7 @@ pub mod words;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::thread;
 
@@ -44,7 +44,7 @@ pub struct Flags {
     pub default_ttl: Option<String>,
 }
 
-/// The policy of a file, if there is one, and the flags over it. Looks up host names, so it may block.
+/// The policy of a file, if there is one, and the flags over it.
 ///
 /// # Errors
 /// Every mistake of both; or that the file can't be read.
@@ -125,7 +125,6 @@ pub fn believe(
 fn with_system<T>(with: impl FnOnce(&World<'_>) -> T) -> T {
     with(&World {
         env: &|name| std::env::var(name).ok(),
-        resolve: &|host, port| Ok((host, port).to_socket_addrs()?.collect()),
         readable: &|path| {
             let file = fs::File::open(path)?;
             match file.metadata()?.is_dir() {

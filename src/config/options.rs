@@ -11,9 +11,9 @@ use super::report::At;
 use super::value::{Bounds, Kind, Literal, OrAuto, OrOff, Rate, Size, Value};
 use super::walk::{Found, Given, Walk};
 use super::words::{
-    AcceptEncoding, Authority, Balance, CdnId, Coding, Field, Health, HealthMethod, Host, Level,
-    Member, Name, Output, PathPrefix, Pattern, Priority, Protocol, Server, SetCookie, Statuses,
-    Target,
+    AcceptEncoding, Authority, Balance, CdnId, Coding, Family, Field, Health, HealthMethod, Host,
+    Level, Member, Name, Output, PathPrefix, Pattern, Priority, Protocol, Resolver, Server,
+    SetCookie, Statuses, Target,
 };
 
 /// One table of the file and its options.
@@ -247,9 +247,23 @@ table! {
     /// What routes, metrics and logs call it; else its first server's host and port.
     name: Option<Name> = Unset("app");
 
-    /// The servers, `http://` or `https://`, equal to each other. A name is resolved at start: its first IPv4 address, else
-    /// its first IPv6 address.
+    /// The servers, `http://` or `https://`, equal to each other. A name stands for all its addresses, each a server of its
+    /// own (128 at most), and is asked for again as they grow old: new ones are used, those that go finish what they
+    /// have. Where DNS fails the last ones stay; where there were none yet, others of the upstream are used, or requests
+    /// get a stale copy, else 503. The hosts file comes first. At start the first answers are waited for, 5s at most.
     servers: Vec<Server> = Example(r#"["http://127.0.0.1:8000"]"#);
+
+    /// DNS servers to ask for names, instead of the system's: `"10.0.0.2"`, `"127.0.0.1:5353"`.
+    resolver: Vec<Resolver> = Default("[]");
+
+    /// Which addresses of a name are used. One server often has one of each kind, and would count as two with `all`.
+    resolve_family: Family = Default("ipv4_first");
+
+    /// How long after an answer a name is asked for again, at least: whatever its TTL.
+    resolve_min: Duration = Default("1s"), "100ms" to "1h";
+
+    /// And at most.
+    resolve_max: Duration = Default("30s"), "100ms" to "1d";
 
     /// The Host to send instead of the one the visitor asked for.
     host: Option<Authority> = Unset("app.internal");

@@ -1,7 +1,7 @@
 //! The config as it is believed: one immutable value that a request takes once and sees to its end.
 //!
-//! Everything is resolved here: names to addresses, sizes to bytes, upstreams to indexes, routes to the order in which
-//! they are tried.
+//! Everything is resolved here but the names of servers, which may change: sizes to bytes, upstreams to indexes, routes to
+//! the order in which they are tried.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

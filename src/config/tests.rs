@@ -8,23 +8,12 @@ use std::time::Duration;
 use super::options::{Shown, TABLES};
 use super::policy::AcceptEncoding;
 use super::*;
-use crate::origin::Check;
+use crate::origin::{Check, Place};
+use crate::rules::resolve::Family;
 use crate::rules::storing::SetCookie;
 use crate::telemetry::Output;
 
 const UPSTREAM: &str = "[[upstream]]\nservers = [\"http://127.0.0.1:8000\"]\n";
-
-fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let addresses: &[&str] = match host {
-        "app.internal" => &["2001:db8::7", "192.0.2.7", "192.0.2.8"],
-        "six.internal" => &["2001:db8::7"],
-        "empty.internal" => &[],
-        "gone.internal" => return Err(io::Error::other("no such host")),
-        literal => &[literal],
-    };
-    let to = |ip: &&str| Some(SocketAddr::new(ip.parse().ok()?, port));
-    Ok(addresses.iter().filter_map(to).collect())
-}
 
 fn with(text: &str, flags: &Flags) -> Result<Policy, Report> {
     let world = World {
@@ -34,7 +23,6 @@ fn with(text: &str, flags: &Flags) -> Result<Policy, Report> {
             "EMPTY" => Some(String::new()),
             _ => None,
         },
-        resolve: &resolve,
         readable: &|path| match path == Path::new("/ca.pem") {
             true => Ok(()),
             false => Err(io::ErrorKind::NotFound.into()),
@@ -340,7 +328,8 @@ fn the_environment_fills_texts() {
         "[[upstream]]\nservers = [\"http://127.0.0.1:${PORT}\"]\nname = \"app\"\n\
          [listen]\nthreads = \"${THREADS}\"\n[log]\nhide_query = [\"$${PORT}\"]\n",
     );
-    assert_eq!(policy.upstreams[0].servers[0].addr.port(), 8000);
+    let place = Place::Address(SocketAddr::from(([127, 0, 0, 1], 8000)));
+    assert_eq!(policy.upstreams[0].servers[0].place, place);
     assert_eq!(policy.listen.threads, 3);
     assert_eq!(policy.log.hide_query, ["${PORT}"]);
 
@@ -356,29 +345,68 @@ fn the_environment_fills_texts() {
 }
 
 #[test]
-fn servers_are_resolved() {
+fn servers_are_addresses_or_names() {
     let policy = policy(
-        "[[upstream]]\nservers = [\"http://app.internal\", \"https://six.internal\", \"https://[::1]:8443\"]\n",
+        "[[upstream]]\nservers = [\"http://app.internal\", \"https://six.internal\", \"https://[::1]:8443\"]\n\
+         resolver = [\"192.0.2.53\", \"127.0.0.1:5353\", \"[::1]\"]\nresolve_family = \"all\"\nresolve_max = \"5s\"\n",
     );
-    let [four, six, literal] = policy.upstreams[0].servers.as_slice() else {
+    let upstream = &policy.upstreams[0];
+    let [plain, tls, literal] = upstream.servers.as_slice() else {
         panic!("three servers");
     };
-    assert_eq!(four.addr.to_string(), "192.0.2.7:80");
-    assert_eq!((four.tls, four.authority.as_str()), (false, "app.internal"));
-    assert_eq!(six.addr.to_string(), "[2001:db8::7]:443");
-    assert_eq!((six.tls, six.sni.as_str()), (true, "six.internal"));
+    let name = |host: &str, port| Place::Name {
+        host: host.to_owned(),
+        port,
+    };
+    assert_eq!(plain.place, name("app.internal", 80));
+    assert_eq!(
+        (plain.tls, plain.authority.as_str()),
+        (false, "app.internal")
+    );
+    assert_eq!(tls.place, name("six.internal", 443));
+    assert_eq!((tls.tls, tls.sni.as_str()), (true, "six.internal"));
+    let address = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 8443));
+    assert_eq!(literal.place, Place::Address(address));
     assert_eq!(
         (literal.sni.as_str(), literal.authority.as_str()),
         ("", "[::1]:8443")
     );
+    let resolvers: Vec<_> = upstream
+        .resolve
+        .servers
+        .iter()
+        .map(SocketAddr::to_string)
+        .collect();
+    assert_eq!(resolvers, ["192.0.2.53:53", "127.0.0.1:5353", "[::1]:53"]);
+    assert_eq!(upstream.resolve.family, Family::All);
+    let bounds = upstream.resolve.bounds;
+    assert_eq!(
+        (bounds.min, bounds.max),
+        (Duration::from_secs(1), Duration::from_secs(5))
+    );
 
-    let report = with(
-        "[[upstream]]\nservers = [\n  \"http://127.0.0.1:1\",\n  \"http://gone.internal\",\n  \"http://empty.internal\"]\n",
-        &Flags::default(),
-    )
-    .unwrap_err();
-    let lines: Vec<_> = report.entries().iter().map(|entry| entry.line).collect();
-    assert_eq!(lines, [Some(4), Some(5)], "{report}");
+    let named = "[[upstream]]\nservers = [\"http://app.internal\"]\n";
+    for (text, line, part) in [
+        (
+            format!("{named}resolve_min = \"1m\"\n"),
+            3,
+            "longer than `resolve_max`",
+        ),
+        (
+            format!("{named}resolver = [\"dns.internal\"]\n"),
+            3,
+            "not the address of a DNS server",
+        ),
+        (
+            format!("{named}resolver = [\"0.0.0.0\"]\n"),
+            3,
+            "not the address of a DNS server",
+        ),
+        (format!("{named}resolve_family = \"ipv5\"\n"), 3, "`ipv5`"),
+    ] {
+        let (at, what, _) = one_mistake(&text);
+        assert!(at == line && what.contains(part), "{at}: {what}");
+    }
 }
 
 #[test]

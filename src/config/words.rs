@@ -1,6 +1,6 @@
 //! The words of the config file: hosts, paths, servers, patterns, names, choices.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use http::{HeaderName, HeaderValue, Method, header};
@@ -11,6 +11,7 @@ pub use crate::rules::encoding::Coding;
 use crate::rules::health;
 use crate::rules::hop::is_hop_by_hop;
 use crate::rules::host::{self, Scheme};
+pub use crate::rules::resolve::Family;
 pub use crate::rules::storing::SetCookie;
 use crate::rules::target::write_path;
 pub use crate::telemetry::Output;
@@ -151,7 +152,7 @@ impl Word for Pattern {
     }
 }
 
-/// One server of an upstream, its name not yet resolved.
+/// One server of an upstream, by address or by name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Server {
     pub tls: bool,
@@ -225,6 +226,32 @@ impl Word for Server {
                 "a host and a port, as in `\"http://127.0.0.1:8000\"`",
             )),
         }
+    }
+}
+
+/// A server of DNS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Resolver(pub SocketAddr);
+
+impl Word for Resolver {
+    const WORD: Kind = Kind::Text {
+        noun: "the address of a DNS server",
+        pattern: Some(r"^[0-9A-Fa-f.:\[\]]+$"),
+    };
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let alone = text.trim_start_matches('[').trim_end_matches(']');
+        let address = match (text.parse::<SocketAddr>(), alone.parse::<IpAddr>()) {
+            (Ok(address), _) => Some(address),
+            (_, Ok(ip)) => Some(SocketAddr::new(ip, 53)),
+            _ => None,
+        };
+        let fits = |address: &SocketAddr| address.port() != 0 && !address.ip().is_unspecified();
+        let help = "an address, with a port or without: `\"10.0.0.2\"`, `\"127.0.0.1:5353\"`, `\"[::1]:53\"`";
+        let address = address.filter(fits);
+        address
+            .map(Resolver)
+            .ok_or_else(|| Wrong::new(is_not(text, Self::WORD), help))
     }
 }
 
@@ -429,6 +456,14 @@ choice!(Balance:
     "p2c" => Balance::P2c,
     "round_robin" => Balance::RoundRobin,
     "least_in_flight" => Balance::LeastInFlight,
+);
+
+choice!(Family:
+    "ipv4_first" => Family::Ipv4First,
+    "ipv6_first" => Family::Ipv6First,
+    "ipv4" => Family::Ipv4,
+    "ipv6" => Family::Ipv6,
+    "all" => Family::All,
 );
 
 choice!(Priority:

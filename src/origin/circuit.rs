@@ -240,7 +240,7 @@ impl Upstream {
         if let Some(time) = self.budget.failed(server.id) {
             tracing::warn!(
                 upstream = self.name(),
-                server = server.authority(),
+                server = server.name(),
                 seconds = time.as_secs(),
                 "ejected: it failed too often"
             );

@@ -147,7 +147,7 @@ async fn connect(
         Ok(connected) => connected.map_err(|why| not_connected(&why, server)),
         Err(_) => Err(OriginError::new(
             late,
-            format!("connecting to {}", server.authority()),
+            format!("connecting to {}", server.name()),
         )),
     };
     match &connected {
@@ -241,11 +241,7 @@ fn not_connected(why: &BError, server: &Server) -> OriginError {
     }
     OriginError::new(
         kind,
-        format!(
-            "connecting to {}: {}",
-            server.authority(),
-            cause.escape_debug()
-        ),
+        format!("connecting to {}: {}", server.name(), cause.escape_debug()),
     )
 }
 

@@ -3,28 +3,29 @@
 //!
 //! ```text
 //! watch() ──► a thread of its own, a task a server:  Probe ──► Course ──► Server's Seen, Budget, log
+//!             and one an upstream, for servers that come and go
 //!    └──────► FirstRound::wait(), before anybody is let in
 //! ```
 //!
 //! The thread is its own so that busy workers don't make servers look ill. What an answer has to be, and how many it
 //! takes, is [`crate::rules::health`]'s to say; what it means to be ill, the budget's.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::sleep_until;
 
+use super::aside::{self, First, FirstRound, GRACE};
 use super::probe::{self, Failed, HealthSpec, Probe};
 use super::server::Server;
 use super::upstream::Upstream;
 use crate::clock;
 use crate::rules::health::{Change, Course, spread};
 use crate::telemetry::{ProbeResult, ids};
-
-/// The first round ends with its probes' own deadlines; so much later it does where their thread gets no turn.
-const GRACE: Duration = Duration::from_secs(1);
 
 /// What the answers of a server came to, for all to read.
 pub struct Seen {
@@ -52,29 +53,12 @@ impl Seen {
         self.counts[result as usize].load(Ordering::Relaxed)
     }
 
+    pub(super) fn set_well(&self, well: bool) {
+        self.well.store(well, Ordering::Relaxed);
+    }
+
     fn count(&self, result: ProbeResult) {
         self.counts[result as usize].fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Every server's first answer, on its way.
-pub struct FirstRound {
-    answers: Receiver<()>,
-    patience: Duration,
-}
-
-impl FirstRound {
-    /// Blocks until all servers have answered, or should have.
-    pub fn wait(self) {
-        let until = clock::instant() + self.patience;
-        loop {
-            let left = until.saturating_duration_since(clock::instant());
-            // Nothing is sent: the last server to answer drops the last sender.
-            match self.answers.recv_timeout(left) {
-                Ok(()) => {}
-                Err(_) => return,
-            }
-        }
     }
 }
 
@@ -83,48 +67,81 @@ impl FirstRound {
 /// # Errors
 /// A thread that can't be had, roots that can't be read; for people.
 pub fn watch(upstreams: &[Arc<Upstream>]) -> Result<Option<FirstRound>, String> {
-    let (answered, answers) = mpsc::channel();
-    let mut watchers = Vec::new();
+    let mut wards = Vec::new();
     let mut patience = Duration::ZERO;
     for upstream in upstreams {
         let Some(spec) = &upstream.spec().health else {
             continue;
         };
         patience = patience.max(spec.timeout + GRACE);
-        let twin = probe::twin(upstream.spec(), spec)?;
-        let probe = Arc::new(Probe::new(spec)?);
-        for server in upstream.servers().iter() {
-            watchers.push(Watcher {
-                upstream: Arc::clone(upstream),
-                server: Arc::clone(server),
-                asked: twin.reach(server.spec()),
-                twin: Arc::clone(&twin),
-                probe: Arc::clone(&probe),
-                spec: spec.clone(),
-                first: Some(answered.clone()),
-            });
-        }
+        wards.push(Ward {
+            changes: upstream.watch_servers(),
+            upstream: Arc::clone(upstream),
+            twin: probe::twin(upstream.spec(), spec)?,
+            probe: Arc::new(Probe::new(spec)?),
+            spec: spec.clone(),
+        });
     }
-    if watchers.is_empty() {
+    if wards.is_empty() {
         return Ok(None);
     }
-    let no_thread = |e: std::io::Error| format!("cannot start a thread: {e}");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(no_thread)?;
-    std::thread::Builder::new()
-        .name("health".to_owned())
-        .spawn(move || {
-            runtime.block_on(async {
-                for watcher in watchers {
-                    tokio::spawn(watcher.run());
+    let (first, round) = FirstRound::new(patience);
+    aside::run("health", move || {
+        for ward in wards {
+            tokio::spawn(ward.run(first.clone()));
+        }
+    })?;
+    Ok(Some(round))
+}
+
+/// The servers of an upstream, which may come and go.
+struct Ward {
+    upstream: Arc<Upstream>,
+    changes: watch::Receiver<()>,
+    twin: Arc<Upstream>,
+    probe: Arc<Probe>,
+    spec: HealthSpec,
+}
+
+impl Ward {
+    async fn run(mut self, first: First) {
+        let mut first = Some(first);
+        let mut watched: HashMap<usize, AbortHandle> = HashMap::new();
+        loop {
+            self.changes.mark_unchanged();
+            let here = self.upstream.servers();
+            watched.retain(|id, watcher| {
+                let stays = here.iter().any(|server| server.id == *id);
+                if !stays {
+                    watcher.abort();
                 }
-                std::future::pending::<()>().await
-            })
-        })
-        .map_err(no_thread)?;
-    Ok(Some(FirstRound { answers, patience }))
+                stays
+            });
+            for server in here.iter() {
+                watched.entry(server.id).or_insert_with(|| {
+                    let watcher = self.watcher(server, first.clone());
+                    tokio::spawn(watcher.run()).abort_handle()
+                });
+            }
+            first = None;
+            if self.changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn watcher(&self, server: &Arc<Server>, first: Option<First>) -> Watcher {
+        Watcher {
+            upstream: Arc::clone(&self.upstream),
+            server: Arc::clone(server),
+            asked: self.twin.reach(server),
+            twin: Arc::clone(&self.twin),
+            probe: Arc::clone(&self.probe),
+            spec: self.spec.clone(),
+            is_well: true,
+            first,
+        }
+    }
 }
 
 /// Watches one server.
@@ -136,8 +153,10 @@ struct Watcher {
     twin: Arc<Upstream>,
     probe: Arc<Probe>,
     spec: HealthSpec,
+    /// By all its answers.
+    is_well: bool,
     /// Dropped with the first answer.
-    first: Option<Sender<()>>,
+    first: Option<First>,
 }
 
 impl Watcher {
@@ -163,7 +182,7 @@ impl Watcher {
         asked.await.unwrap_or_else(panicked)
     }
 
-    fn tell(&self, change: Option<Change>, answer: Result<(), Failed>) {
+    fn tell(&mut self, change: Option<Change>, answer: Result<(), Failed>) {
         let server = &self.server;
         let seen = server.seen();
         let (result, why) = match answer {
@@ -172,17 +191,20 @@ impl Watcher {
         };
         seen.count(result);
         self.upstream.probed(server, result == ProbeResult::Ok);
-        let (upstream, name) = (self.upstream.name(), server.authority());
+        let was_all_ill = self.upstream.is_all_ill();
+        if let Some(change) = change {
+            self.is_well = change == Change::Well;
+        }
+        // Also where nothing has changed: it may have just come, or come back.
+        seen.set_well(self.is_well);
+        self.upstream.let_in(server, self.is_well);
+        let (upstream, name) = (self.upstream.name(), server.name());
         let Some(change) = change else {
             if result != ProbeResult::Ok {
                 tracing::debug!(upstream, server = name, why, "a health check has failed");
             }
             return;
         };
-        let was_all_ill = self.upstream.is_all_ill();
-        let is_well = change == Change::Well;
-        seen.well.store(is_well, Ordering::Relaxed);
-        self.upstream.budget.set_well(server.id, is_well);
         match change {
             Change::Ill => tracing::warn!(upstream, server = name, why, "a server is ill"),
             Change::Well => tracing::info!(upstream, server = name, "a server is well again"),

@@ -9,11 +9,13 @@
 //! an answer must be judged on the bytes as they came, before anything believes them, and because both directions
 //! have to flow at once: through a tunnel, and past an answer that comes before the request's body has ended.
 //!
-//! [`watch`] asks the servers whether they are well, beside all this, and tells the budget.
+//! Beside all this [`watch`] asks the servers whether they are well, and [`resolve`](fn@resolve) asks DNS where they are; both tell
+//! the budget.
 //!
 //! What this does not know: what may be cached, who the client is, and when a stream is long-lived; its caller says
 //! so with [`Permit::into_stream`] and [`Exchange::become_stream`].
 
+mod aside;
 mod balance;
 mod body;
 mod budget;
@@ -26,23 +28,28 @@ mod http1;
 mod http2;
 mod probe;
 mod queue;
+mod resolve;
 mod retry;
 mod room;
+mod roster;
 mod server;
 mod standing;
 #[cfg(test)]
 mod tests;
 mod upstream;
 
+pub use aside::FirstRound;
 pub use balance::Balance;
 pub use body::BodySender;
 pub use budget::Refused;
 pub use circuit::Circuit;
 pub use error::{OriginError, OriginErrorKind};
 pub use exchange::{Event, Exchange, OriginHead, Outgoing};
-pub use health::{FirstRound, Seen, watch};
+pub use health::{Seen, watch};
 pub use probe::{Asking, Check, HealthSpec};
 pub use queue::{Ask, Priority, Wanted};
-pub use server::{Server, ServerSpec, Servers};
+pub use resolve::{Named, ResolveSpec, look_up, resolve};
+pub use roster::Servers;
+pub use server::{Place, Server, ServerSpec};
 pub use standing::Rules;
 pub use upstream::{Permit, Protocol, StreamPermit, Upstream, UpstreamSpec};

@@ -1,10 +1,8 @@
-//! One server of an upstream, and how to reach it; and the roster of those that an upstream has.
+//! One server of an upstream, and how to reach it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use pingora::protocols::TcpKeepalive;
 use pingora::upstreams::peer::{HttpPeer, Peer};
 
@@ -17,10 +15,10 @@ const HTTP2_STREAMS: usize = 100;
 /// reader that stops never stops the others.
 const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
 
-/// One server of an upstream.
+/// A server of an upstream as it is configured; by name it may be several, or none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerSpec {
-    pub addr: SocketAddr,
+    pub place: Place,
     pub tls: bool,
     /// Name for SNI and the certificate; empty means the address itself.
     pub sni: String,
@@ -28,9 +26,24 @@ pub struct ServerSpec {
     pub authority: String,
 }
 
+/// Where a server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    Address(SocketAddr),
+    /// Wherever DNS says.
+    Name {
+        host: String,
+        port: u16,
+    },
+}
+
 /// One server, and how to reach it.
 pub struct Server {
     spec: ServerSpec,
+    /// Which of the upstream's specs it is of.
+    pub(super) of: usize,
+    addr: SocketAddr,
+    name: String,
     pub(super) id: usize,
     pub(super) peer: HttpPeer,
     /// The same without HTTP/2, for upgrades.
@@ -40,13 +53,15 @@ pub struct Server {
 }
 
 impl Server {
-    pub(super) fn new(id: usize, spec: &ServerSpec, upstream: &UpstreamSpec) -> Self {
+    /// `of`: which of the upstream's specs it is of. `addr`: the address, or one that the name has.
+    pub(super) fn new(id: usize, of: usize, addr: SocketAddr, upstream: &UpstreamSpec) -> Self {
+        let spec = &upstream.servers[of];
         // An empty name would switch the check of the certificate off.
         let sni = match spec.sni.as_str() {
-            "" => spec.addr.ip().to_string(),
+            "" => addr.ip().to_string(),
             name => name.to_owned(),
         };
-        let mut peer = HttpPeer::new(spec.addr, spec.tls, sni);
+        let mut peer = HttpPeer::new(addr, spec.tls, sni);
         let options = &mut peer.options;
         options.verify_cert = upstream.tls_verify;
         options.verify_hostname = upstream.tls_verify;
@@ -72,6 +87,12 @@ impl Server {
         }
         Self {
             spec: spec.clone(),
+            of,
+            addr,
+            name: match &spec.place {
+                Place::Address(_) => spec.authority.clone(),
+                Place::Name { host, .. } => format!("{host}/{addr}"),
+            },
             id,
             pool_key: peer.reuse_hash(),
             peer,
@@ -86,11 +107,12 @@ impl Server {
     }
 
     pub fn addr(&self) -> SocketAddr {
-        self.spec.addr
+        self.addr
     }
 
-    pub fn spec(&self) -> &ServerSpec {
-        &self.spec
+    /// For logs and metrics: `host:port` as configured, or a name and one of its addresses, `app.internal/10.0.0.5:8000`.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// `host:port` as configured.
@@ -105,39 +127,5 @@ impl Server {
 
     pub(super) fn tls(&self) -> bool {
         self.spec.tls
-    }
-}
-
-/// Servers, in the order of the config.
-pub type Servers = Arc<Vec<Arc<Server>>>;
-
-/// The servers that an upstream has now.
-pub(super) struct Roster(ArcSwap<Lists>);
-
-#[derive(Clone)]
-struct Lists {
-    here: Servers,
-    /// Those that have gone, and may still have requests.
-    gone: Vec<Arc<Server>>,
-}
-
-impl Roster {
-    pub(super) fn new(servers: Vec<Arc<Server>>) -> Roster {
-        let lists = Lists {
-            here: Arc::new(servers),
-            gone: Vec::new(),
-        };
-        Roster(ArcSwap::from_pointee(lists))
-    }
-
-    pub(super) fn here(&self) -> Servers {
-        Arc::clone(&self.0.load().here)
-    }
-
-    /// The server that is or was called so.
-    pub(super) fn find(&self, id: usize) -> Option<Arc<Server>> {
-        let lists = self.0.load();
-        let mut all = lists.here.iter().chain(&lists.gone);
-        all.find(|server| server.id == id).cloned()
     }
 }

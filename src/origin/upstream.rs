@@ -1,5 +1,6 @@
 //! An upstream: its servers, their budget, and the connector that pools connections to them.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,17 +11,22 @@ use pingora::tls::{
     RootCertStore, load_ca_file_into_store, load_platform_certs_incl_env_into_store,
 };
 
+use tokio::sync::watch;
+
 use super::balance::Balance;
 use super::budget::{Budget, Refused, Slot, Stream};
 use super::circuit::{Circuit, Trying};
 use super::probe::HealthSpec;
 use super::queue::Ask;
+use super::resolve::{Named, ResolveSpec, Told};
 use super::retry::Retries;
 use super::room::Fate;
-use super::server::{Roster, Server, ServerSpec, Servers};
+use super::roster::{Changed, Roster, Servers};
+use super::server::{Place, Server, ServerSpec};
 use super::standing::Rules;
 use crate::rules::breaker;
 use crate::rules::concurrency::MOST;
+use crate::telemetry::ResolveResult;
 
 /// uvicorn and Node close an idle connection after 5 s; ours must be gone before.
 const KEEPALIVE_MOST: Duration = Duration::from_secs(4);
@@ -30,6 +36,8 @@ const KEEPALIVE_MOST: Duration = Duration::from_secs(4);
 pub struct UpstreamSpec {
     pub name: String,
     pub servers: Vec<ServerSpec>,
+    /// How the names among them are resolved.
+    pub resolve: ResolveSpec,
     /// Requests in flight to one server; none: it is learned.
     pub max_in_flight: Option<usize>,
     /// Requests that wait for a permit of this upstream.
@@ -64,6 +72,20 @@ pub struct UpstreamSpec {
     pub health: Option<HealthSpec>,
 }
 
+/// For how many servers there is room where a name stands, in pools and open files.
+const PER_NAME: usize = 8;
+
+impl UpstreamSpec {
+    /// About how many servers it has.
+    pub fn places(&self) -> usize {
+        let places = self.servers.iter().map(|server| match server.place {
+            Place::Address(_) => 1,
+            Place::Name { .. } => PER_NAME,
+        });
+        places.sum()
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
     /// HTTP/1.1 only.
@@ -83,6 +105,8 @@ pub struct Upstream {
     pub(super) circuit: Arc<Circuit>,
     retries: Retries,
     roster: Roster,
+    named: Vec<Named>,
+    pub(super) resolves: Told,
 }
 
 impl Upstream {
@@ -94,27 +118,25 @@ impl Upstream {
         if spec.servers.is_empty() {
             return Err(format!("upstream {:?} has no server", spec.name));
         }
-        let mut options = ConnectorOptions::new(
-            spec.servers.len() * spec.max_in_flight.unwrap_or(MOST).clamp(1, 1024),
-        );
+        let most = spec.max_in_flight.unwrap_or(MOST).clamp(1, 1024);
+        let mut options = ConnectorOptions::new(spec.places() * most);
         options.ca_file = roots(&spec)?;
-        let servers = spec.servers.iter().enumerate();
-        let servers: Vec<_> = servers
-            .map(|(id, server)| Arc::new(Server::new(id, server, &spec)))
-            .collect();
+        let roster = Roster::new(&spec);
         Ok(Arc::new(Self {
             connector: Connector::new(Some(options)),
             circuit: Circuit::new(&spec.name, spec.breaker),
             retries: Retries::new(spec.retries),
             budget: Budget::new(
-                servers.len(),
+                roster.here().len(),
                 spec.max_in_flight,
                 spec.queue,
                 spec.max_streams,
                 spec.balance,
                 spec.rules,
             ),
-            roster: Roster::new(servers),
+            named: Named::all(&spec.servers),
+            resolves: Told::default(),
+            roster,
             spec,
         }))
     }
@@ -157,10 +179,36 @@ impl Upstream {
         self.roster.here()
     }
 
-    /// A server that is not among its own, reached as those are: a probe's.
-    pub(super) fn reach(&self, server: &ServerSpec) -> Arc<Server> {
+    /// The same server of a twin's, as this one reaches it; none of its own.
+    pub(super) fn reach(&self, server: &Server) -> Arc<Server> {
         // No other is called so: what comes of it is nobody's.
-        Arc::new(Server::new(usize::MAX, server, &self.spec))
+        let (of, addr) = (server.of, server.addr());
+        Arc::new(Server::new(usize::MAX, of, addr, &self.spec))
+    }
+
+    /// A name has these addresses now.
+    pub(super) fn set_addresses(&self, of: usize, addresses: &[SocketAddr]) -> Changed {
+        self.roster.set(of, addresses, &self.spec, &self.budget)
+    }
+
+    /// Says when there are other servers. From now on those that come get requests only once they were let in.
+    pub(super) fn watch_servers(&self) -> watch::Receiver<()> {
+        self.roster.watch()
+    }
+
+    /// A server was asked how it is.
+    pub(super) fn let_in(&self, server: &Server, well: bool) {
+        self.roster.let_in(server, well, &self.budget);
+    }
+
+    /// The names among its servers.
+    pub fn named(&self) -> &[Named] {
+        &self.named
+    }
+
+    /// How often asking for them came to this.
+    pub fn resolves(&self, result: ResolveResult) -> u64 {
+        self.resolves.of(result)
     }
 
     /// No server is well, so all of them are used.
@@ -313,11 +361,12 @@ mod tests {
         UpstreamSpec {
             name: "app".into(),
             servers: vec![ServerSpec {
-                addr: ([127, 0, 0, 1], 8000).into(),
+                place: Place::Address(([127, 0, 0, 1], 8000).into()),
                 tls,
                 sni: String::new(),
                 authority: "127.0.0.1:8000".into(),
             }],
+            resolve: ResolveSpec::default(),
             max_in_flight: Some(4),
             queue: 1,
             queue_wait: Duration::from_secs(1),

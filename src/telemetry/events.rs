@@ -28,7 +28,9 @@ pub fn install(level: &str, ring: Arc<Ring>) -> io::Result<()> {
     })?;
     let filter = Targets::new()
         .with_default(level)
-        .with_target("pingora", level.min(LevelFilter::WARN));
+        .with_target("pingora", level.min(LevelFilter::WARN))
+        // What comes of its questions is told by who asks; it repeats itself with each.
+        .with_target("hickory", level.min(LevelFilter::ERROR));
     let lines = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)

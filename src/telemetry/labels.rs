@@ -103,6 +103,20 @@ labelled! {
 }
 
 labelled! {
+    /// What came of asking DNS for a name: the label `result`.
+    ResolveResult {
+        Ok "ok",
+        /// NXDOMAIN.
+        NoSuchName "no_such_name",
+        /// The name is there, and has none.
+        NoAddress "no_address",
+        Timeout "timeout",
+        /// SERVFAIL, REFUSED, nobody to ask.
+        Failed "failed",
+    }
+}
+
+labelled! {
     /// What a health check came to: the label `result`.
     ProbeResult {
         Ok "ok",

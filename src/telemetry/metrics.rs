@@ -120,9 +120,14 @@ pub struct Metrics {
     routes: Mutex<BTreeMap<String, Arc<RouteMetrics>>>,
     upstreams: Mutex<BTreeMap<String, Arc<UpstreamMetrics>>>,
     read: Mutex<BTreeMap<(&'static str, Vec<String>), Read>>,
+    read_some: Mutex<BTreeMap<(&'static str, String), ReadSome>>,
 }
 
 type Read = Arc<dyn Fn() -> f64 + Send + Sync>;
+
+/// Labels and values of series that come and go.
+pub type Series = Vec<(Vec<String>, f64)>;
+type ReadSome = Arc<dyn Fn() -> Series + Send + Sync>;
 
 impl Default for Metrics {
     fn default() -> Metrics {
@@ -136,6 +141,7 @@ impl Metrics {
             routes: Mutex::default(),
             upstreams: Mutex::default(),
             read: Mutex::default(),
+            read_some: Mutex::default(),
         };
         metrics.gauge(&names::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], || 1.0);
         metrics
@@ -184,6 +190,18 @@ impl Metrics {
     ) {
         debug_assert_eq!(family.kind, Kind::Counter, "{}", family.name);
         self.register(family, labels, Arc::new(read));
+    }
+
+    /// Asks `read` at each scrape for what series of this family there are, and their values. `of`: whose they are; registering
+    /// again replaces them. What `read` gives has to be bounded.
+    pub fn series_from(
+        &self,
+        family: &'static Family,
+        of: &str,
+        read: impl Fn() -> Series + Send + Sync + 'static,
+    ) {
+        let key = (family.name, of.to_owned());
+        self.read_some.lock().insert(key, Arc::new(read));
     }
 
     /// A new counter, shown under `family`.
@@ -270,6 +288,16 @@ impl Metrics {
         for (labels, read) in read {
             let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
             samples.number(&labels, read());
+        }
+        let some: Vec<ReadSome> = (self.read_some.lock().iter())
+            .filter(|((name, _), _)| *name == family.name)
+            .map(|(_, read)| read.clone())
+            .collect();
+        // Each series once, whatever was given.
+        let series: BTreeMap<_, _> = some.iter().flat_map(|read| read()).collect();
+        for (labels, value) in series {
+            let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+            samples.number(&labels, value);
         }
         samples.into_family()
     }

@@ -22,7 +22,9 @@ use std::time::Duration;
 
 pub use access::{Access, AccessLog, Client};
 pub use ids::{RequestId, TraceParent};
-pub use labels::{CacheResult, OriginResult, ProbeResult, RefreshResult, RefusedReason};
+pub use labels::{
+    CacheResult, OriginResult, ProbeResult, RefreshResult, RefusedReason, ResolveResult,
+};
 pub use metrics::{Metrics, RouteMetrics, UpstreamMetrics};
 pub use ring::Ring;
 pub use sharded::Counter;

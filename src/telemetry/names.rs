@@ -67,6 +67,8 @@ families! {
     ORIGIN_BREAKER: Gauge "tidegate_origin_breaker_state" ["upstream"] "0 while the breaker is closed, 1 half-open, 2 open.";
     ORIGIN_BREAKER_OPENED: Counter "tidegate_origin_breaker_opened_total" ["upstream"] "How often the breaker has opened.";
 
+    ORIGIN_SERVERS: Gauge "tidegate_origin_servers" ["upstream"] "Servers there are; a name counts as those it stands for.";
+    ORIGIN_RESOLVES: Counter "tidegate_origin_resolves_total" ["upstream", "result"] "Questions to DNS for the servers' names, by what came of them.";
     ORIGIN_RETRIES: Counter "tidegate_origin_retries_total" ["upstream"] "Requests asked again at another server.";
     ORIGIN_SERVER_IN_FLIGHT: Gauge "tidegate_origin_server_in_flight" ["upstream", "server"] "Permits held at a server.";
     ORIGIN_SERVER_EJECTED: Gauge "tidegate_origin_server_ejected" ["upstream", "server"] "1 while the server is left alone for its failures, else 0.";

@@ -1,6 +1,7 @@
 //! What wire scripts cannot say: the flight table under a model checker, the arrows between rooms, the invariants of the
 //! architecture, a browser at the demo site, hot pages and compressed ones, origins and clients that speak TLS and HTTP/2,
-//! servers that fail, fall ill and get well, origins that are down as a whole, more requests than an origin can bear, what `tidegate health` makes of odd
+//! servers that fail, fall ill and get well, those that come and go with DNS, origins that are down as a whole, more requests
+//! than an origin can bear, what `tidegate health` makes of odd
 //! answers, clocks that jump, what happens when files, memory or disk run out, that the container's files say what is true,
 //! mutated requests at a strict origin, the corpora of what is fuzzed.
 
@@ -23,6 +24,7 @@ mod hot;
 mod http2;
 mod invariants;
 mod lifecycle;
+mod names;
 mod origins;
 mod overload;
 mod probes;
@@ -52,6 +54,7 @@ pub fn tests() -> Vec<Test> {
         http2::tests(),
         invariants::tests(),
         lifecycle::tests(),
+        names::tests(),
         origins::tests(),
         overload::tests(),
         probes::tests(),

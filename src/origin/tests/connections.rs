@@ -217,7 +217,7 @@ async fn a_dead_server_among_two_does_not_swallow_the_traffic() {
     let origin = Origin::start(vec![vec![Read, say(HELLO)]]).await;
     let mut spec = spec(origin.addr);
     let mut other = spec.servers[0].clone();
-    other.addr = dead;
+    other.place = Place::Address(dead);
     spec.servers.push(other);
     let upstream = Upstream::new(spec).unwrap();
     let mut refused = 0;

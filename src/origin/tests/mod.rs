@@ -140,11 +140,12 @@ fn spec(addr: SocketAddr) -> UpstreamSpec {
     UpstreamSpec {
         name: "app".into(),
         servers: vec![ServerSpec {
-            addr,
+            place: Place::Address(addr),
             tls: false,
             sni: "localhost".into(),
             authority: "app.test:80".into(),
         }],
+        resolve: ResolveSpec::default(),
         max_in_flight: Some(8),
         queue: 8,
         queue_wait: LONG,

@@ -1,0 +1,58 @@
+//! Work beside the requests, on threads of its own, so that busy workers hold up none of it, nor it them.
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
+
+use crate::clock;
+
+/// A first round ends with its work's own deadlines; so much later it does where its thread gets no turn.
+pub(super) const GRACE: Duration = Duration::from_secs(1);
+
+/// Runs what `start` spawns until the process ends.
+///
+/// # Errors
+/// A thread that can't be had; for people.
+pub(super) fn run(name: &str, start: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let no_thread = |e: std::io::Error| format!("cannot start a thread: {e}");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(no_thread)?;
+    let work = move || {
+        runtime.block_on(async {
+            start();
+            std::future::pending::<()>().await
+        })
+    };
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(work).map(drop).map_err(no_thread)
+}
+
+/// Held by whoever owes a first answer, and dropped with it.
+pub(super) type First = Sender<()>;
+
+/// Everybody's first answer, on its way.
+pub struct FirstRound {
+    answers: Receiver<()>,
+    patience: Duration,
+}
+
+impl FirstRound {
+    pub(super) fn new(patience: Duration) -> (First, FirstRound) {
+        let (first, answers) = mpsc::channel();
+        (first, FirstRound { answers, patience })
+    }
+
+    /// Blocks until all have answered, or should have.
+    pub fn wait(self) {
+        let until = clock::instant() + self.patience;
+        loop {
+            let left = until.saturating_duration_since(clock::instant());
+            // Nothing is sent: the last to answer drops the last sender.
+            match self.answers.recv_timeout(left) {
+                Ok(()) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The servers that an upstream has now: those it was given, and those that its names stand for, which come and go.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::budget::Budget;
+use super::server::{Place, Server};
+use super::upstream::UpstreamSpec;
+use crate::rules::resolve;
+
+/// Servers, those of one name together, otherwise in the order of the config.
+pub type Servers = Arc<Vec<Arc<Server>>>;
+
+pub(super) struct Roster {
+    lists: ArcSwap<Lists>,
+    /// For one change at a time.
+    changing: Mutex<Changing>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Clone)]
+struct Lists {
+    here: Servers,
+    /// Those that have gone and may still have requests.
+    gone: Vec<Arc<Server>>,
+}
+
+struct Changing {
+    next_id: usize,
+    /// Somebody asks the servers how they are.
+    is_watched: bool,
+}
+
+/// How many servers of a name came and went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Changed {
+    pub(super) came: usize,
+    pub(super) went: usize,
+}
+
+impl Roster {
+    /// The servers that have an address from the start, called 0, 1, and so on.
+    pub(super) fn new(spec: &UpstreamSpec) -> Roster {
+        let mut here = Vec::new();
+        for (of, server) in spec.servers.iter().enumerate() {
+            if let Place::Address(addr) = server.place {
+                here.push(Arc::new(Server::new(here.len(), of, addr, spec)));
+            }
+        }
+        Roster {
+            changing: Mutex::new(Changing {
+                next_id: here.len(),
+                is_watched: false,
+            }),
+            lists: ArcSwap::from_pointee(Lists {
+                here: Arc::new(here),
+                gone: Vec::new(),
+            }),
+            changed: watch::Sender::new(()),
+        }
+    }
+
+    pub(super) fn here(&self) -> Servers {
+        Arc::clone(&self.lists.load().here)
+    }
+
+    /// The server that is called so, also one that has gone, as long as a slot of it is out.
+    pub(super) fn find(&self, id: usize) -> Option<Arc<Server>> {
+        let lists = self.lists.load();
+        let mut all = lists.here.iter().chain(&lists.gone);
+        all.find(|server| server.id == id).cloned()
+    }
+
+    /// For whoever watches the servers: from now on those that come get requests only once they were
+    /// [let in](Self::let_in). Says when there are others.
+    pub(super) fn watch(&self) -> watch::Receiver<()> {
+        self.changing.lock().is_watched = true;
+        self.changed.subscribe()
+    }
+
+    /// A server was asked how it is; from now on it has requests, unless it has gone.
+    pub(super) fn let_in(&self, server: &Server, well: bool, budget: &Arc<Budget>) {
+        let _one = self.changing.lock();
+        if self.here().iter().any(|one| one.id == server.id) {
+            budget.join(&[server.id], well);
+            budget.set_well(server.id, well);
+        }
+    }
+
+    /// The spec's name has these addresses now, each of them once. Servers whose address stays are the same as before; one
+    /// that comes back while it still has requests is, too.
+    pub(super) fn set(
+        &self,
+        of: usize,
+        addresses: &[SocketAddr],
+        spec: &UpstreamSpec,
+        budget: &Arc<Budget>,
+    ) -> Changed {
+        let mut changing = self.changing.lock();
+        let Lists { here, mut gone } = Lists::clone(&self.lists.load());
+        let had: Vec<SocketAddr> = here
+            .iter()
+            .filter(|server| server.of == of)
+            .map(|server| server.addr())
+            .collect();
+        let change = resolve::change(&had, addresses);
+        if change.come.is_empty() && change.go.is_empty() {
+            return Changed { came: 0, went: 0 };
+        }
+        let leaves = |server: &Arc<Server>| server.of == of && change.go.contains(&server.addr());
+        let (go, mut here): (Vec<_>, Vec<_>) = here.iter().cloned().partition(leaves);
+        let mut come = Vec::new();
+        for addr in change.come {
+            let back = gone
+                .iter()
+                .position(|server| server.of == of && server.addr() == addr);
+            let server = match back {
+                Some(at) => gone.swap_remove(at),
+                None => {
+                    changing.next_id += 1;
+                    Arc::new(Server::new(changing.next_id - 1, of, addr, spec))
+                }
+            };
+            // Until it was asked.
+            server.seen().set_well(!changing.is_watched);
+            come.push(server);
+        }
+        here.extend(come.iter().cloned());
+        here.sort_by_key(|server| server.of);
+        let ids = |servers: &[Arc<Server>]| servers.iter().map(|one| one.id).collect::<Vec<_>>();
+        let changed = Changed {
+            came: come.len(),
+            went: go.len(),
+        };
+        // Known before they get requests, and until they have none.
+        gone.extend(go.iter().cloned());
+        let here = Arc::new(here);
+        self.lists.store(Arc::new(Lists {
+            here: Arc::clone(&here),
+            gone: gone.clone(),
+        }));
+        // Where no other would be left, nobody waits until they were asked.
+        let stay = budget.servers() > go.len();
+        if !changing.is_watched || !stay {
+            budget.join(&ids(&come), !changing.is_watched);
+        }
+        budget.leave(&ids(&go));
+        gone.retain(|server| budget.in_flight_at(server.id) > 0);
+        self.lists.store(Arc::new(Lists { here, gone }));
+        drop(changing);
+        self.changed.send_replace(());
+        changed
+    }
+}
