@@ -115,7 +115,13 @@ pub struct Pair<'a> {
     pub whole: &'a [u8],
 }
 
-impl Pair<'_> {
+impl<'a> Pair<'a> {
+    /// The value, if the cookie is called so.
+    pub fn value_of(&self, name: &[u8]) -> Option<&'a [u8]> {
+        let at = self.whole.iter().position(|&b| b == b'=')?;
+        (self.name == Some(name)).then(|| self.whole[at + 1..].trim_ascii_start())
+    }
+
     /// Whether the proxy set this cookie itself.
     pub fn is_own(&self) -> bool {
         self.name

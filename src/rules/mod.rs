@@ -29,9 +29,9 @@
 //! | [`invalidate`] | what an unsafe request makes wrong | RFC 9111 §4.4 |
 //! | [`cache_status`] | what the client is told of all this | RFC 9211 |
 //!
-//! And beside all requests: [`health`], which of an upstream's servers are well; [`concurrency`], how many at once one is
-//! good for; [`breaker`], whether it is there at all; [`retry_after`], when those who were refused are to come back;
-//! [`resolve`], where servers are.
+//! Towards the servers of an upstream: [`rendezvous`], which of them a key belongs to; [`sticky`], which a visitor does; and
+//! beside all requests [`health`], which are well; [`concurrency`], how many at once one is good for; [`breaker`], whether it is
+//! there at all; [`retry_after`], when those who were refused are to come back; [`resolve`], where servers are.
 
 pub mod breaker;
 pub mod cache_control;
@@ -53,11 +53,13 @@ pub mod identity;
 pub mod invalidate;
 pub mod range;
 pub mod refresh;
+pub mod rendezvous;
 pub mod request;
 pub mod resolve;
 pub mod response;
 pub mod retry_after;
 pub mod reuse;
+pub mod sticky;
 pub mod storing;
 pub mod target;
 pub mod targeted;
