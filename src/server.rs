@@ -253,10 +253,7 @@ fn room(policy: &Policy) -> usize {
     });
     let servers = policy.upstreams.iter().map(|upstream| {
         let probes = usize::from(upstream.health.is_some());
-        let most = upstream
-            .max_in_flight
-            .unwrap_or(crate::rules::concurrency::MOST);
-        upstream.places() * (most + probes) + upstream.max_streams
+        upstream.most_in_flight() + upstream.places() * probes + upstream.max_streams
     });
     let kept = servers.sum::<usize>().min(files / 4) + OWN_FILES.min(files / 4);
     (files - kept).max(1)

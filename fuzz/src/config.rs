@@ -18,6 +18,7 @@ fn read(text: &str) -> Result<Policy, Report> {
     let world = World {
         env: &|name| name.starts_with('T').then(|| "10s".to_owned()),
         readable: &|_| Ok(()),
+        read: &|_| Ok(vec![b'x'; 32]),
         certificate: &|_| Ok(()),
         unique: &|| "tidegate-test".to_owned(),
         cores: 2,

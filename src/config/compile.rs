@@ -3,6 +3,8 @@
 //! Sizes become bytes, upstreams places in a list. What was already told as a mistake is not told
 //! again for its consequences.
 
+mod balancing;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -13,7 +15,7 @@ use http::{HeaderName, HeaderValue, Method, header};
 
 use super::file::File;
 use super::nearest::nearest;
-use super::options;
+use super::options::{self, Backend};
 use super::policy::{Admin, Cache, Listen, Log, Policy, Route, Tls};
 use super::report::{At, Mistake};
 use super::table::Table;
@@ -25,7 +27,7 @@ use crate::origin::{
 };
 use crate::rules::breaker;
 use crate::rules::health::{Expects, Hysteresis};
-use crate::rules::identity::Harmless;
+use crate::rules::identity::{self, Harmless};
 use crate::rules::request::HeadLimits;
 use crate::rules::resolve::Bounds;
 use crate::rules::storing::StoreTerms;
@@ -36,6 +38,7 @@ pub struct World<'a> {
     pub env: Env<'a>,
     /// Whether a file can be read.
     pub readable: &'a dyn Fn(&Path) -> io::Result<()>,
+    pub read: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
     /// Whether a certificate can be used, or why not.
     pub certificate: &'a dyn Fn(&Path) -> Result<(), String>,
     /// A name nobody else has.
@@ -233,6 +236,11 @@ impl Compile<'_, '_> {
             (spec.name.as_str(), at)
         });
         self.twins("upstream", names);
+        let cookies = written.iter().filter_map(|upstream| {
+            let cookie = upstream.sticky.value.as_ref()?;
+            Some((cookie.0.as_str(), &upstream.sticky.at))
+        });
+        self.twins("upstream's cookie", cookies);
         specs
     }
 
@@ -246,6 +254,7 @@ impl Compile<'_, '_> {
                 "add `servers = [\"http://127.0.0.1:8000\"]`",
             );
         }
+        self.roles(servers);
         if let Some(ca) = &upstream.ca.value
             && let Err(error) = (self.world.readable)(ca)
         {
@@ -258,7 +267,7 @@ impl Compile<'_, '_> {
         }
         let name = match (&upstream.name.value, servers.value.first()) {
             (Some(name), _) => name.0.clone(),
-            (None, Some(server)) => server.authority(),
+            (None, Some(server)) => server.address.authority(),
             (None, None) => String::new(),
         };
         UpstreamSpec {
@@ -268,7 +277,9 @@ impl Compile<'_, '_> {
             max_in_flight: upstream.max_in_flight.value.is(),
             queue: upstream.queue.value,
             queue_wait: upstream.queue_wait.value,
-            balance: upstream.balance.value,
+            balance: self.balance(upstream),
+            hash_by: upstream.hash_by.value.clone(),
+            sticky: self.sticky(upstream),
             rules: Rules {
                 eject_after: u32::try_from(upstream.eject_after.value).unwrap_or(u32::MAX),
                 eject_for: upstream.eject_for.value,
@@ -457,7 +468,10 @@ impl Compile<'_, '_> {
             let host = upstreams
                 .get(upstream)
                 .and_then(|upstream| upstream.host.value.as_ref());
-            routes.push(self.route(id, route, upstream, host.map(|host| host.0.clone())));
+            let host = host.map(|host| host.0.clone());
+            let sticky = specs.get(upstream).and_then(|spec| spec.sticky.as_ref());
+            let sticky = sticky.map(|sticky| sticky.cookie.as_str());
+            routes.push(self.route(id, route, upstream, host, sticky));
             self.place(&mut table, id, written);
         }
         let names = written.iter().zip(&routes);
@@ -475,7 +489,9 @@ impl Compile<'_, '_> {
         route: &options::Route,
         upstream: usize,
         host: Option<String>,
+        sticky: Option<&str>,
     ) -> Route {
+        let own = std::iter::once(format!("{}*", identity::OWN_PREFIX));
         let first = route.hosts.value.first().map_or("", |host| host.0.as_str());
         let path = &route.path.value.0;
         let patterns =
@@ -504,7 +520,9 @@ impl Compile<'_, '_> {
             },
             serve_stale_after: route.serve_stale_after.value,
             eager: route.eager_refresh.value,
-            harmless: self.harmless(&route.harmless_cookies),
+            harmless: self.harmless(&route.harmless_cookies, sticky),
+            own_cookies: own.chain(sticky.map(str::to_owned)).collect(),
+            sticky: sticky.map(str::to_owned),
             query: QueryRules {
                 drop: patterns(&route.query_drop.value),
                 keep: route.query_keep.value.as_deref().map(patterns),
@@ -523,12 +541,10 @@ impl Compile<'_, '_> {
         }
     }
 
-    fn harmless(&mut self, written: &Given<Vec<Pattern>>) -> Harmless {
-        let patterns: Vec<_> = written
-            .value
-            .iter()
-            .map(|pattern| pattern.0.as_str())
-            .collect();
+    /// `own`: a cookie of ours.
+    fn harmless(&mut self, written: &Given<Vec<Pattern>>, own: Option<&str>) -> Harmless {
+        let patterns = written.value.iter().map(|pattern| pattern.0.as_str());
+        let patterns: Vec<_> = patterns.chain(own).collect();
         Harmless::with(&patterns).unwrap_or_else(|bad| {
             let what = format!("`harmless_cookies`: {:?} {}", bad.pattern, bad.why);
             self.tell(
@@ -646,8 +662,8 @@ fn pick<'a>(first: &'a At, second: &'a At) -> &'a At {
     if first.is_written() { first } else { second }
 }
 
-fn server(server: &Server) -> ServerSpec {
-    let Server { tls, host, port } = server;
+fn server(backend: &Backend) -> ServerSpec {
+    let Server { tls, host, port } = &backend.address;
     let (place, sni) = match host.parse::<IpAddr>() {
         Ok(address) => (
             Place::Address(SocketAddr::new(address, *port)),
@@ -668,7 +684,10 @@ fn server(server: &Server) -> ServerSpec {
         place,
         tls: *tls,
         sni,
-        authority: server.authority(),
+        authority: backend.address.authority(),
+        weight: u32::try_from(backend.weight).unwrap_or(u32::MAX),
+        backup: backend.backup,
+        max_in_flight: backend.max_in_flight,
     }
 }
 

@@ -1,11 +1,10 @@
 //! The config as it was written: the file, and the flags over it.
 
 use super::Flags;
-use super::options::{Admin, Cache, Listen, Log, Route, Upstream};
+use super::options::{Admin, Backend, Cache, Listen, Log, Route, Upstream};
 use super::report::{At, Mistake};
 use super::syntax;
 use super::walk::{Env, Found, Given, Walk};
-use super::words::Server;
 
 /// What was written, each value with its place, defaults where nothing was.
 #[derive(Clone, Debug)]
@@ -86,7 +85,7 @@ impl File {
     /// `--origin` gives the only upstream its servers, or makes one.
     fn lay_origins(&mut self, origins: &[String], walk: &mut Walk<'_>) {
         let flag = "--origin";
-        let servers: Vec<Option<Given<Server>>> = origins
+        let servers: Vec<Option<Given<Backend>>> = origins
             .iter()
             .map(|text| walk.flag(flag, text, None))
             .collect();

@@ -7,12 +7,14 @@
 pub mod certificate;
 mod compile;
 pub mod file;
+pub mod keys;
 pub mod nearest;
 pub mod options;
 pub mod policy;
 pub mod render;
 pub mod report;
 pub mod schema;
+pub mod steering;
 pub mod syntax;
 pub mod table;
 pub mod units;
@@ -132,6 +134,7 @@ fn with_system<T>(with: impl FnOnce(&World<'_>) -> T) -> T {
                 false => Ok(()),
             }
         },
+        read: &|path| fs::read(path),
         certificate: &|path| certificate::load(path).map(drop),
         unique: &|| {
             format!(

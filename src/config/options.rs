@@ -7,8 +7,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::keys::Keys;
 use super::report::At;
-use super::value::{Bounds, Kind, Literal, OrAuto, OrOff, Rate, Size, Value};
+use super::steering::{CookieName, HashBy, Secret};
+use super::value::{Bounds, Kind, Literal, OrAuto, OrOff, Rate, Size, Value, Wrong};
 use super::walk::{Found, Given, Walk};
 use super::words::{
     AcceptEncoding, Authority, Balance, CdnId, Coding, Family, Field, Health, HealthMethod, Host,
@@ -27,7 +29,7 @@ pub struct Table {
 }
 
 /// One option of a table.
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub struct Opt {
     pub name: &'static str,
     pub kind: Kind,
@@ -80,6 +82,11 @@ impl Opt {
             true => format!("\"{text}\""),
             false => text.to_owned(),
         }
+    }
+
+    /// What stands where it was not written, if that may be.
+    pub fn absent<T: Value>(&self) -> Option<T> {
+        (!matches!(self.shown, Example(_))).then(|| self.default())
     }
 
     /// The default as a value.
@@ -163,6 +170,57 @@ macro_rules! table {
     (@bounds $least:literal, $most:literal) => { Some(($least, $most)) };
 }
 
+/// Declares a table within a list, and the option that has to be written: where it stands alone it needs no table.
+macro_rules! record {
+    (
+        $(#[doc = $prose:literal])+
+        $Record:ident;
+        $(#[doc = $what:literal])+
+        $alone:ident: $Alone:ty = $example:expr;
+        $(
+            $(#[doc = $about:literal])+
+            $option:ident: $Type:ty = $shown:expr $(, $least:literal to $most:literal)?;
+        )+
+    ) => {
+        $(#[doc = $prose])+
+        #[derive(Clone, PartialEq, Eq, Debug)]
+        pub struct $Record {
+            $(#[doc = $what])+
+            pub $alone: $Alone,
+            $($(#[doc = $about])+ pub $option: $Type,)+
+        }
+
+        impl $Record {
+            pub const OPTIONS: &'static [Opt] = &[
+                table!(@ $alone, $Alone, $example, [$($what),+]),
+                $(table!(@ $option, $Type, $shown, [$($about),+] $(, $least, $most)?)),+
+            ];
+        }
+
+        impl Value for $Record {
+            const KIND: Kind = Kind::OrTable(&<$Alone as Value>::KIND, Self::OPTIONS);
+
+            fn read(literal: &Literal, bounds: Option<Bounds>) -> Result<Self, Vec<Wrong>> {
+                let Literal::Table(found) = literal else {
+                    return Ok($Record {
+                        $alone: <$Alone as Value>::read(literal, bounds)?,
+                        $($option: (const {
+                            &table!(@ $option, $Type, $shown, [$($about),+] $(, $least, $most)?)
+                        }).default(),)+
+                    });
+                };
+                let mut keys = Keys::of(found, Self::OPTIONS);
+                let $alone = keys.take(const { &table!(@ $alone, $Alone, $example, [$($what),+]) });
+                $(let $option = keys.take(const {
+                    &table!(@ $option, $Type, $shown, [$($about),+] $(, $least, $most)?)
+                });)+
+                let made = (|| Some($Record { $alone: $alone?, $($option: $option?,)+ }))();
+                keys.end(made)
+            }
+        }
+    };
+}
+
 table! {
     /// Where visitors come in, and what they may ask of the process.
     Listen = "listen", many: false;
@@ -241,17 +299,18 @@ table! {
 }
 
 table! {
-    /// An app to stand in front of, as one or more servers that are equal to each other.
+    /// An app to stand in front of, as one or more servers.
     Upstream = "upstream", many: true;
 
     /// What routes, metrics and logs call it; else its first server's host and port.
     name: Option<Name> = Unset("app");
 
-    /// The servers, `http://` or `https://`, equal to each other. A name stands for all its addresses, each a server of its
-    /// own (128 at most), and is asked for again as they grow old: new ones are used, those that go finish what they
-    /// have. Where DNS fails the last ones stay; where there were none yet, others of the upstream are used, or requests
-    /// get a stale copy, else 503. The hosts file comes first. At start the first answers are waited for, 5s at most.
-    servers: Vec<Server> = Example(r#"["http://127.0.0.1:8000"]"#);
+    /// The servers, `http://` or `https://`. A name stands for all its addresses, each a server of its own (128 at most), and
+    /// is asked for again as they grow old: new ones are used, those that go finish what they have. Where DNS fails the
+    /// last ones stay; where there were none yet, others of the upstream are used, or requests get a stale copy, else 503. The
+    /// hosts file comes first. At start the first answers are waited for, 5s at most. A server that is not like the others
+    /// is a table, as in `{ address = "http://app-2:8000", weight = 2, backup = true, max_in_flight = 8 }`.
+    servers: Vec<Backend> = Example(r#"["http://127.0.0.1:8000"]"#);
 
     /// DNS servers to ask for names, instead of the system's: `"10.0.0.2"`, `"127.0.0.1:5353"`.
     resolver: Vec<Resolver> = Default("[]");
@@ -268,15 +327,39 @@ table! {
     /// The Host to send instead of the one the visitor asked for.
     host: Option<Authority> = Unset("app.internal");
 
-    /// The most requests in flight to a server at once. What comes on top waits in the queue. With `auto` it is learned, for
-    /// each server: it grows while more at once take no longer, and shrinks while they only wait in the server; it begins at
-    /// 16 and stays between 1 and 1024. Now and then a few less or more are tried. A server that only says "overloaded"
-    /// (429, 503) or nothing in time gets half.
+    /// The most requests in flight to a server at once, unless it has its own. What comes on top waits in the queue. With
+    /// `auto` it is learned, for each server: it grows while more at once take no longer, and shrinks while they only wait
+    /// in the server; it begins at 16 and stays between 1 and 1024. Now and then a few less or more are tried. A server that
+    /// only says "overloaded" (429, 503) or nothing in time gets half.
     max_in_flight: OrAuto = Default("auto"), "1" to "65536";
 
     /// How a server is chosen: `p2c` takes the better of two at random, by requests in flight and quickness of late;
-    /// `round_robin` takes turns; `least_in_flight` the least busy.
+    /// `round_robin` takes turns, evenly mixed; `least_in_flight` the least busy; `consistent_hash` the one that
+    /// `hash_by` belongs to, so that what servers remember of it is remembered once. All of them go by `weight`.
     balance: Balance = Default("p2c");
+
+    /// What `consistent_hash` finds a server by: `path` is what the cache knows a page by (host, path and query),
+    /// `header:NAME` and `cookie:NAME` what a request says there, `address` its client's (of IPv6 the /64). Of several
+    /// requests that share an answer it's the first one's. A request that doesn't say it goes as with `p2c`. When a server
+    /// leaves, its part moves to all the others and comes back with it; nothing else moves.
+    hash_by: HashBy = Default("path");
+
+    /// The most that `consistent_hash` gives to a server at once, in hundredths of its fair share of all in flight; past
+    /// it the next in line has the request. Who has less than an eighth of `max_in_flight` is not passed over.
+    hash_bound: usize = Default("125"), "100" to "10000";
+
+    /// A cookie of this name binds each visitor to a server, for apps that remember visitors in memory. The app must not use
+    /// the name; it never sees the cookie, nor does the cache count it. It is set where an answer went to the app for
+    /// this visitor alone and no cache may keep it (such an answer becomes `private` if it says nothing), never with stored or
+    /// shared pages nor with a server's errors, and ends with the browser's session (`Path=/; HttpOnly; SameSite=Lax`, over
+    /// TLS `Secure`). Its value tells nothing, and is signed: one that was made up is ignored and replaced. When
+    /// the server is ill, left alone, drained, full, or a backup whose time is over, the visitor is bound to another.
+    sticky: Option<CookieName> = Unset("app_server");
+
+    /// What signs that cookie: at least 16 bytes, the same for all proxies of a site, as `${NAME}` or as
+    /// `file:/run/secrets/sticky`. Without it each process makes one at its start: then a restart binds everybody
+    /// anew, and so does each of several proxies.
+    sticky_key: Option<Secret> = Unset("file:/run/secrets/sticky");
 
     /// After so many failures in a row (no answer, or 502, 503 or 504) a server is left alone; 0 is never.
     eject_after: usize = Default("5"), "0" to "1000000";
@@ -284,7 +367,7 @@ table! {
     /// For how long, the first time; the second time twice that, and so on to five minutes at most.
     eject_for: Duration = Default("10s"), "100ms" to "5m";
 
-    /// The most servers that are left alone at once, in hundredths; so a single one never is.
+    /// The most servers that are left alone at once, in hundredths; so a single one never is, unless a backup is ready.
     eject_most: usize = Default("50"), "0" to "100";
 
     /// With fewer usable servers than this, in hundredths of all, all are used: better than none.
@@ -380,6 +463,24 @@ table! {
 
     /// The service that `grpc` asks about; else the server as a whole.
     health_service: Option<String> = Unset("blog.Posts");
+}
+
+record! {
+    /// One server of an upstream.
+    Backend;
+
+    /// Its URL: `http://` or `https://`, a host and a port.
+    address: Server = Example("http://127.0.0.1:8000");
+
+    /// Its part of what all servers get, in proportion to theirs. Zero drains it: what it has in hand is finished, and
+    /// nobody new comes, visitors that were bound to it neither.
+    weight: usize = Default("1"), "0" to "1000";
+
+    /// Whether it is asked only while no other server can be.
+    backup: bool = Default("false");
+
+    /// The most requests in flight to it at once; else the upstream's.
+    max_in_flight: Option<usize> = Unset("8"), "1" to "65536";
 }
 
 table! {

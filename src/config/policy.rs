@@ -121,6 +121,10 @@ pub struct Route {
     pub serve_stale_after: Duration,
     pub eager: bool,
     pub harmless: Harmless,
+    /// Cookies of ours, which no origin sees; `name*` is a prefix.
+    pub own_cookies: Vec<String>,
+    /// That of them which binds visitors to servers of its upstream.
+    pub sticky: Option<String>,
     pub query: QueryRules,
     pub honor_directives: bool,
     pub forward_client_address: bool,

@@ -33,6 +33,15 @@ fn table(table: &Table, out: &mut String) {
     for option in table.options {
         out.push('\n');
         comment(&prose(option), out);
+        if let Kind::List(Kind::OrTable(_, keys)) = option.kind {
+            for key in *keys {
+                let default = match key.shown {
+                    Shown::Default(default) => format!(" (else {default})"),
+                    Shown::Unset(_) | Shown::Example(_) => String::new(),
+                };
+                comment(&format!("- `{}`{default}: {}", key.name, prose(key)), out);
+            }
+        }
         let off = match option.shown {
             Shown::Example(_) => "",
             Shown::Default(_) | Shown::Unset(_) => "#",

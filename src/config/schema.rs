@@ -26,15 +26,7 @@ pub fn schema() -> String {
 }
 
 fn table(table: &Table) -> Node {
-    let options = table
-        .options
-        .iter()
-        .map(|option| (option.name, self::option(option)));
-    let mut object = vec![
-        ("type", text("object")),
-        ("additionalProperties", Node::Bool(false)),
-        ("properties", Node::Object(options.collect())),
-    ];
+    let mut object = object(table.options);
     let prose = text(joined(table.prose));
     match table.many {
         false => object.insert(0, ("description", prose)),
@@ -47,6 +39,18 @@ fn table(table: &Table) -> Node {
         }
     }
     Node::Object(object)
+}
+
+/// Of these keys and no other.
+fn object(options: &'static [Opt]) -> Vec<(&'static str, Node)> {
+    let properties = options
+        .iter()
+        .map(|option| (option.name, self::option(option)));
+    vec![
+        ("type", text("object")),
+        ("additionalProperties", Node::Bool(false)),
+        ("properties", Node::Object(properties.collect())),
+    ]
 }
 
 fn option(option: &Opt) -> Node {
@@ -86,6 +90,16 @@ fn kind(kind: Kind) -> Vec<(&'static str, Node)> {
             ("type", text("array")),
             ("items", Node::Object(self::kind(*of))),
         ],
+        Kind::OrTable(alone, options) => {
+            let mut table = object(options);
+            let needed = options
+                .iter()
+                .filter(|option| matches!(option.shown, Shown::Example(_)));
+            let needed = needed.map(|option| text(option.name));
+            table.push(("required", Node::List(needed.collect())));
+            let either = [self::kind(*alone), table].map(Node::Object);
+            vec![("anyOf", Node::List(either.into()))]
+        }
     }
 }
 

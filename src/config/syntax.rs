@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, Error};
 
 use super::report::{At, Mistake, place};
@@ -77,7 +78,7 @@ impl Hidden {
                 let next = text[at..].find("\n[").map_or(text.len(), |next| at + next);
                 headless.push(at..next);
             } else if error.message().starts_with("unclosed")
-                && let Some(span) = opening(root, at)
+                && let Some(span) = opening(text, root, at)
             {
                 unclosed.push(span);
             }
@@ -99,23 +100,32 @@ impl Hidden {
 }
 
 /// The outermost bracketed value that reaches to `end`.
-fn opening(table: &DeTable<'_>, end: usize) -> Option<Range<usize>> {
+fn opening(text: &str, table: &DeTable<'_>, end: usize) -> Option<Range<usize>> {
     table.values().find_map(|value| {
         let span = value.span();
         match value.get_ref() {
-            DeValue::Array(array) if is_header_list(array) => {
+            DeValue::Array(array) if is_header_list(array) && !is_inline(text, array) => {
                 array.iter().find_map(|element| match element.get_ref() {
-                    DeValue::Table(table) => opening(table, end),
+                    DeValue::Table(table) => opening(text, table, end),
                     _ => None,
                 })
             }
             DeValue::Array(_) | DeValue::Table(_) if span.start < end && end <= span.end => {
                 Some(span.start..end.max(span.end) + 1)
             }
-            DeValue::Table(table) => opening(table, end),
+            DeValue::Table(table) => opening(text, table, end),
             _ => None,
         }
     })
+}
+
+/// Whether an array stands between brackets, its tables between braces.
+fn is_inline(text: &str, array: &DeArray<'_>) -> bool {
+    let begins = |element: &Spanned<DeValue<'_>>| {
+        let rest = text.get(element.span().start..);
+        rest.is_some_and(|rest| rest.starts_with('{'))
+    };
+    array.iter().any(begins)
 }
 
 /// Whether an array is made of tables, as `[[name]]` makes them.

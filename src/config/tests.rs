@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::options::{Shown, TABLES};
 use super::policy::AcceptEncoding;
 use super::*;
-use crate::origin::{Check, Place};
+use crate::origin::{Balance, Check, HashBy, Place};
 use crate::rules::resolve::Family;
 use crate::rules::storing::SetCookie;
 use crate::telemetry::Output;
@@ -25,6 +25,10 @@ fn with(text: &str, flags: &Flags) -> Result<Policy, Report> {
         },
         readable: &|path| match path == Path::new("/ca.pem") {
             true => Ok(()),
+            false => Err(io::ErrorKind::NotFound.into()),
+        },
+        read: &|path| match path == Path::new("/secret") {
+            true => Ok(b"0123456789abcdef\n".to_vec()),
             false => Err(io::ErrorKind::NotFound.into()),
         },
         certificate: &|path| match path == Path::new("/cert") {
@@ -120,6 +124,7 @@ fn every_example_is_valid() {
     let text = text
         .replace("/etc/ssl/certs/internal-ca.pem", "/ca.pem")
         .replace("/etc/tidegate/clients-ca.pem", "/ca.pem")
+        .replace("/run/secrets/sticky", "/secret")
         .replace("/etc/letsencrypt/live/example.com", "/cert");
     policy(&text);
 }
@@ -225,6 +230,211 @@ fn what_a_health_check_has_no_use_for_is_told() {
         assert!(told.starts_with(what), "{told}");
         assert_eq!(helps, help, "{options}");
     }
+}
+
+#[test]
+fn a_server_is_an_url_or_a_table() {
+    let policy = policy(
+        r#"
+[[upstream]]
+max_in_flight = 10
+servers = [
+  "http://127.0.0.1:8000",
+  { address = "http://app.internal:8001", weight = 0, backup = true, max_in_flight = 8 },
+  { address = "http://127.0.0.1:${PORT}", weight = "${THREADS}" },
+]
+"#,
+    );
+    let upstream = &policy.upstreams[0];
+    let told = upstream.servers.iter().map(|server| {
+        let most = upstream.max_in_flight_at(server);
+        let most = most.unwrap_or_default();
+        (server.authority.clone(), server.weight, server.backup, most)
+    });
+    let told: Vec<_> = told.collect();
+    let told: Vec<_> = told
+        .iter()
+        .map(|(addr, weight, backup, most)| (addr.as_str(), *weight, *backup, *most))
+        .collect();
+    let wanted = [
+        ("127.0.0.1:8000", 1, false, 10),
+        ("192.0.2.7:8001", 0, true, 8),
+        ("127.0.0.1:8000", 3, false, 10),
+    ];
+    assert_eq!(told, wanted);
+    assert_eq!(upstream.most_in_flight(), 28);
+}
+
+#[test]
+fn what_is_wrong_with_a_server_is_told_where_it_stands() {
+    for (server, line_and_column, what, help) in [
+        (
+            "{ address = \"http://a b\" }",
+            (3, 13),
+            "`servers`: `address`: `http://a b` is not a server's URL",
+            "a host and a port, as in `\"http://127.0.0.1:8000\"`",
+        ),
+        (
+            "{ address = \"http://[::1]\", weight = 1001 }",
+            (3, 38),
+            "`servers`: `weight`: `1001` is more than 1000",
+            "anything from 0 to 1000 will do",
+        ),
+        (
+            "{ address = \"http://[::1]\", weight = -1 }",
+            (3, 38),
+            "`servers`: `weight`: `-1` is not a whole number",
+            "write digits only, as in `64`",
+        ),
+        (
+            "{ address = \"http://[::1]\", weight = 0.5 }",
+            (3, 38),
+            "`servers`: `weight`: expected a whole number, found a fraction",
+            "",
+        ),
+        (
+            "{ address = \"http://[::1]\", backup = \"yes\" }",
+            (3, 38),
+            "`servers`: `backup`: expected true or false, found a text",
+            "write it without quotes: `yes`",
+        ),
+        (
+            "{ address = \"http://[::1]\", max_in_flight = 0 }",
+            (3, 45),
+            "`servers`: `max_in_flight`: `0` is less than 1",
+            "anything from 1 to 65536 will do",
+        ),
+        (
+            "{ address = \"http://[::1]\", wieght = 2 }",
+            (3, 29),
+            "`servers`: unknown key `wieght`",
+            "did you mean `weight`?",
+        ),
+        (
+            "{ weight = 2 }",
+            (3, 1),
+            "`servers`: `address` is missing",
+            "write it: `address = \"http://127.0.0.1:8000\"`",
+        ),
+        (
+            "{ address = \"http://gone.internal\" }",
+            (3, 1),
+            "`servers`: `gone.internal` has no address: no such host",
+            "is it spelt right, and can this machine look it up?",
+        ),
+        (
+            "8000",
+            (3, 1),
+            "`servers`: expected a server's URL, found a number",
+            "put it in quotes: `\"8000\"`",
+        ),
+    ] {
+        let text = format!("[[upstream]]\nservers = [\n{server},\n\"http://127.0.0.1:1\"]\n");
+        let report = with(&text, &Flags::default()).expect_err(server);
+        let told = report.entries();
+        assert_eq!(told.len(), 1, "{report}");
+        let at = told[0].line.zip(told[0].column);
+        assert_eq!(at, Some(line_and_column), "{report}");
+        assert_eq!(told[0].what, what);
+        assert_eq!(told[0].help.unwrap_or_default(), help);
+    }
+    let two = "[[upstream]]\nservers = [{ address = 1, weight = true }]\n";
+    assert_eq!(mistakes(two).len(), 2);
+    let open =
+        "[[upstream]]\nservers = [\n{ address = \"http://[::1]\" },\n[[route]]\npath = \"/x\"\n";
+    assert_eq!(one_mistake(open).0, 2);
+}
+
+#[test]
+fn how_requests_are_spread_is_what_was_written() {
+    let text = format!(
+        "{UPSTREAM}balance = \"consistent_hash\"\nhash_by = \"header:X-Tenant\"\nhash_bound = 150\n\
+         sticky = \"srv\"\nsticky_key = \"file:/secret\"\n"
+    );
+    let policy = policy(&text);
+    let upstream = &policy.upstreams[0];
+    assert_eq!(upstream.balance, Balance::ConsistentHash { most: 150 });
+    let tenant = HashBy::Header(http::HeaderName::from_static("x-tenant"));
+    assert_eq!(upstream.hashes(), Some(&tenant));
+    let sticky = upstream.sticky.as_ref().unwrap();
+    // Without the line's end of its file.
+    assert_eq!(sticky.key.as_ref().unwrap().0, b"0123456789abcdef");
+    let route = policy.route("any.example", "/").unwrap();
+    assert_eq!(route.own_cookies, ["tidegate_*", "srv"]);
+    assert!(route.harmless.covers(b"srv") && !route.harmless.covers(b"srvs"));
+    let shown = format!("{policy:?}");
+    assert!(!shown.contains("0123456789"), "{shown}");
+}
+
+#[test]
+fn what_contradicts_itself_about_spreading_is_told() {
+    const SERVERS: &str = "[[upstream]]\nservers = [{ address = \"http://[::1]\"";
+    let servers = |rest: &str| format!("{SERVERS}{rest} }}]\n");
+    for (text, what, help) in [
+        (
+            servers(", weight = 0"),
+            "every server has weight 0, so nobody is asked",
+            "leave one of them at 1 or more",
+        ),
+        (
+            servers(", backup = true"),
+            "every server is a backup, and of none",
+            "make those that are to be asked no backups",
+        ),
+        (
+            format!("{UPSTREAM}hash_by = \"address\"\n"),
+            "`hash_by` without `consistent_hash`",
+            "make `balance` `consistent_hash`, or leave it out",
+        ),
+        (
+            format!("{UPSTREAM}balance = \"round_robin\"\nhash_bound = 200\n"),
+            "`hash_bound` without `consistent_hash`",
+            "make `balance` `consistent_hash`, or leave it out",
+        ),
+        (
+            format!("{UPSTREAM}balance = \"consistent_hash\"\nhash_bound = 99\n"),
+            "`hash_bound`: `99` is less than 100",
+            "anything from 100 to 10000 will do",
+        ),
+        (
+            format!("{UPSTREAM}sticky_key = \"0123456789abcdef\"\n"),
+            "`sticky_key` without sticky sessions",
+            "add `sticky = \"app_server\"`, or leave it out",
+        ),
+        (
+            format!("{UPSTREAM}sticky = \"a b\"\nsticky_key = \"0123456789abcdef\"\n"),
+            "`sticky`: `a b` is not a cookie's name",
+            "up to 64 letters, digits, `_`, `-` and `.`, as in `\"app_server\"`",
+        ),
+        (
+            format!("{UPSTREAM}sticky = \"srv\"\nsticky_key = \"hunter2\"\n"),
+            "`sticky_key`: a secret of less than 16 bytes",
+            "make one with `openssl rand -hex 32`",
+        ),
+        (
+            format!("{UPSTREAM}sticky = \"srv\"\nsticky_key = \"file:/gone\"\n"),
+            "`sticky_key`: /gone: entity not found",
+            "a file that this user can read",
+        ),
+        (
+            format!(
+                "{UPSTREAM}name = \"a\"\nsticky = \"srv\"\n{UPSTREAM}name = \"b\"\nsticky = \"srv\"\n[[route]]\nupstream = \"a\"\n"
+            ),
+            "another upstream's cookie is called `srv` as well",
+            "give each a `name` of its own",
+        ),
+    ] {
+        let (_, told, helps) = one_mistake(&text);
+        assert_eq!(told, what);
+        assert_eq!(helps, help, "{text}");
+    }
+    // Switched off by a word, with all it will need again.
+    policy(&format!(
+        "{UPSTREAM}balance = \"p2c\"\nhash_by = \"address\"\n"
+    ));
+    policy(&servers(
+        ", weight = 0 }, { address = \"http://[::1]:1\", backup = true",
+    ));
 }
 
 #[test]

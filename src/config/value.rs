@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::options::Opt;
 use super::units::{self, NoQuantity};
 
 /// What an option holds, for its reader, the comments of the default file and the JSON Schema.
@@ -26,6 +27,8 @@ pub enum Kind {
         pattern: Option<&'static str>,
     },
     List(&'static Kind),
+    /// One of these, or a table of more to say about it.
+    OrTable(&'static Kind, &'static [Opt]),
 }
 
 impl Kind {
@@ -41,12 +44,17 @@ impl Kind {
             Kind::Choice(words) => format!("one of {}", quoted(words, ", ")),
             Kind::Text { noun, .. } => noun.to_owned(),
             Kind::List(_) => "a list".to_owned(),
+            Kind::OrTable(kind, _) => kind.noun(),
         }
     }
 
     /// Whether TOML writes it with quotes.
     pub fn is_quoted(self) -> bool {
-        !matches!(self, Kind::Bool | Kind::Count | Kind::List(_))
+        match self {
+            Kind::Bool | Kind::Count | Kind::List(_) => false,
+            Kind::OrTable(kind, _) => kind.is_quoted(),
+            _ => true,
+        }
     }
 }
 
@@ -64,6 +72,8 @@ pub enum Literal {
     Integer(i128),
     Bool(bool),
     List(Vec<Literal>),
+    /// Each key once.
+    Table(Vec<(String, Literal)>),
     /// Nothing was written and nothing is the default.
     Absent,
     /// Something that no option takes, named with its article.
@@ -77,6 +87,14 @@ pub struct Wrong {
     pub help: Option<String>,
     /// Which element of a list.
     pub element: Option<usize>,
+    /// Which key of a table, and of the key itself or of its value.
+    pub key: Option<(String, Part)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    Key,
+    Value,
 }
 
 impl Wrong {
@@ -85,6 +103,16 @@ impl Wrong {
             what: what.into(),
             help: Some(help.into()),
             element: None,
+            key: None,
+        }
+    }
+
+    /// The same about the value of a table's key.
+    pub fn below(self, key: &str) -> Self {
+        Wrong {
+            what: format!("`{key}`: {}", self.what),
+            key: Some((key.to_owned(), Part::Value)),
+            ..self
         }
     }
 }
@@ -402,6 +430,7 @@ fn wrong_type(literal: &Literal, kind: Kind) -> Wrong {
         Literal::Integer(_) => "a number",
         Literal::Bool(_) => "true or false",
         Literal::List(_) => "a list",
+        Literal::Table(_) => "a table",
         Literal::Absent => "nothing",
         Literal::Other(noun) => noun,
     };
@@ -421,6 +450,7 @@ fn wrong_type(literal: &Literal, kind: Kind) -> Wrong {
         what: format!("expected {}, found {found}", kind.noun()),
         help,
         element: None,
+        key: None,
     }
 }
 

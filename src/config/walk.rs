@@ -3,6 +3,8 @@
 //! Two kinds are found here: keys that nobody declared, and values that are not what their option takes. A wrong value
 //! is told and its default stands in, so that the walk goes on.
 
+use std::ops::Range;
+
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -10,7 +12,7 @@ use super::nearest::{all_headers, homes, meant, nearest};
 use super::options::{Opt, TABLES, Table};
 use super::report::{At, Mistake};
 use super::syntax::{Hidden, is_header_list};
-use super::value::{Bounds, Literal, Value};
+use super::value::{Bounds, Literal, Part, Value, Wrong};
 
 /// A value with where it came from.
 #[derive(Clone, Debug)]
@@ -168,12 +170,8 @@ impl<'t> Walk<'t> {
         let given = self.literal(written).and_then(|literal| {
             T::read(&literal, option.bounds).map_err(|wrongs| {
                 for wrong in wrongs {
-                    let element = match (wrong.element, written.get_ref()) {
-                        (Some(index), DeValue::Array(array)) => array.get(index).map(Spanned::span),
-                        _ => None,
-                    };
                     self.tell(Mistake {
-                        at: At::File(element.unwrap_or_else(|| written.span())),
+                        at: At::File(place_of(&wrong, written)),
                         what: format!("`{}`: {}", option.name, wrong.what),
                         help: wrong.help,
                     });
@@ -286,9 +284,36 @@ impl<'t> Walk<'t> {
             }
             DeValue::Float(_) => Literal::Other("a fraction"),
             DeValue::Datetime(_) => Literal::Other("a date"),
-            DeValue::Table(_) => Literal::Other("a table"),
+            DeValue::Table(table) => {
+                let entries = table.iter().map(|(key, value)| {
+                    let key = key.get_ref().to_string();
+                    self.literal(value).map(|literal| (key, literal))
+                });
+                let all: Vec<_> = entries.collect();
+                Literal::Table(all.into_iter().collect::<Result<_, _>>()?)
+            }
         })
     }
+}
+
+/// Where in what was written it stands.
+fn place_of(wrong: &Wrong, written: &Spanned<DeValue<'_>>) -> Range<usize> {
+    let element = match (wrong.element, written.get_ref()) {
+        (Some(index), DeValue::Array(array)) => array.get(index),
+        _ => None,
+    };
+    let place = element.unwrap_or(written);
+    let (Some((name, part)), DeValue::Table(table)) = (&wrong.key, place.get_ref()) else {
+        return place.span();
+    };
+    let entry = table.iter().find(|(key, _)| key.get_ref() == name);
+    entry.map_or_else(
+        || place.span(),
+        |(key, value)| match part {
+            Part::Key => key.span(),
+            Part::Value => value.span(),
+        },
+    )
 }
 
 /// Why a text can't be filled from the environment.

@@ -456,6 +456,8 @@ choice!(Balance:
     "p2c" => Balance::P2c,
     "round_robin" => Balance::RoundRobin,
     "least_in_flight" => Balance::LeastInFlight,
+    // Its bound is an option of its own.
+    "consistent_hash" => Balance::ConsistentHash { most: 100 },
 );
 
 choice!(Family:

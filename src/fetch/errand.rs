@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use pingora::http::RequestHeader;
 
 use super::Trip;
 use crate::cache::entry::Entry;
 use crate::cache::key::Key;
 use crate::config::policy::Route;
-use crate::origin::{Ask, Wanted};
+use crate::origin::{Ask, Permit, Steer, Upstream, Wanted};
 use crate::rules::client::Client;
 use crate::rules::fresh;
 use crate::rules::host::Scheme;
@@ -44,6 +44,8 @@ pub struct Errand {
     pub class: Class,
     /// Whose request caused it.
     pub client: Client,
+    /// Which server that would have.
+    pub steer: Steer,
     pub reason: Reason,
     /// The fields the origin gets, with Host, without validators of ours.
     pub fields: HeaderMap,
@@ -71,7 +73,18 @@ impl Errand {
             client: (self.reason != Reason::Refresh).then_some(self.client),
             wanted: (!self.single_reader).then(shared),
             avoid: None,
+            steer: Steer {
+                bound: self.steer.bound.filter(|_| self.reason != Reason::Refresh),
+                ..self.steer
+            },
         }
+    }
+
+    /// What would bind the client to the server of `permit`, unless it is bound to that already.
+    pub fn binds(&self, upstream: &Upstream, permit: &Permit) -> Option<HeaderValue> {
+        let (brought, secure) = (self.steer.bound, self.scheme == Scheme::Https);
+        let binds = || upstream.binds(permit.server(), brought, secure);
+        (self.reason != Reason::Refresh).then(binds).flatten()
     }
 
     /// The request head for the origin. `validating`: with the stored page's validators.

@@ -24,6 +24,7 @@ use crate::origin::{
 };
 use crate::rules::fresh;
 use crate::rules::response::BodyFraming;
+use crate::rules::sticky;
 use crate::rules::storing::{self, Terms};
 use crate::rules::time::Now;
 use crate::telemetry::{RefreshResult, ids};
@@ -48,6 +49,8 @@ enum Stopped {
     Broken(Failure, Again),
     /// It failed in a way that trying again at once would not mend.
     Failed(Failure),
+    /// It was to be asked for at another server, and there was none.
+    NowhereElse,
     /// Nobody wanted it any more.
     Abandoned,
 }
@@ -84,6 +87,8 @@ pub async fn fly(
     upstream.asked();
     let mut errand = errand;
     let (mut retries, mut again, mut avoid) = (0, true, None);
+    // Why it is asked for again.
+    let mut before = Failure::Lost;
     loop {
         let failure = match attempt(fetcher, &errand, trip, &mut filler, seat.as_ref(), avoid).await
         {
@@ -100,7 +105,7 @@ pub async fn fly(
                     // Those that broke at once are not to come again at once.
                     tokio::time::sleep(backoff(retries)).await;
                     retries += 1;
-                    avoid = Some(server);
+                    (avoid, before) = (Some(server), failure);
                     continue;
                 }
                 // One more try for all who wait, if it was not had elsewhere.
@@ -118,6 +123,10 @@ pub async fn fly(
                     }
                     None => failure,
                 }
+            }
+            Err(Stopped::NowhereElse) => {
+                upstream.did_not_retry();
+                before
             }
             Err(Stopped::Failed(failure)) => failure,
         };
@@ -160,8 +169,9 @@ async fn attempt(
     let metrics = &fetcher.metrics[errand.route.upstream];
     let permit = tokio::select! {
         permit = upstream.permit(Duration::MAX, Ask { avoid, ..errand.ask(trip) }) => {
-            permit.map_err(|refused| {
-                Stopped::Failed(fetcher.refused(errand.route.upstream, refused))
+            permit.map_err(|refused| match refused {
+                Refused::NowhereElse => Stopped::NowhereElse,
+                refused => Stopped::Failed(fetcher.refused(errand.route.upstream, refused)),
             })?
         }
         () = deserted(errand, filler, seat) => return Err(Stopped::Abandoned),
@@ -173,6 +183,7 @@ async fn attempt(
         .await
         .ok_or(Stopped::Failed(Failure::NoMemory))?;
     let server = permit.server().id();
+    let binds = errand.binds(upstream, &permit);
     let started = clock::instant();
     let mut validating = errand.can_validate();
     loop {
@@ -186,7 +197,7 @@ async fn attempt(
             }
             () = filler.abandoned() => return Err(Stopped::Abandoned),
         };
-        let (mut exchange, head) = next_head(exchange, filler, server, &mut meter).await?;
+        let (mut exchange, mut head) = next_head(exchange, filler, server, &mut meter).await?;
         meter.head(&head);
         let now = clock::now();
         let max_object = fetcher.limits.max_object_size;
@@ -234,6 +245,9 @@ async fn attempt(
                 return not_modified(fetcher, errand, filler, seat, merged, *terms, started);
             }
             Arrived::Share(_) | Arrived::LeaderOnly(_) => {
+                if let (Arrived::LeaderOnly(_), Some(line)) = (&judged, &binds) {
+                    sticky::bind(head.status, &mut head.fields, line.clone(), now);
+                }
                 let (judged, allowance) = allow(fetcher, judged, length(&head)).await;
                 let held = Held::for_answer(permit, &head, &mut exchange);
                 let held = held.map_err(|refused| {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use pingora::http::RequestHeader;
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,14 +20,17 @@ use crate::cache::flight::{Abandoned, Answer, Failure, Filler, Flight, News, Rea
 use crate::cache::key::KeyRef;
 use crate::clock;
 use crate::config::policy::Route;
-use crate::origin::{Ask, BodySender, Event, Exchange, OriginHead, Outgoing, Permit};
+use crate::origin::{Ask, BodySender, Event, Exchange, OriginHead, Outgoing, Permit, Steer};
 use crate::rules::client::Client;
 use crate::rules::host::Scheme;
+use crate::rules::sticky;
 
 /// A request that goes past the cache.
 pub struct Passage {
     pub route: Arc<Route>,
     pub client: Client,
+    /// Which server that would have.
+    pub steer: Steer,
     /// As its client speaks it.
     pub scheme: Scheme,
     pub head: Box<RequestHeader>,
@@ -97,6 +100,7 @@ async fn carry(
         client: Some(passage.client),
         wanted: None,
         avoid: None,
+        steer: passage.steer,
     };
     let permit = tokio::select! {
         permit = upstream.permit(Duration::MAX, ask) => permit.map_err(|refused| {
@@ -124,7 +128,9 @@ async fn carry(
     }
     let up = upload(sender, uploads);
     let invalidates = passage.invalidates.as_ref();
+    let secure = passage.scheme == Scheme::Https;
     let to = To {
+        binds: upstream.binds(permit.server(), passage.steer.bound, secure),
         route: &passage.route,
         scheme: passage.scheme,
         head_only,
@@ -174,8 +180,9 @@ impl Drop for Unknown<'_> {
 }
 
 /// What an answer is to.
-#[derive(Clone, Copy)]
 struct To<'a> {
+    /// What would bind its client to the server that gives it.
+    binds: Option<HeaderValue>,
     route: &'a Route,
     scheme: Scheme,
     head_only: bool,
@@ -222,14 +229,14 @@ async fn answer(
                 }
                 let window = fly::reserve_window(fetcher, fly::length(&head)).await?;
                 filler.flight().reserve(window);
-                tell(filler, to, &head);
+                tell(filler, &to, head);
             }
             Event::Switched(head) => {
                 if let Some(permit) = permit.take() {
                     held = Some(Held::stream(permit, &mut exchange).map_err(turned_away)?);
                 }
                 hand_over(&mut hand, &mut exchange);
-                tell(filler, to, &head);
+                tell(filler, &to, head);
             }
             Event::Body(piece) => {
                 for piece in cut(piece, fly::PIECE) {
@@ -289,7 +296,11 @@ fn invalidate(
     }
 }
 
-fn tell(filler: &Filler, to: To<'_>, head: &OriginHead) {
+fn tell(filler: &Filler, to: &To<'_>, mut head: OriginHead) {
+    if let Some(line) = &to.binds {
+        sticky::bind(head.status, &mut head.fields, line.clone(), clock::now());
+    }
+    let head = &head;
     let fields = arrived::dressed(head, None, clock::now());
     filler.tell(News::Head(Arc::new(Answer {
         head: arrived::render(head.status, &fields, to.route, to.scheme, None),

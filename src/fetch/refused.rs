@@ -46,6 +46,11 @@ impl Fetcher {
             ),
             Refused::NoServer => (RefusedReason::NoServer, "the origin has no address yet"),
             Refused::Down => (RefusedReason::Breaker, "the origin is down"),
+            // Told as the failure before it, where there was one.
+            Refused::NowhereElse => (
+                RefusedReason::QueueFull,
+                "no other server of the origin has a place",
+            ),
         };
         self.metrics[upstream].refused(reason);
         Failure::Refused(Refusal {

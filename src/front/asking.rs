@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use http::HeaderMap;
 
@@ -11,11 +11,16 @@ use crate::cache::key::KeyRef;
 use crate::clock::Tick;
 use crate::config::policy::{AcceptEncoding, Policy, Route};
 use crate::fetch::{Errand, Reason};
+use crate::origin::{HashBy, Steer};
 use crate::rules::cache_control::RequestDirectives;
+use crate::rules::client::Client;
+use crate::rules::fields::Fields;
 use crate::rules::forward::{self, Forward, Kind, Loop};
 use crate::rules::host::{KnownHost, Scheme};
 use crate::rules::identity::{self, Class};
+use crate::rules::rendezvous;
 use crate::rules::request::{Method, Request, RequestBody, Version};
+use crate::rules::sticky::{self, Without};
 use crate::rules::storing::{self, Asked};
 use crate::rules::target::{self, Target};
 use crate::rules::vary::{AsSent, Codings};
@@ -181,10 +186,6 @@ pub struct Asking<'a> {
     pub no_transform: bool,
 }
 
-/// Cookies of ours, which no origin sees.
-static OWN_COOKIES: LazyLock<[String; 1]> =
-    LazyLock::new(|| [format!("{}*", identity::OWN_PREFIX)]);
-
 thread_local! {
     static KEY: RefCell<String> = const { RefCell::new(String::new()) };
 }
@@ -283,6 +284,50 @@ impl Asking<'_> {
         self.request.body == RequestBody::None && self.request.upgrade.is_some_and(websocket)
     }
 
+    /// The request's fields as variants are told apart by them: without the cookie that binds it to a server.
+    pub fn selecting(&self) -> Without<'_, &Request<'_>> {
+        Without {
+            fields: self.request,
+            cookie: self.route.sticky.as_deref(),
+        }
+    }
+
+    /// Which server it would have.
+    pub fn steer(&self) -> Steer {
+        let upstream = self.policy.upstreams.get(self.route.upstream);
+        let by = upstream.and_then(|upstream| upstream.hashes());
+        let sticky = self.route.sticky.as_deref();
+        Steer {
+            key: by.and_then(|by| self.hashed(by)),
+            bound: sticky.and_then(|name| sticky::brought(self.request, name)),
+        }
+    }
+
+    fn hashed(&self, by: &HashBy) -> Option<u64> {
+        let mut value = Vec::new();
+        match by {
+            // The scheme is not part of it: the page is the same.
+            HashBy::Path => {
+                return Some(rendezvous::hash(
+                    [self.host, self.target].map(str::as_bytes),
+                ));
+            }
+            HashBy::Address => match Client::from(self.client) {
+                Client::V4(octets) => value.extend_from_slice(&octets),
+                Client::V6(octets) => value.extend_from_slice(&octets),
+            },
+            HashBy::Header(name) => self.request.joined(name.as_str(), &mut value),
+            HashBy::Cookie(name) => self.request.each_named("cookie", &mut |line| {
+                let mut pairs = identity::pairs(line);
+                let found = pairs.find_map(|pair| pair.value_of(name.as_bytes()));
+                if value.is_empty() {
+                    value.extend_from_slice(found.unwrap_or_default());
+                }
+            }),
+        }
+        (!value.is_empty()).then(|| rendezvous::hash([value.as_slice()]))
+    }
+
     /// What a shared fetch would make of the fields that Vary may name.
     pub fn as_sent(&self) -> AsSent {
         AsSent {
@@ -327,6 +372,7 @@ impl Asking<'_> {
             target: self.target.into(),
             class: self.class,
             client: self.client.into(),
+            steer: self.steer(),
             reason,
             fields,
             sent,
@@ -395,7 +441,7 @@ impl Asking<'_> {
                 request_id: noted.id.as_str(),
                 traceparent,
                 upgrade,
-                own_cookies: &*OWN_COOKIES,
+                own_cookies: &self.route.own_cookies,
                 forwarded: false,
             },
         )

@@ -15,7 +15,7 @@ use crate::cache::entry::Entry;
 use crate::clock::Tick;
 use crate::config::policy::{Policy, Route};
 use crate::fetch::{Lane, Reason, Seen};
-use crate::origin::Upstream;
+use crate::origin::{Steer, Upstream};
 use crate::rules::cache_status::{Detail, Fwd};
 use crate::rules::host::{KnownHost, Scheme};
 use crate::rules::refresh;
@@ -82,6 +82,7 @@ pub struct Pass {
     pub upgrade: bool,
     pub safe: bool,
     pub head_only: bool,
+    pub steer: Steer,
     pub head: Box<pingora::http::RequestHeader>,
     pub method: Box<str>,
     pub scheme: Scheme,
@@ -169,7 +170,7 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
         let sent = asking.as_sent();
         slot.find(|names| {
             let mut values = Vec::with_capacity(64);
-            vary::select(names, request, &sent, &mut values);
+            vary::select(names, &asking.selecting(), &sent, &mut values);
             values.into()
         })
     });
@@ -393,6 +394,7 @@ fn pass(asking: &Asking, noted: &Noted) -> Decision {
         upgrade: asking.upgrades(),
         safe: request.method.is_safe(),
         head_only: asking.is_head(),
+        steer: asking.steer(),
         head,
         scheme: asking.scheme,
         method: request.method.as_str().into(),

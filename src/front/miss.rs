@@ -194,7 +194,7 @@ fn selects(conn: &Conn, variant: &Variant, terms: &Terms, reader: &Reader) -> St
         return Standing::Mine;
     }
     let found = lookup::again(conn.policy(), conn.inbox.bytes(), conn.whence(), |asking| {
-        let values = vary_values(&variant.names, asking.request, &asking.as_sent());
+        let values = vary_values(&variant.names, &asking.selecting(), &asking.as_sent());
         (
             values == variant.values,
             storing::follower(terms, &asking.asked(false)).is_ok(),

@@ -88,6 +88,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, pass: Pass) -> io::Result<Out
         route: pass.route,
         client: conn.whence().client.into(),
         scheme: pass.scheme,
+        steer: pass.steer,
         head: pass.head,
         outgoing,
         invalidates,

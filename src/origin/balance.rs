@@ -1,12 +1,23 @@
 //! Which server of an upstream has the next request.
 //!
-//! Of those that are trusted and have room; of all that have room where too few are trusted (panic: better than none). By
-//! default the better of two at random (Mitzenmacher 2001): less in flight, quicker of late. Two are enough to keep away
-//! from the worst, and never send everybody to the one best.
+//! Of those that are trusted and have room; of all that have room where too few are trusted (panic: better than none);
+//! backups where no other is to be had at all. A server of weight zero is drained: nobody new comes.
+//!
+//! By default the better of two at random (Mitzenmacher 2001): less in flight, quicker of late. Two are enough to keep away
+//! from the worst, and never send everybody to the one best. A server of weight three counts as three of weight one.
+//! In turns it goes as with nginx (smooth weighted round robin): each gains its weight, the richest is next and pays for
+//! all. By a key it is rendezvous hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam, SODA 2018): who has more
+//! than its fair share already is passed over.
 
 use tokio::time::Instant;
 
 use super::standing::{Rules, Standing};
+use crate::rules::rendezvous;
+use crate::rules::sticky::Token;
+
+/// With less than this part of what it may have, nobody has too much for a key's sake: where little is in flight, a fair share
+/// is less than one request.
+const IDLE: f64 = 8.0;
 
 /// How servers are chosen among.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,233 +29,222 @@ pub enum Balance {
     RoundRobin,
     /// The one with the least in flight.
     LeastInFlight,
+    /// Whose its key is; without a key, as [`Balance::P2c`].
+    ConsistentHash {
+        /// What a server may have in flight, in hundredths of its fair share.
+        most: usize,
+    },
+}
+
+/// What a request is chosen a server by, beside what is known of the servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Steer {
+    /// For [`Balance::ConsistentHash`].
+    pub key: Option<u64>,
+    /// The server that its visitor is bound to, if that is one.
+    pub bound: Option<Token>,
 }
 
 /// Where a request goes.
 pub struct Choice<'a> {
-    pub servers: &'a [Standing],
+    pub servers: &'a mut [Standing],
     pub rules: &'a Rules,
     pub balance: Balance,
-    /// Where the same request has failed just now: only where no other has room.
+    pub steer: Steer,
+    /// Where the same request has failed just now: never there.
     pub avoid: Option<usize>,
-    /// Where the search begins, so that equals take turns.
-    pub turn: usize,
     pub now: Instant,
 }
 
 impl Choice<'_> {
     /// A server's place, if one has room. `random` draws evenly from all numbers.
-    pub fn make(&self, mut random: impl FnMut() -> u64) -> Option<usize> {
-        let candidates = self.candidates();
-        let others: Vec<usize> = candidates
-            .iter()
-            .copied()
-            .filter(|at| Some(*at) != self.avoid)
-            .collect();
-        let candidates = if others.is_empty() {
-            candidates
-        } else {
-            others
+    pub fn make(&mut self, random: impl FnMut() -> u64) -> Option<usize> {
+        let pool = Pool::of(self.servers, self.rules, self.avoid, self.now);
+        let open = pool.open();
+        let own = |at: &&usize| {
+            let token = self.servers[**at].role.token;
+            token.is_some() && token == self.steer.bound
         };
-        // Of orders of magnitude, so that one sick server doesn't make the others look it.
-        let known = self.servers.iter().filter_map(Standing::took);
-        let (sum, count) = known.fold((0.0, 0.0), |(sum, n), took| (sum + took.ln(), n + 1.0));
-        let typical = if count > 0.0 {
-            f64::exp(sum / count)
-        } else {
-            1.0
-        };
-        let best = |ones: &[usize]| {
-            let cost = |at: &usize| self.cost(*at, typical);
-            ones.iter()
-                .copied()
-                .min_by(|one, other| cost(one).total_cmp(&cost(other)))
-        };
-        match (self.balance, candidates.len()) {
-            (_, 0) => None,
-            (Balance::RoundRobin, _) => candidates.first().copied(),
-            (Balance::LeastInFlight, _) | (_, 1 | 2) => best(&candidates),
-            (Balance::P2c, count) => {
-                let one = random() as usize % count;
-                let other = (one + 1 + random() as usize % (count - 1)) % count;
-                best(&[candidates[one], candidates[other]])
+        if let Some(bound) = open.iter().find(own) {
+            return Some(*bound);
+        }
+        match (self.balance, self.steer.key) {
+            _ if open.is_empty() => None,
+            (Balance::RoundRobin, _) => self.in_turn(&open),
+            (Balance::LeastInFlight, _) => {
+                let least = pool.least(&open);
+                self.in_turn(&least)
+            }
+            (Balance::ConsistentHash { most }, Some(key)) => pool.nearest(key, most, &open),
+            (Balance::P2c | Balance::ConsistentHash { .. }, _) => {
+                Some(pool.better_of_two(&open, random))
             }
         }
     }
 
-    /// Those that may have it, beginning with whose turn it is.
-    fn candidates(&self) -> Vec<usize> {
-        let count = self.servers.len();
-        let trusted = |server: &&Standing| server.is_trusted(self.now);
-        let few =
-            self.servers.iter().filter(trusted).count() * 100 < count * self.rules.panic_below;
-        let none = !self.servers.iter().any(|server| trusted(&server));
-        let panics = few || none;
-        let used = |server: &Standing| panics || server.is_trusted(self.now);
-        let mut all = self.servers.iter().filter(|server| used(server));
-        let all_rest = all.all(|server| server.rests(self.now));
-        (0..count)
-            .map(|step| (self.turn + step) % count)
-            .filter(|&at| {
-                let server = &self.servers[at];
-                used(server)
-                    && server.in_flight < self.room(server, panics)
-                    && (all_rest || !server.rests(self.now))
-            })
-            .collect()
+    /// Whose turn it is.
+    fn in_turn(&mut self, ones: &[usize]) -> Option<usize> {
+        let mut all = 0.0;
+        let mut next: Option<usize> = None;
+        for &at in ones {
+            let gains = self.servers[at].weight(self.rules, self.now);
+            all += gains;
+            self.servers[at].turn += gains;
+            if next.is_none_or(|next| self.servers[at].turn > self.servers[next].turn) {
+                next = Some(at);
+            }
+        }
+        self.servers[next?].turn -= all;
+        next
+    }
+}
+
+/// The servers that may be asked, full or not.
+pub struct Pool<'a> {
+    servers: &'a [Standing],
+    rules: &'a Rules,
+    now: Instant,
+    ones: Vec<usize>,
+    /// Each is needed whole, however short it has been back.
+    whole: bool,
+}
+
+impl<'a> Pool<'a> {
+    pub fn of(
+        servers: &'a [Standing],
+        rules: &'a Rules,
+        avoid: Option<usize>,
+        now: Instant,
+    ) -> Pool<'a> {
+        let trusted = |at: &usize| servers[*at].is_trusted(now);
+        let rests = |at: &usize| servers[*at].rests(now);
+        let usable = |at: &usize| trusted(at) && !rests(at) && Some(*at) != avoid;
+        let used = || (0..servers.len()).filter(|at| servers[*at].role.weight > 0);
+        let backup = |at: &usize| servers[*at].role.backup;
+        let levels = [false, true].map(|level| used().filter(|at| backup(at) == level).collect());
+        let levels: [Vec<usize>; 2] = levels;
+        let level = levels
+            .iter()
+            .find(|ones| ones.iter().any(usable))
+            .or_else(|| levels.iter().find(|ones| ones.iter().any(trusted)));
+        // Where nobody is trusted, everybody will do.
+        let mut ones = level.cloned().unwrap_or_else(|| used().collect());
+        let few = ones.iter().filter(|at| trusted(at)).count() * 100
+            < ones.len() * rules.panic_below
+            || level.is_none();
+        // One that has failed already is not asked again at who is likely to fail it.
+        let panics = few && avoid.is_none();
+        ones.retain(|at| panics || trusted(at));
+        if avoid.is_some() || !ones.iter().all(rests) {
+            ones.retain(|at| !rests(at));
+        }
+        ones.retain(|at| Some(*at) != avoid);
+        let full = |at: &usize| servers[*at].share(rules, now) >= 1.0;
+        Pool {
+            whole: panics || !ones.iter().any(full),
+            servers,
+            rules,
+            now,
+            ones,
+        }
+    }
+
+    /// Requests that all of them may have at once.
+    pub fn places(&self) -> usize {
+        let most = |at: &usize| self.servers[*at].room.most();
+        self.ones.iter().map(most).sum()
+    }
+
+    /// Those that have room.
+    pub fn open(&self) -> Vec<usize> {
+        let has_room = |at: &usize| self.servers[*at].in_flight < self.room(*at);
+        self.ones.iter().copied().filter(has_room).collect()
     }
 
     /// A server that has returned has less, unless each is needed whole.
-    fn room(&self, server: &Standing, panics: bool) -> usize {
-        let share = match panics {
-            true => 1.0,
-            false => server.share(self.rules, self.now),
-        };
-        ((server.room.most() as f64 * share).ceil() as usize).max(1)
+    fn room(&self, at: usize) -> usize {
+        let most = self.servers[at].room.most() as f64;
+        ((most * self.share(at)).ceil() as usize).max(1)
     }
 
-    /// What a request there would cost: how many are in flight, and how long each takes.
-    fn cost(&self, at: usize, typical: f64) -> f64 {
-        let server = &self.servers[at];
-        let share = server.share(self.rules, self.now);
-        let in_flight = (server.in_flight as f64 + 1.0) / share;
-        match self.balance {
-            Balance::P2c => in_flight * server.takes(typical, self.now),
-            _ => in_flight,
+    fn share(&self, at: usize) -> f64 {
+        match self.whole {
+            true => 1.0,
+            false => self.servers[at].share(self.rules, self.now),
         }
+    }
+
+    /// What it is to have of all, as a part of what the others do.
+    fn weight(&self, at: usize) -> f64 {
+        f64::from(self.servers[at].role.weight) * self.share(at)
+    }
+
+    /// Those with the least in flight for their weight.
+    fn least(&self, open: &[usize]) -> Vec<usize> {
+        let load = |at: &usize| self.servers[*at].in_flight as f64 / self.weight(*at);
+        let least = open.iter().map(load).fold(f64::INFINITY, f64::min);
+        let is_least = |at: &usize| load(at) <= least * (1.0 + 1e-9);
+        open.iter().copied().filter(is_least).collect()
+    }
+
+    /// The best place for a key that is not over its share, or the best with room.
+    fn nearest(&self, key: u64, most: usize, open: &[usize]) -> Option<usize> {
+        let in_flight: usize = self.ones.iter().map(|at| self.servers[*at].in_flight).sum();
+        let weight: f64 = self.ones.iter().map(|at| self.weight(*at)).sum();
+        let bound = |at: usize| {
+            let fair = (in_flight + 1) as f64 * self.weight(at) / weight;
+            let bound = (fair * most as f64 / 100.0 - 1e-9).ceil();
+            bound.max(self.servers[at].room.most() as f64 / IDLE)
+        };
+        let fair = |at: &usize| (self.servers[*at].in_flight as f64) < bound(*at);
+        let score = |at: &usize| {
+            let role = &self.servers[*at].role;
+            rendezvous::score(key, role.id, f64::from(role.weight))
+        };
+        let best = |ones: &mut dyn Iterator<Item = usize>| {
+            ones.max_by(|one, other| score(one).total_cmp(&score(other)))
+        };
+        best(&mut open.iter().copied().filter(fair)).or_else(|| best(&mut open.iter().copied()))
+    }
+
+    /// The better of two at random, where each is as many as its weight is times that of the lightest.
+    fn better_of_two(&self, open: &[usize], mut random: impl FnMut() -> u64) -> usize {
+        let weight = |at: usize| f64::from(self.servers[at].role.weight);
+        let lightest = open.iter().map(|at| weight(*at)).fold(f64::MAX, f64::min);
+        let count = |at: usize| weight(at) / lightest;
+        let mut draw = |but: Option<usize>| {
+            let left = |at: usize| count(at) - f64::from(u8::from(but == Some(at)));
+            let all: f64 = open.iter().map(|at| left(*at)).sum();
+            let mut drawn = (random() >> 11) as f64 / (1u64 << 53) as f64 * all;
+            let mut last = None;
+            for &at in open.iter().filter(|at| left(**at) > 0.0) {
+                last = Some(at);
+                drawn -= left(at);
+                if drawn < 0.0 {
+                    break;
+                }
+            }
+            last
+        };
+        let one = draw(None).unwrap_or(open[0]);
+        let other = draw(Some(one)).unwrap_or(one);
+        // Of orders of magnitude, so that one sick server doesn't make the others look it.
+        let known = self.servers.iter().filter_map(Standing::took);
+        let (sum, known) = known.fold((0.0, 0.0), |(sum, n), took| (sum + took.ln(), n + 1.0));
+        let typical = if known > 0.0 {
+            f64::exp(sum / known)
+        } else {
+            1.0
+        };
+        // How many are in flight, and how long each takes.
+        let cost = |at: usize| {
+            let server = &self.servers[at];
+            let in_flight = server.in_flight as f64 / count(at) + 1.0;
+            in_flight * server.takes(typical, self.now) / self.share(at)
+        };
+        if cost(other) < cost(one) { other } else { one }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::super::room::Room;
-    use super::super::standing::tests::{RULES, start};
-    use super::*;
-
-    /// Servers, and a clock that is turned by hand.
-    struct Farm {
-        servers: Vec<Standing>,
-        balance: Balance,
-        now: Instant,
-        turn: usize,
-        seed: u64,
-    }
-
-    impl Farm {
-        fn of(count: usize, balance: Balance) -> Farm {
-            Farm {
-                servers: vec![Standing::default(); count],
-                balance,
-                now: start(),
-                turn: 0,
-                seed: 42,
-            }
-        }
-
-        fn choose(&mut self, per_server: usize, avoid: Option<usize>) -> Option<usize> {
-            for server in &mut self.servers {
-                server.room = Room::Fixed(per_server);
-            }
-            let choice = Choice {
-                servers: &self.servers,
-                rules: &RULES,
-                balance: self.balance,
-                avoid,
-                turn: self.turn,
-                now: self.now,
-            };
-            let seed = &mut self.seed;
-            let chosen = choice.make(|| {
-                *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                *seed >> 33
-            })?;
-            self.turn = (chosen + 1) % self.servers.len();
-            Some(chosen)
-        }
-
-        /// Sends so many, each of which is answered before the next.
-        fn send(&mut self, requests: usize) -> Vec<usize> {
-            let mut sent = vec![0; self.servers.len()];
-            for _ in 0..requests {
-                if let Some(at) = self.choose(64, None) {
-                    sent[at] += 1;
-                }
-            }
-            sent
-        }
-
-        fn answer(&mut self, at: usize, millis: u64) {
-            self.servers[at].answered(Duration::from_millis(millis), self.now);
-        }
-    }
-
-    #[test]
-    fn equals_have_equal_shares() {
-        for balance in [Balance::P2c, Balance::RoundRobin, Balance::LeastInFlight] {
-            let mut farm = Farm::of(4, balance);
-            (0..4).for_each(|at| farm.answer(at, 10));
-            for sent in farm.send(1000) {
-                assert!((180..=320).contains(&sent), "{balance:?}: {sent}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_slow_one_has_less_and_a_busy_one_too() {
-        let mut farm = Farm::of(4, Balance::P2c);
-        (0..4).for_each(|at| farm.answer(at, if at == 2 { 100 } else { 10 }));
-        farm.servers[1].in_flight = 3;
-        let sent = farm.send(1000);
-        assert_eq!(sent[2], 0, "never the better of two: {sent:?}");
-        assert!(sent[1] < sent[0] && sent[1] < sent[3], "{sent:?}");
-    }
-
-    #[test]
-    fn c76_distrust_holds_while_enough_are_left() {
-        let mut farm = Farm::of(4, Balance::P2c);
-        for at in 0..2 {
-            farm.servers[at].set_well(false, false, farm.now);
-        }
-        let sent = farm.send(400);
-        assert_eq!((sent[0], sent[1]), (0, 0), "{sent:?}");
-        farm.servers[2].eject(&RULES, farm.now);
-        assert_eq!(farm.send(400)[3], 400, "a quarter is enough");
-        farm.servers[3].eject(&RULES, farm.now);
-        assert!(
-            farm.send(400).iter().all(|sent| *sent > 0),
-            "all, where none is left"
-        );
-    }
-
-    #[test]
-    fn room_is_kept_to_and_what_failed_is_avoided() {
-        for balance in [Balance::P2c, Balance::RoundRobin, Balance::LeastInFlight] {
-            let mut farm = Farm::of(3, balance);
-            for _ in 0..20 {
-                assert_ne!(farm.choose(2, Some(1)), Some(1));
-            }
-            farm.servers[0].in_flight = 2;
-            farm.servers[2].in_flight = 2;
-            assert_eq!(farm.choose(2, Some(1)), Some(1), "the only one with room");
-            farm.servers[1].in_flight = 2;
-            assert_eq!(farm.choose(2, None), None);
-        }
-    }
-
-    #[test]
-    fn who_returns_gets_little_at_first() {
-        let mut farm = Farm::of(2, Balance::LeastInFlight);
-        farm.servers[0].eject(&RULES, farm.now);
-        farm.now += RULES.eject_for;
-        farm.servers[0].take(farm.now, Duration::ZERO);
-        // A tenth of twenty.
-        let mut had = 1;
-        while let Some(at) = farm.choose(20, None) {
-            farm.servers[at].in_flight += 1;
-            had += usize::from(at == 0);
-        }
-        assert_eq!(had, 2);
-    }
-}
+mod tests;

@@ -15,10 +15,10 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::balance::{Balance, Choice};
+use super::balance::{Balance, Choice, Pool, Steer};
 use super::queue::{Ask, Queue, Ticket};
 use super::room::Fate;
-use super::standing::{Rules, Standing};
+use super::standing::{Role, Rules, Standing};
 use crate::rules::concurrency::Begun;
 use crate::telemetry::ids;
 
@@ -40,17 +40,25 @@ pub enum Refused {
     NoServer,
     /// The upstream as a whole is down.
     Down,
+    /// No other server than the one that failed has a place at once.
+    NowhereElse,
 }
 
 pub(super) struct Budget {
-    /// What one server may have; none: it is learned.
-    per_server: Option<usize>,
+    terms: Terms,
     /// When the clock that rooms go by began.
     born: Instant,
-    max_streams: usize,
-    balance: Balance,
-    rules: Rules,
     state: Mutex<State>,
+}
+
+/// What holds for an upstream as a whole.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// Requests that wait.
+    pub queue: usize,
+    pub max_streams: usize,
+    pub balance: Balance,
+    pub rules: Rules,
 }
 
 struct State {
@@ -61,8 +69,6 @@ struct State {
     gone: BTreeMap<usize, usize>,
     /// Nobody has been served: whoever joins now was there from the start.
     is_new: bool,
-    /// Where the search for the least busy server begins, so that equals take turns.
-    turn: usize,
     /// Only those who still wait: a waiter that leaves takes its entry along.
     waiting: Queue<Serve>,
     /// How long an answer takes, of late.
@@ -75,28 +81,18 @@ struct State {
 type Serve = oneshot::Sender<Result<Slot, Refused>>;
 
 impl Budget {
-    /// `servers`: as many, called 0, 1, and so on.
-    pub(super) fn new(
-        servers: usize,
-        per_server: Option<usize>,
-        queue: usize,
-        max_streams: usize,
-        balance: Balance,
-        rules: Rules,
-    ) -> Arc<Self> {
+    /// The servers are called 0, 1, and so on.
+    pub(super) fn new(roles: impl IntoIterator<Item = Role>, terms: Terms) -> Arc<Self> {
+        let servers: Vec<_> = roles.into_iter().map(Standing::of).collect();
         Arc::new(Self {
-            per_server,
+            terms,
             born: clock::timer(),
-            max_streams,
-            balance,
-            rules,
             state: Mutex::new(State {
-                ids: (0..servers).collect(),
-                servers: vec![Standing::new(per_server); servers],
+                ids: (0..servers.len()).collect(),
+                servers,
                 gone: BTreeMap::new(),
                 is_new: true,
-                turn: 0,
-                waiting: Queue::new(queue),
+                waiting: Queue::new(terms.queue),
                 takes: Duration::ZERO,
                 is_tended: false,
                 streams: 0,
@@ -147,15 +143,18 @@ impl Budget {
     fn enter(self: &Arc<Self>, patience: Duration, ask: Ask) -> Result<Entered, Refused> {
         let mut state = self.state.lock();
         // A name may have no address for long; who waits for that had better be told.
-        if state.servers.is_empty() {
+        if !state.servers.iter().any(|one| one.role.weight > 0) {
             return Err(Refused::NoServer);
         }
         // Nobody overtakes those who wait.
         if state.waiting.is_empty()
-            && let Some(server) = state.pick(self, ask.avoid)
+            && let Some(server) = state.pick(self, ask.avoid, ask.steer)
         {
             drop(state);
             return Ok(Entered::Served(self.slot_at(server)));
+        }
+        if ask.avoid.is_some() {
+            return Err(Refused::NowhereElse);
         }
         if patience.is_zero() {
             return Err(Refused::Waited);
@@ -202,8 +201,8 @@ impl Budget {
             let Some((ticket, ask)) = state.waiting.first(now) else {
                 return;
             };
-            let avoid = ask.avoid;
-            let Some(server) = state.pick(self, avoid) else {
+            let (avoid, steer) = (ask.avoid, ask.steer);
+            let Some(server) = state.pick(self, avoid, steer) else {
                 return;
             };
             let Some(serve) = state.waiting.serve(ticket, now) else {
@@ -219,7 +218,7 @@ impl Budget {
     fn refuse_late(&self) {
         let now = clock::timer();
         let mut state = self.state.lock();
-        let places = state.total();
+        let places = Pool::of(&state.servers, &self.terms.rules, None, now).places();
         let takes = state.takes;
         let late = state.waiting.late(now, takes, places);
         drop(state);
@@ -231,15 +230,17 @@ impl Budget {
 
     /// Servers that are to have requests from now on, each with an id higher than all before, or the one it had when it
     /// left. Where others served meanwhile, they begin small.
-    pub(super) fn join(self: &Arc<Self>, ids: &[usize], well: bool) {
+    pub(super) fn join(self: &Arc<Self>, servers: &[(usize, Role)], well: bool) {
         let now = clock::timer();
         let mut state = self.state.lock();
-        let alone = state.is_new || !state.servers.iter().any(|other| other.is_trusted(now));
-        for &id in ids {
+        let serves = |other: &Standing| other.role.weight > 0 && other.is_trusted(now);
+        let alone = state.is_new || !state.servers.iter().any(serves);
+        for (id, role) in servers {
+            let id = *id;
             let Err(place) = state.ids.binary_search(&id) else {
                 continue;
             };
-            let mut standing = Standing::new(self.per_server);
+            let mut standing = Standing::of(role.clone());
             standing.in_flight = state.gone.remove(&id).unwrap_or(0);
             standing.set_well(false, alone, now);
             standing.set_well(well, alone, now);
@@ -271,7 +272,7 @@ impl Budget {
     /// A stream beside the budget, up to `max_streams`.
     pub(super) fn stream(self: &Arc<Self>) -> Result<Stream, Refused> {
         let mut state = self.state.lock();
-        if state.streams >= self.max_streams {
+        if state.streams >= self.terms.max_streams {
             return Err(Refused::Streams);
         }
         state.streams += 1;
@@ -297,7 +298,8 @@ impl Budget {
     pub(super) fn set_well(self: &Arc<Self>, server: usize, well: bool) {
         let now = clock::timer();
         let mut state = self.state.lock();
-        let alone = !state.servers.iter().any(|other| other.is_trusted(now));
+        let serves = |other: &Standing| other.role.weight > 0 && other.is_trusted(now);
+        let alone = !state.servers.iter().any(serves);
         if let Some(standing) = state.standing(server) {
             standing.set_well(well, alone, now);
         }
@@ -310,7 +312,8 @@ impl Budget {
     pub(super) fn is_none_left(&self) -> bool {
         let now = clock::timer();
         let state = self.state.lock();
-        state.servers.iter().all(|server| server.is_out(now))
+        let mut used = state.servers.iter().filter(|one| one.role.weight > 0);
+        used.all(|server| server.is_out(now))
     }
 
     /// The upstream is back: forgets what its servers were left alone for since then.
@@ -359,12 +362,11 @@ impl Budget {
     pub(super) fn failed(&self, server: usize) -> Option<Duration> {
         let now = clock::timer();
         let mut state = self.state.lock();
+        let rules = &self.terms.rules;
         let place = state.place(server)?;
-        let is_due = state.servers[place].failed(&self.rules, now);
-        let others = state.servers.iter().enumerate();
-        let out = others.filter(|(at, one)| *at != place && !one.is_trusted(now));
-        let may = (out.count() + 1) * 100 <= state.servers.len() * self.rules.eject_most;
-        (is_due && may).then(|| state.servers[place].eject(&self.rules, now))
+        let is_due = state.servers[place].failed(rules, now);
+        (is_due && state.can_spare(place, rules, now))
+            .then(|| state.servers[place].eject(rules, now))
     }
 
     /// Whether a server beside this one is to be used, and has room.
@@ -372,13 +374,9 @@ impl Budget {
         let now = clock::timer();
         let state = self.state.lock();
         let place = state.place(server);
-        let mut others = state.servers.iter().enumerate();
-        others.any(|(at, other)| {
-            Some(at) != place
-                && other.is_trusted(now)
-                && !other.rests(now)
-                && other.in_flight < other.room.most()
-        })
+        let others = Pool::of(&state.servers, &self.terms.rules, place, now);
+        // Also where the server itself has gone: then it is any other.
+        others.open().iter().any(|at| Some(*at) != place)
     }
 
     /// Requests that one server has, also one that has gone.
@@ -419,26 +417,32 @@ impl State {
     }
 
     /// Counts one more request at the server that is to have it.
-    fn pick(&mut self, budget: &Budget, avoid: Option<usize>) -> Option<(usize, Option<Begun>)> {
+    fn pick(
+        &mut self,
+        budget: &Budget,
+        avoid: Option<usize>,
+        steer: Steer,
+    ) -> Option<(usize, Option<Begun>)> {
         let now = clock::timer();
-        let choice = Choice {
-            servers: &self.servers,
-            rules: &budget.rules,
-            balance: budget.balance,
-            avoid: avoid.and_then(|server| self.place(server)),
-            turn: self.turn,
+        let avoid = avoid.and_then(|server| self.place(server));
+        let mut choice = Choice {
+            servers: &mut self.servers,
+            rules: &budget.terms.rules,
+            balance: budget.terms.balance,
+            steer,
+            avoid,
             now,
         };
         let chosen = choice.make(ids::random)?;
-        self.turn = (chosen + 1) % self.servers.len();
         let begun = self.servers[chosen].take(now, budget.at(now));
         self.is_new = false;
         Some((self.ids[chosen], begun))
     }
 
-    /// What all servers together may have.
+    /// What all servers that are not drained may have together, backups too.
     fn total(&self) -> usize {
-        self.servers.iter().map(|server| server.room.most()).sum()
+        let used = self.servers.iter().filter(|server| server.role.weight > 0);
+        used.map(|server| server.room.most()).sum()
     }
 
     /// One request less.
@@ -454,6 +458,23 @@ impl State {
                 self.gone.remove(&server);
             }
         }
+    }
+
+    /// Whether enough of its like are left without it; where backups stand ready, none has to be.
+    fn can_spare(&self, server: usize, rules: &Rules, now: Instant) -> bool {
+        let used = || self.servers.iter().filter(|one| one.role.weight > 0);
+        let Some(leaves) = self.servers.get(server) else {
+            return false;
+        };
+        let ready = |one: &Standing| one.role.backup && one.is_trusted(now) && !one.rests(now);
+        if !leaves.role.backup && used().any(ready) {
+            return true;
+        }
+        let like = || used().filter(|one| one.role.backup == leaves.role.backup);
+        // It counts as out already where it is ill.
+        let out = like().filter(|one| !one.is_trusted(now)).count();
+        let out = out + usize::from(leaves.is_trusted(now));
+        out * 100 <= like().count() * rules.eject_most
     }
 }
 
@@ -554,8 +575,26 @@ mod tests {
     const LONG: Duration = Duration::from_secs(600);
 
     fn budget(servers: usize, per_server: usize, queue: usize, streams: usize) -> Arc<Budget> {
-        let balance = Balance::LeastInFlight;
-        Budget::new(servers, Some(per_server), queue, streams, balance, RULES)
+        let role = Role {
+            most: Some(per_server),
+            ..Role::default()
+        };
+        let terms = Terms {
+            queue,
+            max_streams: streams,
+            balance: Balance::LeastInFlight,
+            rules: RULES,
+        };
+        Budget::new(vec![role; servers], terms)
+    }
+
+    /// Servers of these ids that may have so many requests each.
+    fn joining(ids: &[usize], most: usize) -> Vec<(usize, Role)> {
+        let role = Role {
+            most: Some(most),
+            ..Role::default()
+        };
+        ids.iter().map(|id| (*id, role.clone())).collect()
     }
 
     struct One;
@@ -653,7 +692,7 @@ mod tests {
                     Step::Reach(server) => budget.reached(server),
                     Step::Join => {
                         here.push(here.len() + gone.len());
-                        budget.join(&here[here.len() - 1..], true);
+                        budget.join(&joining(&here[here.len() - 1..], per_server), true);
                     }
                     Step::Leave(at) if here.len() > 1 => {
                         gone.push(here.remove(at % here.len()));
@@ -661,7 +700,7 @@ mod tests {
                     }
                     Step::Return(at) if !gone.is_empty() => {
                         here.push(gone.remove(at % gone.len()));
-                        budget.join(&here[here.len() - 1..], true);
+                        budget.join(&joining(&here[here.len() - 1..], per_server), true);
                     }
                     _ => {}
                 }
@@ -813,7 +852,7 @@ mod tests {
         assert_eq!((budget.in_flight(), budget.total()), (3, 2));
         assert_eq!(budget.failed(leaves), None);
         // It returns with what it has, which is as much as it may have at first.
-        budget.join(&[leaves], true);
+        budget.join(&joining(&[leaves], 2), true);
         assert_eq!((budget.in_flight_at(leaves), budget.total()), (1, 4));
         assert!(poll(&mut waits).is_pending());
         drop(one);
@@ -832,7 +871,7 @@ mod tests {
         let budget = budget(0, 2, 8, 1);
         let told = budget.slot(LONG, shared()).await;
         assert_eq!(told.err(), Some(Refused::NoServer));
-        budget.join(&[0, 1], true);
+        budget.join(&joining(&[0, 1], 2), true);
         let slots = [
             budget.slot(LONG, shared()).await.unwrap(),
             budget.slot(LONG, shared()).await.unwrap(),
@@ -846,7 +885,7 @@ mod tests {
     async fn who_joins_begins_small() {
         let budget = budget(1, 20, 8, 1);
         let first = budget.slot(LONG, shared()).await.unwrap();
-        budget.join(&[1], true);
+        budget.join(&joining(&[1], 20), true);
         let mut held = vec![first];
         while let Ok(slot) = budget.slot(Duration::ZERO, shared()).await {
             held.push(slot);
@@ -918,6 +957,48 @@ mod tests {
         assert!(budget.is_ejected(other));
         let slot = budget.slot(LONG, shared()).await.unwrap();
         assert_eq!(slot.server(), other);
+    }
+
+    #[tokio::test]
+    async fn who_has_failed_waits_for_nobody_and_never_comes_back() {
+        let budget = budget(2, 1, 8, 1);
+        let again = |failed| Ask {
+            avoid: Some(failed),
+            ..shared()
+        };
+        let first = budget.slot(LONG, shared()).await.unwrap();
+        let failed = first.server();
+        drop(first);
+        assert!(budget.has_another(failed));
+        let other = budget.slot(LONG, again(failed)).await.unwrap();
+        assert_ne!(other.server(), failed);
+        // The other has filled up meanwhile.
+        assert!(!budget.has_another(failed));
+        let refused = budget.slot(LONG, again(failed)).await.err();
+        assert_eq!(refused, Some(Refused::NowhereElse));
+        assert_eq!((budget.in_flight(), budget.queued()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn where_backups_stand_ready_every_other_may_be_ejected() {
+        let role = |backup| Role {
+            backup,
+            ..Role::default()
+        };
+        let terms = Terms {
+            queue: 8,
+            max_streams: 1,
+            balance: Balance::RoundRobin,
+            rules: RULES,
+        };
+        let budget = Budget::new([role(false), role(false), role(true)], terms);
+        let fails = |server| {
+            let mut all = (0..RULES.eject_after).map(|_| budget.failed(server));
+            all.any(|ejected| ejected.is_some())
+        };
+        assert!(fails(0) && fails(1));
+        assert_eq!(budget.slot(LONG, shared()).await.unwrap().server(), 2);
+        assert!(!fails(2), "the last of all is not");
     }
 
     #[test]

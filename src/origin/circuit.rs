@@ -262,8 +262,9 @@ impl Upstream {
 mod tests {
     use super::*;
     use crate::origin::balance::Balance;
-    use crate::origin::budget::{Budget, Slot};
+    use crate::origin::budget::{Budget, Slot, Terms};
     use crate::origin::queue::Ask;
+    use crate::origin::standing::Role;
     use crate::origin::standing::tests::RULES;
 
     const LONG: Duration = Duration::from_secs(600);
@@ -280,9 +281,19 @@ mod tests {
                 after: 3,
                 share: 80,
             };
+            let role = Role {
+                most: Some(1),
+                ..Role::default()
+            };
+            let terms = Terms {
+                queue: 8,
+                max_streams: 1,
+                balance: Balance::default(),
+                rules: RULES,
+            };
             Bench {
                 circuit: Circuit::new("app", rules),
-                budget: Budget::new(1, Some(1), 8, 1, Balance::default(), RULES),
+                budget: Budget::new([role], terms),
             }
         }
 

@@ -34,12 +34,13 @@ mod room;
 mod roster;
 mod server;
 mod standing;
+mod sticky;
 #[cfg(test)]
 mod tests;
 mod upstream;
 
 pub use aside::FirstRound;
-pub use balance::Balance;
+pub use balance::{Balance, Steer};
 pub use body::BodySender;
 pub use budget::Refused;
 pub use circuit::Circuit;
@@ -52,4 +53,5 @@ pub use resolve::{Named, ResolveSpec, look_up, resolve};
 pub use roster::Servers;
 pub use server::{Place, Server, ServerSpec};
 pub use standing::Rules;
-pub use upstream::{Permit, Protocol, StreamPermit, Upstream, UpstreamSpec};
+pub use sticky::{Secret, StickySpec};
+pub use upstream::{HashBy, Permit, Protocol, StreamPermit, Upstream, UpstreamSpec};

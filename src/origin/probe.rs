@@ -108,6 +108,7 @@ pub(super) fn twin(spec: &UpstreamSpec, health: &HealthSpec) -> Result<Arc<Upstr
             _ => spec.protocol,
         },
         health: None,
+        sticky: None,
         // Its budget is nobody's.
         rules: Rules {
             eject_after: 0,

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::balance::Steer;
 use crate::rules::client::Client;
 
 /// After this one is served before what is more wanted.
@@ -53,8 +54,10 @@ pub struct Ask {
     pub client: Option<Client>,
     /// Those who wait for its answer; none: nobody else ever will.
     pub wanted: Option<Arc<dyn Wanted>>,
-    /// The server that has failed it just now.
+    /// The server that has failed it just now: never there again, so it has a place at once or not at all.
     pub avoid: Option<usize>,
+    /// Which server it would have.
+    pub steer: Steer,
 }
 
 /// A place in the queue.

@@ -46,6 +46,12 @@ impl Retries {
         may
     }
 
+    /// One that might be was not, for want of a server.
+    pub fn give_back(&self) {
+        self.saved.fetch_add(PRICE, Ordering::Relaxed);
+        self.spent.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// How many were.
     pub fn spent(&self) -> u64 {
         self.spent.load(Ordering::Relaxed)
@@ -65,6 +71,12 @@ mod tests {
         assert_eq!(may(&retries), 50);
         (0..100_000).for_each(|_| retries.asked());
         assert_eq!(may(&retries), 100, "no more is saved up");
+        assert!({
+            let spent = retries.spent();
+            retries.asked();
+            retries.give_back();
+            retries.spent() == spent - 1 && retries.may() && !retries.may()
+        });
         let none = Retries::new(0);
         none.asked();
         assert!(!none.may());

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::budget::Budget;
 use super::server::{Place, Server};
+use super::sticky::Signer;
 use super::upstream::UpstreamSpec;
 use crate::rules::resolve;
 
@@ -20,6 +21,7 @@ pub(super) struct Roster {
     /// For one change at a time.
     changing: Mutex<Changing>,
     changed: watch::Sender<()>,
+    signer: Option<Arc<Signer>>,
 }
 
 #[derive(Clone)]
@@ -44,11 +46,12 @@ pub(super) struct Changed {
 
 impl Roster {
     /// The servers that have an address from the start, called 0, 1, and so on.
-    pub(super) fn new(spec: &UpstreamSpec) -> Roster {
+    pub(super) fn new(spec: &UpstreamSpec, signer: Option<Arc<Signer>>) -> Roster {
         let mut here = Vec::new();
         for (of, server) in spec.servers.iter().enumerate() {
             if let Place::Address(addr) = server.place {
-                here.push(Arc::new(Server::new(here.len(), of, addr, spec)));
+                let server = Server::new(here.len(), of, addr, spec, signer.as_deref());
+                here.push(Arc::new(server));
             }
         }
         Roster {
@@ -61,6 +64,7 @@ impl Roster {
                 gone: Vec::new(),
             }),
             changed: watch::Sender::new(()),
+            signer,
         }
     }
 
@@ -86,7 +90,7 @@ impl Roster {
     pub(super) fn let_in(&self, server: &Server, well: bool, budget: &Arc<Budget>) {
         let _one = self.changing.lock();
         if self.here().iter().any(|one| one.id == server.id) {
-            budget.join(&[server.id], well);
+            budget.join(&[(server.id, server.role())], well);
             budget.set_well(server.id, well);
         }
     }
@@ -122,7 +126,8 @@ impl Roster {
                 Some(at) => gone.swap_remove(at),
                 None => {
                     changing.next_id += 1;
-                    Arc::new(Server::new(changing.next_id - 1, of, addr, spec))
+                    let (id, signer) = (changing.next_id - 1, self.signer.as_deref());
+                    Arc::new(Server::new(id, of, addr, spec, signer))
                 }
             };
             // Until it was asked.
@@ -146,7 +151,8 @@ impl Roster {
         // Where no other would be left, nobody waits until they were asked.
         let stay = budget.servers() > go.len();
         if !changing.is_watched || !stay {
-            budget.join(&ids(&come), !changing.is_watched);
+            let roles: Vec<_> = come.iter().map(|one| (one.id, one.role())).collect();
+            budget.join(&roles, !changing.is_watched);
         }
         budget.leave(&ids(&go));
         gone.retain(|server| budget.in_flight_at(server.id) > 0);

@@ -7,7 +7,11 @@ use pingora::protocols::TcpKeepalive;
 use pingora::upstreams::peer::{HttpPeer, Peer};
 
 use super::health::Seen;
+use super::standing::Role;
+use super::sticky::Signer;
 use super::upstream::{Protocol, UpstreamSpec};
+use crate::rules::rendezvous;
+use crate::rules::sticky::Token;
 
 /// Streams we open on one HTTP/2 connection. Pingora's default is one.
 const HTTP2_STREAMS: usize = 100;
@@ -24,6 +28,25 @@ pub struct ServerSpec {
     pub sni: String,
     /// `host:port` for Host where a request brings none, and for logs.
     pub authority: String,
+    /// Its part of what all get, as a proportion; zero: it is drained.
+    pub weight: u32,
+    /// It is for when no other can be asked.
+    pub backup: bool,
+    /// Requests in flight to it; else the upstream's.
+    pub max_in_flight: Option<usize>,
+}
+
+/// For how many servers there is room where a name stands, in pools and open files.
+const PER_NAME: usize = 8;
+
+impl ServerSpec {
+    /// About how many servers it is.
+    pub fn places(&self) -> usize {
+        match self.place {
+            Place::Address(_) => 1,
+            Place::Name { .. } => PER_NAME,
+        }
+    }
 }
 
 /// Where a server is.
@@ -49,12 +72,22 @@ pub struct Server {
     /// The same without HTTP/2, for upgrades.
     pub(super) http1_peer: HttpPeer,
     pub(super) pool_key: u64,
+    /// What visitors who are bound to it bring.
+    pub(super) token: Option<Token>,
+    /// Requests in flight to it; none: it is learned.
+    most: Option<usize>,
     seen: Seen,
 }
 
 impl Server {
     /// `of`: which of the upstream's specs it is of. `addr`: the address, or one that the name has.
-    pub(super) fn new(id: usize, of: usize, addr: SocketAddr, upstream: &UpstreamSpec) -> Self {
+    pub(super) fn new(
+        id: usize,
+        of: usize,
+        addr: SocketAddr,
+        upstream: &UpstreamSpec,
+        signer: Option<&Signer>,
+    ) -> Self {
         let spec = &upstream.servers[of];
         // An empty name would switch the check of the certificate off.
         let sni = match spec.sni.as_str() {
@@ -97,7 +130,21 @@ impl Server {
             pool_key: peer.reuse_hash(),
             peer,
             http1_peer,
+            token: signer.map(|key| key.token(&upstream.name, &spec.authority, addr)),
+            most: upstream.max_in_flight_at(spec),
             seen: Seen::default(),
+        }
+    }
+
+    /// What it is to do among the others.
+    pub(super) fn role(&self) -> Role {
+        let address = self.addr.to_string();
+        Role {
+            weight: self.spec.weight,
+            backup: self.spec.backup,
+            most: self.most,
+            id: rendezvous::hash([self.spec.authority.as_bytes(), address.as_bytes()]),
+            token: self.token,
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::room::Room;
 use crate::rules::concurrency::Begun;
+use crate::rules::sticky::Token;
 
 /// How long an answer's quickness counts.
 const FORGETS: f64 = 10.0;
@@ -43,12 +44,42 @@ pub struct Rules {
     pub slow_start: Duration,
 }
 
+/// What a server is to do, by its config.
+#[derive(Debug, Clone)]
+pub struct Role {
+    /// Its part of what all get, as a proportion; zero: it is drained.
+    pub weight: u32,
+    /// It is for when no other can be asked.
+    pub backup: bool,
+    /// Requests that it may have at once; none: it is learned.
+    pub most: Option<usize>,
+    /// What keys know it by, the same in every process.
+    pub id: u64,
+    /// What visitors who are bound to it bring.
+    pub token: Option<Token>,
+}
+
+impl Default for Role {
+    fn default() -> Self {
+        Role {
+            weight: 1,
+            backup: false,
+            most: Some(64),
+            id: 0,
+            token: None,
+        }
+    }
+}
+
 /// One server's.
 #[derive(Debug, Default, Clone)]
 pub struct Standing {
+    pub role: Role,
     pub in_flight: usize,
     /// How many it may have.
     pub room: Room,
+    /// What it is owed where servers take turns.
+    pub turn: f64,
     /// Its probes say so.
     ill: bool,
     rests_until: Option<Instant>,
@@ -72,10 +103,10 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// `most`: so many requests at once, else learned.
-    pub fn new(most: Option<usize>) -> Standing {
+    pub fn of(role: Role) -> Standing {
         Standing {
-            room: Room::new(most),
+            room: Room::new(role.most),
+            role,
             ..Standing::default()
         }
     }
@@ -221,6 +252,11 @@ impl Standing {
             Some(at) => typical * (self.takes / typical).powf(fading(now, at)),
             None => typical,
         }
+    }
+
+    /// Its weight, less while it returns.
+    pub fn weight(&self, rules: &Rules, now: Instant) -> f64 {
+        f64::from(self.role.weight) * self.share(rules, now)
     }
 
     /// What it may have of its share, from [`BEGINS`] to 1.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
 use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::v2::Connector;
 use pingora::tls::{
@@ -14,7 +15,7 @@ use pingora::tls::{
 use tokio::sync::watch;
 
 use super::balance::Balance;
-use super::budget::{Budget, Refused, Slot, Stream};
+use super::budget::{Budget, Refused, Slot, Stream, Terms};
 use super::circuit::{Circuit, Trying};
 use super::probe::HealthSpec;
 use super::queue::Ask;
@@ -22,10 +23,12 @@ use super::resolve::{Named, ResolveSpec, Told};
 use super::retry::Retries;
 use super::room::Fate;
 use super::roster::{Changed, Roster, Servers};
-use super::server::{Place, Server, ServerSpec};
+use super::server::{Server, ServerSpec};
 use super::standing::Rules;
+use super::sticky::{Signer, StickySpec};
 use crate::rules::breaker;
 use crate::rules::concurrency::MOST;
+use crate::rules::sticky::{self, Token};
 use crate::telemetry::ResolveResult;
 
 /// uvicorn and Node close an idle connection after 5 s; ours must be gone before.
@@ -38,13 +41,17 @@ pub struct UpstreamSpec {
     pub servers: Vec<ServerSpec>,
     /// How the names among them are resolved.
     pub resolve: ResolveSpec,
-    /// Requests in flight to one server; none: it is learned.
+    /// Requests in flight to one server, unless that has a number of its own; none: it is learned.
     pub max_in_flight: Option<usize>,
     /// Requests that wait for a permit of this upstream.
     pub queue: usize,
     /// The longest wait for a permit.
     pub queue_wait: Duration,
     pub balance: Balance,
+    /// What a request's server is found by, where [`Balance::ConsistentHash`] is.
+    pub hash_by: HashBy,
+    /// Whether visitors are bound to servers, and how.
+    pub sticky: Option<StickySpec>,
     /// When a server is left alone for what it did.
     pub rules: Rules,
     /// When it counts as down as a whole.
@@ -72,17 +79,39 @@ pub struct UpstreamSpec {
     pub health: Option<HealthSpec>,
 }
 
-/// For how many servers there is room where a name stands, in pools and open files.
-const PER_NAME: usize = 8;
+/// What a request's server is found by.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum HashBy {
+    /// What the cache knows its page by: host, path and query.
+    #[default]
+    Path,
+    Header(HeaderName),
+    Cookie(String),
+    /// Its client's.
+    Address,
+}
 
 impl UpstreamSpec {
+    /// What its requests' servers are found by, if they are found by anything.
+    pub fn hashes(&self) -> Option<&HashBy> {
+        matches!(self.balance, Balance::ConsistentHash { .. }).then_some(&self.hash_by)
+    }
+
+    /// Requests in flight to one of its servers; none: it is learned.
+    pub fn max_in_flight_at(&self, server: &ServerSpec) -> Option<usize> {
+        server.max_in_flight.or(self.max_in_flight)
+    }
+
     /// About how many servers it has.
     pub fn places(&self) -> usize {
-        let places = self.servers.iter().map(|server| match server.place {
-            Place::Address(_) => 1,
-            Place::Name { .. } => PER_NAME,
-        });
-        places.sum()
+        self.servers.iter().map(ServerSpec::places).sum()
+    }
+
+    /// About the most requests that may ever be in flight to all of them.
+    pub fn most_in_flight(&self) -> usize {
+        let most = |server: &ServerSpec| self.max_in_flight_at(server).unwrap_or(MOST);
+        let servers = self.servers.iter();
+        servers.map(|server| server.places() * most(server)).sum()
     }
 }
 
@@ -104,6 +133,8 @@ pub struct Upstream {
     pub(super) budget: Arc<Budget>,
     pub(super) circuit: Arc<Circuit>,
     retries: Retries,
+    /// Makes the names of its servers in cookies.
+    signer: Option<Arc<Signer>>,
     roster: Roster,
     named: Vec<Named>,
     pub(super) resolves: Told,
@@ -118,24 +149,29 @@ impl Upstream {
         if spec.servers.is_empty() {
             return Err(format!("upstream {:?} has no server", spec.name));
         }
-        let most = spec.max_in_flight.unwrap_or(MOST).clamp(1, 1024);
-        let mut options = ConnectorOptions::new(spec.places() * most);
+        let pooled = |server: &ServerSpec| {
+            let most = spec.max_in_flight_at(server).unwrap_or(MOST);
+            server.places() * most.clamp(1, 1024)
+        };
+        let mut options = ConnectorOptions::new(spec.servers.iter().map(pooled).sum());
         options.ca_file = roots(&spec)?;
-        let roster = Roster::new(&spec);
+        let signer = spec.sticky.as_ref().map(Signer::new).transpose()?;
+        let signer = signer.map(Arc::new);
+        let roster = Roster::new(&spec, signer.clone());
+        let terms = Terms {
+            queue: spec.queue,
+            max_streams: spec.max_streams,
+            balance: spec.balance,
+            rules: spec.rules,
+        };
         Ok(Arc::new(Self {
             connector: Connector::new(Some(options)),
             circuit: Circuit::new(&spec.name, spec.breaker),
             retries: Retries::new(spec.retries),
-            budget: Budget::new(
-                roster.here().len(),
-                spec.max_in_flight,
-                spec.queue,
-                spec.max_streams,
-                spec.balance,
-                spec.rules,
-            ),
+            budget: Budget::new(roster.here().iter().map(|server| server.role()), terms),
             named: Named::all(&spec.servers),
             resolves: Told::default(),
+            signer,
             roster,
             spec,
         }))
@@ -174,6 +210,19 @@ impl Upstream {
         self.budget.backlog()
     }
 
+    /// What binds a visitor to `server`, unless what it `brought` does already.
+    pub fn binds(
+        &self,
+        server: &Server,
+        brought: Option<Token>,
+        secure: bool,
+    ) -> Option<HeaderValue> {
+        let (spec, token) = (self.spec.sticky.as_ref()?, server.token?);
+        (brought != Some(token))
+            .then(|| sticky::line(&spec.cookie, &token, secure))
+            .flatten()
+    }
+
     /// As they are now.
     pub fn servers(&self) -> Servers {
         self.roster.here()
@@ -183,7 +232,8 @@ impl Upstream {
     pub(super) fn reach(&self, server: &Server) -> Arc<Server> {
         // No other is called so: what comes of it is nobody's.
         let (of, addr) = (server.of, server.addr());
-        Arc::new(Server::new(usize::MAX, of, addr, &self.spec))
+        let signer = self.signer.as_deref();
+        Arc::new(Server::new(usize::MAX, of, addr, &self.spec, signer))
     }
 
     /// A name has these addresses now.
@@ -224,6 +274,11 @@ impl Upstream {
     /// Whether a request that `failed` server has not answered may be asked again at another.
     pub fn may_retry(&self, failed: usize) -> bool {
         self.circuit.is_closed() && self.budget.has_another(failed) && self.retries.may()
+    }
+
+    /// It was not asked again after all.
+    pub fn did_not_retry(&self) {
+        self.retries.give_back();
     }
 
     /// Requests that were asked again at another server.
@@ -355,6 +410,7 @@ impl StreamPermit {
 
 #[cfg(test)]
 mod tests {
+    use super::super::server::Place;
     use super::*;
 
     fn spec(tls: bool, ca: Option<&str>) -> UpstreamSpec {
@@ -365,6 +421,9 @@ mod tests {
                 tls,
                 sni: String::new(),
                 authority: "127.0.0.1:8000".into(),
+                weight: 1,
+                backup: false,
+                max_in_flight: None,
             }],
             resolve: ResolveSpec::default(),
             max_in_flight: Some(4),
@@ -372,6 +431,8 @@ mod tests {
             queue_wait: Duration::from_secs(1),
             max_streams: 1,
             balance: Balance::default(),
+            hash_by: HashBy::default(),
+            sticky: None,
             rules: super::super::standing::tests::RULES,
             breaker: breaker::Rules {
                 after: 10,

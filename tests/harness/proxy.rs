@@ -80,7 +80,7 @@ fn merge(base: &mut toml::Table, over: toml::Table) {
         match (base.get_mut(&key), value) {
             (Some(toml::Value::Table(base)), toml::Value::Table(over)) => merge(base, over),
             (Some(toml::Value::Array(base)), toml::Value::Array(over))
-                if over.iter().all(toml::Value::is_table) =>
+                if over.iter().chain(&*base).all(toml::Value::is_table) =>
             {
                 for (index, value) in over.into_iter().enumerate() {
                     match (base.get_mut(index), value) {

@@ -127,7 +127,7 @@ fn ejected() -> Outcome {
     let servers = [bad.origin.address, good.origin.address];
     let site = site(
         &servers,
-        "balance = 'round_robin'\neject_after = 3\neject_for = '2s'\nslow_start = '0'",
+        "balance = 'round_robin'\neject_after = 3\neject_for = '4s'\nslow_start = '0'",
     )?;
     bad.behave(FAILS);
     // Its errors are passed on until it is left alone.

@@ -60,7 +60,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-fn signal(site: &Site, name: &str) -> Outcome {
+pub fn signal(site: &Site, name: &str) -> Outcome {
     let pid = site.proxy.pid()?.to_string();
     let sent = Command::new("kill").args([name, &pid]).status();
     equal("kill", sent.is_ok_and(|status| status.success()), true)
@@ -169,7 +169,7 @@ fn c86_successor_told() -> Outcome {
 }
 
 /// A process of the test's own, which ends with it.
-struct Own(Child);
+pub struct Own(Child);
 
 impl Drop for Own {
     fn drop(&mut self) {
@@ -185,7 +185,7 @@ fn events(site: &Site) -> String {
 }
 
 /// A successor that waits for `site`'s sockets.
-fn successor(site: &Site, config: &Path, name: &str) -> Result<Own, String> {
+pub fn successor(site: &Site, config: &Path, name: &str) -> Result<Own, String> {
     let events = site.dir.path().join(name);
     let out = File::create(&events).map_err(|e| e.to_string())?;
     let child = Command::new(binary())

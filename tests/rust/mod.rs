@@ -1,9 +1,9 @@
 //! What wire scripts cannot say: the flight table under a model checker, the arrows between rooms, the invariants of the
 //! architecture, a browser at the demo site, hot pages and compressed ones, origins and clients that speak TLS and HTTP/2,
-//! servers that fail, fall ill and get well, those that come and go with DNS, origins that are down as a whole, more requests
-//! than an origin can bear, what `tidegate health` makes of odd
-//! answers, clocks that jump, what happens when files, memory or disk run out, that the container's files say what is true,
-//! mutated requests at a strict origin, the corpora of what is fuzzed.
+//! servers that fail, fall ill and get well, those that come and go with DNS, origins that are down as a whole, how requests
+//! are spread over servers, more requests than an origin can bear, what `tidegate health` makes of odd answers, clocks that
+//! jump, what happens when files, memory or disk run out, that the container's files say what is true, mutated requests at a
+//! strict origin, the corpora of what is fuzzed.
 
 mod arrows;
 mod breaker;
@@ -32,6 +32,7 @@ mod probes;
 mod properties;
 mod scarce;
 mod site;
+mod spread;
 mod tls;
 
 /// Every test here, with its name.
@@ -59,6 +60,7 @@ pub fn tests() -> Vec<Test> {
         overload::tests(),
         probes::tests(),
         scarce::tests(),
+        spread::tests(),
         tls::tests(),
     ]
     .concat()

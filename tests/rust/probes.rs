@@ -141,7 +141,7 @@ fn site(servers: &[SocketAddr], config: &str) -> Result<Site, String> {
     Site::start(
         servers[0],
         &format!(
-            "[[upstream]]\nname = \"app\"\nservers = [{}]\nbalance = \"round_robin\"\n\
+            "[[upstream]]\nname = \"app\"\nservers = [{}]\nbalance = \"round_robin\"\nslow_start = \"0\"\n\
              health_interval = \"50ms\"\n{config}",
             urls.join(", ")
         ),

@@ -31,6 +31,7 @@ pub fn tests() -> Vec<Test> {
             c65_slow_handshake,
         ),
         ("tls::a_large_page_is_whole", large_page),
+        ("tls::a_sticky_cookie_stays_on_tls", sticky),
     ]
 }
 
@@ -126,6 +127,23 @@ fn ask(site: &Site, name: &str, trusted: &CertificateDer<'static>) -> Result<Str
 
 fn origin() -> Result<Origin, String> {
     Origin::start(|_, conn: &mut Conn| answer(conn, 200, "Cache-Control: max-age=60\r\n", b"page"))
+}
+
+/// Who is bound to a server over TLS is so over TLS only.
+fn sticky() -> Outcome {
+    let origin = Origin::start(|_, conn: &mut Conn| {
+        answer(conn, 200, "Cache-Control: private\r\n", b"page")
+    })?;
+    let folder = Folder::new()?;
+    let shown = folder.write("first", &["first.test"])?;
+    let more = "[[upstream]]\nsticky = \"srv\"";
+    let site = Site::start(origin.address, &config(&[folder.path("first")], more))?;
+    let reply = ask(&site, "first.test", &shown)?;
+    let line = reply
+        .lines()
+        .find(|line| line.starts_with("Set-Cookie: srv="));
+    let secure = line.is_some_and(|line| line.ends_with("; SameSite=Lax; Secure"));
+    equal(&reply, secure, true)
 }
 
 fn by_name() -> Outcome {

@@ -1,0 +1,93 @@
+//! How requests are spread over an upstream's servers, as believed.
+
+use super::{At, Compile};
+use crate::config::options::{self, Backend};
+use crate::config::steering::{self, LEAST_SECRET};
+use crate::config::walk::Given;
+use crate::origin::{Balance, Secret, StickySpec};
+
+impl Compile<'_, '_> {
+    /// Tells servers none of which would ever be asked.
+    pub(super) fn roles(&mut self, servers: &Given<Vec<Backend>>) {
+        if servers.value.is_empty() || servers.at == At::Told {
+            return;
+        }
+        if servers.value.iter().all(|server| server.weight == 0) {
+            let what = "every server has weight 0, so nobody is asked";
+            self.tell(&servers.at, what, "leave one of them at 1 or more");
+        } else if servers.value.iter().all(|server| server.backup) {
+            let what = "every server is a backup, and of none";
+            self.tell(
+                &servers.at,
+                what,
+                "make those that are to be asked no backups",
+            );
+        }
+    }
+
+    pub(super) fn balance(&mut self, upstream: &options::Upstream) -> Balance {
+        let balance = &upstream.balance;
+        if let Balance::ConsistentHash { .. } = balance.value {
+            return Balance::ConsistentHash {
+                most: upstream.hash_bound.value,
+            };
+        }
+        // What is switched off by a word may keep its options.
+        let is_off =
+            balance.at == At::Told || (balance.at.is_written() && balance.value == Balance::P2c);
+        for (name, at) in [
+            ("hash_by", &upstream.hash_by.at),
+            ("hash_bound", &upstream.hash_bound.at),
+        ] {
+            if at.is_written() && !is_off {
+                let what = format!("`{name}` without `consistent_hash`");
+                let help = "make `balance` `consistent_hash`, or leave it out";
+                self.tell(at, what, help);
+            }
+        }
+        balance.value
+    }
+
+    pub(super) fn sticky(&mut self, upstream: &options::Upstream) -> Option<StickySpec> {
+        let key = &upstream.sticky_key;
+        let Some(cookie) = &upstream.sticky.value else {
+            if key.at.is_written() && upstream.sticky.at != At::Told {
+                let what = "`sticky_key` without sticky sessions";
+                self.tell(
+                    &key.at,
+                    what,
+                    "add `sticky = \"app_server\"`, or leave it out",
+                );
+            }
+            return None;
+        };
+        Some(StickySpec {
+            cookie: cookie.0.clone(),
+            key: self.secret("sticky_key", key),
+        })
+    }
+
+    fn secret(&mut self, name: &str, given: &Given<Option<steering::Secret>>) -> Option<Secret> {
+        let path = match given.value.as_ref()? {
+            steering::Secret::Text(text) => return Some(Secret(text.clone().into_bytes())),
+            steering::Secret::File(path) => path,
+        };
+        match (self.world.read)(path) {
+            Ok(bytes) => {
+                // An editor ends a file with a line's end.
+                let secret = bytes.trim_ascii_end();
+                if secret.len() < LEAST_SECRET {
+                    let wrong = steering::short();
+                    let what = format!("`{name}`: {}: {}", path.display(), wrong.what);
+                    self.tell(&given.at, what, wrong.help.unwrap_or_default());
+                }
+                Some(Secret(secret.to_vec()))
+            }
+            Err(error) => {
+                let what = format!("`{name}`: {}: {error}", path.display());
+                self.tell(&given.at, what, "a file that this user can read");
+                None
+            }
+        }
+    }
+}
