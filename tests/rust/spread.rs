@@ -200,13 +200,15 @@ fn drained() -> Outcome {
     fs::write(&next, new).map_err(|e| e.to_string())?;
     let _next = successor(&site, &next, "next")?;
     signal(&site, "-QUIT")?;
-    eventually("the new one serves", || {
-        let reply = site.get("/", "")?.is(200)?;
-        Ok((reply.field("x-cache") == "MISS").then_some(()))
+    // For a moment both are there: this connection is the new one's.
+    let mut client = eventually("the new one serves", || {
+        let mut client = site.client()?;
+        let reply = client.get("/", "")?.is(200)?;
+        Ok((reply.field("x-cache") == "MISS").then_some(client))
     })?;
     let before = servers[held].asked();
     for n in 0..20 {
-        site.get(&format!("/{n}"), "")?.is(200)?;
+        client.get(&format!("/{n}"), "")?.is(200)?;
     }
     equal("nothing new", servers[held].asked(), before)?;
     servers.iter().for_each(|server| server.gate.open());
