@@ -163,6 +163,10 @@ impl Conn {
                         self.wire.post().set_idle(false);
                         Some(deliver::hit(self, &noted, hit).await)
                     }
+                    Decision::Down(down) => {
+                        self.wire.post().set_idle(false);
+                        Some(Box::pin(down::refuse(self, &noted, &down)).await)
+                    }
                     decision => {
                         self.wire.post().set_idle(false);
                         Some(Box::pin(self.carry_out(&noted, decision)).await)
