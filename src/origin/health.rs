@@ -190,7 +190,6 @@ impl Watcher {
             Err(failed) => (failed.result, failed.why),
         };
         seen.count(result);
-        self.upstream.probed(server, result == ProbeResult::Ok);
         let was_all_ill = self.upstream.is_all_ill();
         if let Some(change) = change {
             self.is_well = change == Change::Well;
@@ -198,6 +197,7 @@ impl Watcher {
         // Also where nothing has changed: it may have just come, or come back.
         seen.set_well(self.is_well);
         self.upstream.let_in(server, self.is_well);
+        self.upstream.probed(server, result == ProbeResult::Ok);
         let (upstream, name) = (self.upstream.name(), server.name());
         let Some(change) = change else {
             if result != ProbeResult::Ok {
