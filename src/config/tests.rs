@@ -258,11 +258,12 @@ servers = [
         .collect();
     let wanted = [
         ("127.0.0.1:8000", 1, false, 10),
-        ("192.0.2.7:8001", 0, true, 8),
+        ("app.internal:8001", 0, true, 8),
         ("127.0.0.1:8000", 3, false, 10),
     ];
     assert_eq!(told, wanted);
-    assert_eq!(upstream.most_in_flight(), 28);
+    // A name may stand for several.
+    assert_eq!(upstream.most_in_flight(), 10 + 8 * 8 + 10);
 }
 
 #[test]
@@ -315,12 +316,6 @@ fn what_is_wrong_with_a_server_is_told_where_it_stands() {
             (3, 1),
             "`servers`: `address` is missing",
             "write it: `address = \"http://127.0.0.1:8000\"`",
-        ),
-        (
-            "{ address = \"http://gone.internal\" }",
-            (3, 1),
-            "`servers`: `gone.internal` has no address: no such host",
-            "is it spelt right, and can this machine look it up?",
         ),
         (
             "8000",

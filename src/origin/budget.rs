@@ -198,7 +198,7 @@ impl Budget {
             if !state.servers.iter().any(has_room) {
                 return;
             }
-            let Some((ticket, ask)) = state.waiting.first(now) else {
+            let Some((ticket, ask)) = state.waiting.first(now, state.takes) else {
                 return;
             };
             let (avoid, steer) = (ask.avoid, ask.steer);

@@ -4,17 +4,21 @@
 //! people join while a request waits. But whoever has waited for [`PATIENCE`] comes before, in order of arrival, so that
 //! nobody starves; and a client's requests that nobody else waits for arrive one after the other, each when the one before
 //! it has had its place, so that a thousand of them delay the others no more than one would. A refresh that nobody waits
-//! for comes last, and of several the one of the page that is asked for most. Routes may rank above and below all that: what ranks low waits as long as anything above it does.
+//! for comes last, and of several the one of the page that is asked for most. Routes may rank above and below all that:
+//! what ranks low waits as long as anything above it does.
 //!
-//! What is for one client alone is worth its place only while that client waits. When such requests have kept the queue
-//! standing for [`STANDS`], they wait no longer than an answer takes, and the others are refused at once instead of late
-//! (CoDel: Nichols and Jacobson, ACM Queue 2012; as "controlled delay" in Maurer, "Fail at Scale", ACM Queue 2015).
+//! What is for one client alone is worth its place only while that client waits. Where such requests keep the queue
+//! standing, the newest is first (adaptive LIFO), so that those who are served have hardly waited; and where more of them come
+//! than go, for several [windows](Pressure), whoever has waited longer than an answer takes is refused at once instead of late
+//! (controlled delay: both Maurer, "Fail at Scale", ACM Queue 2015, after CoDel: Nichols and Jacobson, ACM Queue 2012). A
+//! crowd that comes once and no more is served, however long that takes.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::{HashMap, HashMapExt};
 use tokio::time::Instant;
 
 use super::balance::Steer;
@@ -22,10 +26,10 @@ use crate::rules::client::Client;
 
 /// After this one is served before what is more wanted.
 pub const PATIENCE: Duration = Duration::from_millis(400);
-/// A queue that has not been empty this long is no burst, nor a crowd that met a page nobody can share.
-const STANDS: Duration = Duration::from_secs(1);
 /// A place is worth waiting for so long in any case: nobody notices.
 const LEAST: Duration = Duration::from_millis(50);
+/// So many windows in a row in which more came than went are no crowd that comes once.
+const PRESSED: u32 = 4;
 
 /// How many wait for what a request brings.
 pub trait Wanted: Send + Sync {
@@ -70,10 +74,38 @@ pub struct Queue<T> {
     /// By ticket, so by arrival.
     waiting: BTreeMap<Ticket, Waiting<T>>,
     clients: HashMap<Client, Turns>,
+    /// Clients by how many requests each has here.
+    by_number: BTreeSet<(usize, Client)>,
+    /// Those that were refreshes when they came, whether or not somebody waits for them now.
+    refreshes: BTreeSet<Ticket>,
     /// Since when somebody has been waiting alone, without a gap.
     stands_since: Option<Instant>,
     /// Those that wait for what nobody else waits for.
     alone: usize,
+    pressure: Pressure,
+}
+
+/// Whether more requests that are for one client alone come than go, by windows as long as an answer takes.
+#[derive(Default)]
+struct Pressure {
+    since: Option<Instant>,
+    came: usize,
+    served: usize,
+    /// Windows in a row with more of the former.
+    windows: u32,
+}
+
+impl Pressure {
+    /// A window may be over. Whether there have been enough.
+    fn persists(&mut self, now: Instant, window: Duration) -> bool {
+        let since = *self.since.get_or_insert(now);
+        if now >= since + window {
+            let is_pressed = self.came > self.served;
+            self.windows = if is_pressed { self.windows + 1 } else { 0 };
+            (self.since, self.came, self.served) = (Some(now), 0, 0);
+        }
+        self.windows >= PRESSED
+    }
 }
 
 struct Waiting<T> {
@@ -83,8 +115,9 @@ struct Waiting<T> {
 }
 
 /// What a client with requests in the queue has had.
+#[derive(Default)]
 struct Turns {
-    waiting: usize,
+    waiting: BTreeSet<Ticket>,
     /// When it last had a place.
     served: Option<Instant>,
 }
@@ -97,8 +130,11 @@ impl<T> Queue<T> {
             next: 0,
             waiting: BTreeMap::new(),
             clients: HashMap::new(),
+            by_number: BTreeSet::new(),
+            refreshes: BTreeSet::new(),
             stands_since: None,
             alone: 0,
+            pressure: Pressure::default(),
         }
     }
 
@@ -126,14 +162,17 @@ impl<T> Queue<T> {
         let ticket = self.next;
         self.next += 1;
         if let Some(client) = ask.client {
-            let turns = self.clients.entry(client).or_insert(Turns {
-                waiting: 0,
-                served: None,
-            });
-            turns.waiting += 1;
+            let waiting = &mut self.clients.entry(client).or_default().waiting;
+            self.by_number.remove(&(waiting.len(), client));
+            waiting.insert(ticket);
+            self.by_number.insert((waiting.len(), client));
+        }
+        if ask.wanted() == 0 {
+            self.refreshes.insert(ticket);
         }
         if ask.wanted.is_none() {
             self.alone += 1;
+            self.pressure.came += 1;
             self.stands_since.get_or_insert(now);
         }
         let waiting = Waiting {
@@ -146,10 +185,15 @@ impl<T> Queue<T> {
     }
 
     /// Who is to make room: the refresh least asked for of those that nobody waits for, or else the last request of the
-    /// client that has the most here for itself, if that is more than `ask`'s own client would have. A refresh makes room
-    /// for no colder one.
+    /// client that has the most here, if that is more than `ask`'s own client would have. A refresh makes room for no colder
+    /// one.
     fn greediest(&self, ask: &Ask) -> Option<Ticket> {
-        let idle = self.waiting.iter().rev();
+        let of = |ticket: &Ticket| self.waiting.get(ticket);
+        let idle = self
+            .refreshes
+            .iter()
+            .rev()
+            .filter_map(|ticket| Some((ticket, of(ticket)?)));
         let idle = idle.filter(|(_, waiting)| waiting.wanted() == 0);
         let coldest = idle.min_by_key(|(_, waiting)| waiting.ask.heat());
         let is_idle = ask.wanted() == 0;
@@ -160,17 +204,25 @@ impl<T> Queue<T> {
         if is_idle {
             return None;
         }
-        let mut own: HashMap<Client, (usize, Ticket)> = HashMap::new();
-        for (ticket, waiting) in &self.waiting {
-            if let Some(client) = waiting.ask.client.filter(|_| !waiting.is_shared()) {
-                let (has, last) = own.entry(client).or_default();
-                (*has, *last) = (*has + 1, *ticket);
-            }
+        let has = |client| {
+            self.clients
+                .get(&client)
+                .map_or(0, |turns| turns.waiting.len())
+        };
+        let would_have = ask.client.map_or(0, has) + 1;
+        let &(most, client) = self.by_number.last()?;
+        if most <= would_have {
+            return None;
         }
-        let asks = ask.client.and_then(|client| own.get(&client));
-        let would_have = asks.map_or(0, |(has, _)| *has) + 1;
-        let (has, last) = own.into_values().max()?;
-        (has > would_have).then_some(last)
+        // What others wait for with it is not its own.
+        let own = |ticket: &&Ticket| of(ticket).is_some_and(|waiting| !waiting.is_shared());
+        self.clients
+            .get(&client)?
+            .waiting
+            .iter()
+            .rev()
+            .find(own)
+            .copied()
     }
 
     /// Takes somebody out.
@@ -179,48 +231,72 @@ impl<T> Queue<T> {
         if let Some(client) = ask.client
             && let Some(turns) = self.clients.get_mut(&client)
         {
-            turns.waiting -= 1;
-            if turns.waiting == 0 {
-                self.clients.remove(&client);
+            self.by_number.remove(&(turns.waiting.len(), client));
+            turns.waiting.remove(&ticket);
+            match turns.waiting.len() {
+                0 => drop(self.clients.remove(&client)),
+                left => drop(self.by_number.insert((left, client))),
             }
         }
+        self.refreshes.remove(&ticket);
         if ask.wanted.is_none() {
             self.alone -= 1;
             if self.alone == 0 {
                 self.stands_since = None;
+                self.pressure = Pressure::default();
             }
         }
         Some(tell)
     }
 
-    /// Who is to have the next place, and what for.
-    pub fn first(&self, now: Instant) -> Option<(Ticket, &Ask)> {
+    /// Who is to have the next place, and what for. `takes`: how long an answer does.
+    pub fn first(&self, now: Instant, takes: Duration) -> Option<(Ticket, &Ask)> {
+        let worth = takes.max(LEAST);
+        let stands = self.stands_since.is_some_and(|since| now >= since + LEAST);
+        let standing = stands.then_some(worth);
         let waiting = self.waiting.iter();
-        let first = waiting.min_by_key(|(ticket, waiting)| (self.rank(waiting, now), **ticket));
+        let first = waiting.min_by_key(|(ticket, waiting)| {
+            let rank = self.rank(waiting, now, standing);
+            (rank, **ticket)
+        });
         first.map(|(ticket, waiting)| (*ticket, &waiting.ask))
     }
 
     /// Takes somebody out who has a place now.
     pub fn serve(&mut self, ticket: Ticket, now: Instant) -> Option<T> {
-        let client = self.waiting.get(&ticket).and_then(|next| next.ask.client);
-        if let Some(turns) = client.and_then(|client| self.clients.get_mut(&client)) {
+        let ask = self.waiting.get(&ticket).map(|next| &next.ask)?;
+        self.pressure.served += usize::from(ask.wanted.is_none());
+        if let Some(turns) = ask.client.and_then(|client| self.clients.get_mut(&client)) {
             turns.served = Some(now);
         }
         self.leave(ticket)
     }
 
-    /// Who comes before whom: the least first.
-    fn rank(&self, waiting: &Waiting<T>, now: Instant) -> (Priority, Place) {
+    /// Who comes before whom: the least first. `standing`: since the queue stands, the newest of those alone comes first, as
+    /// if it had waited so long, and the oldest not at all.
+    fn rank(
+        &self,
+        waiting: &Waiting<T>,
+        now: Instant,
+        standing: Option<Duration>,
+    ) -> (Priority, Place) {
         let mut since = waiting.since;
         let wanted = waiting.wanted();
-        if wanted <= 1
-            && let Some(turns) = waiting
-                .ask
-                .client
-                .and_then(|client| self.clients.get(&client))
-            && let Some(served) = turns.served
-        {
-            since = since.max(served);
+        let turns = waiting
+            .ask
+            .client
+            .and_then(|client| self.clients.get(&client));
+        let served = turns.and_then(|turns| turns.served).filter(|_| wanted <= 1);
+        match (served, standing) {
+            (Some(served), _) => since = since.max(served),
+            (None, Some(worth)) if waiting.ask.wanted.is_none() => {
+                let age = now.saturating_duration_since(since);
+                // By then it would have been refused, were there too many.
+                if age < PATIENCE.max(worth * 2 + LEAST) {
+                    since = now.checked_sub(worth.saturating_sub(age)).unwrap_or(since);
+                }
+            }
+            (None, _) => {}
         }
         let starves = now.saturating_duration_since(since) >= PATIENCE;
         let place = match wanted {
@@ -231,15 +307,14 @@ impl<T> Queue<T> {
         (waiting.ask.priority, place)
     }
 
-    /// Takes out who waits alone and longer than an answer takes, while such requests keep the queue standing; but for the
+    /// Takes out who waits alone and longer than an answer takes, while more such requests come than go; but for the
     /// last `places` of them, so that no place has to wait for somebody. A client's first in line has twice the time: where
     /// one has many here, its own have to go before another's only one.
     pub fn late(&mut self, now: Instant, takes: Duration, places: usize) -> Vec<T> {
-        let stands = self.stands_since.is_some_and(|since| now >= since + STANDS);
-        if !stands || takes.is_zero() {
+        let worth = takes.max(LEAST);
+        if !self.pressure.persists(now, worth) || takes.is_zero() {
             return Vec::new();
         }
-        let worth = takes.max(LEAST);
         let mut in_line = HashSet::new();
         let alone = |waiting: &&Waiting<T>| waiting.ask.wanted.is_none();
         let late = self.waiting.iter().filter(|(_, waiting)| alone(waiting));
@@ -316,6 +391,8 @@ mod tests {
         }
     }
 
+    const TAKES: Duration = Duration::from_millis(50);
+
     /// A queue, and a clock that is turned by hand.
     struct Line {
         queue: Queue<&'static str>,
@@ -340,7 +417,7 @@ mod tests {
         }
 
         fn pop(&mut self) -> &'static str {
-            let first = self.queue.first(self.now).map(|(ticket, _)| ticket);
+            let first = self.queue.first(self.now, TAKES).map(|(ticket, _)| ticket);
             let served = first.and_then(|ticket| self.queue.serve(ticket, self.now));
             served.unwrap_or("nobody")
         }
@@ -463,30 +540,74 @@ mod tests {
         assert_eq!(order, ["high", "normal", "low"]);
     }
 
+    /// Windows of 50 ms, in each of which so many come, of clients of their own, and so many are served.
+    fn windows(line: &mut Line, count: usize, come: usize, served: usize) -> (usize, usize) {
+        let (mut late, mut most) = (0, 0);
+        for _ in 0..count {
+            for n in 0..come {
+                line.enter(of(n as u8), "new");
+            }
+            for _ in 0..served {
+                let first = line.queue.first(line.now, TAKES).map(|(ticket, _)| ticket);
+                let Some(ticket) = first else { break };
+                let since = line.queue.waiting[&ticket].since;
+                most = most.max(line.now.duration_since(since).as_millis() as usize);
+                line.queue.serve(ticket, line.now);
+            }
+            let now = line.after(50).now;
+            late += line.queue.late(now, TAKES, 0).len();
+        }
+        (late, most)
+    }
+
     #[test]
     fn c84_who_waits_alone_is_refused_when_it_would_be_late() {
-        const TAKES: Duration = Duration::from_millis(50);
-        let mut line = Line::of(9);
-        let late = |line: &mut Line| line.queue.late(line.now, TAKES, 0);
+        let mut line = Line::of(1000);
+        let (late, _) = windows(&mut line, 3, 30, 8);
+        assert_eq!(late, 0, "it may be a burst");
+        let (late, most) = windows(&mut line, 20, 30, 8);
+        assert!((380..=440).contains(&late), "22 too many each time: {late}");
+        assert!(
+            most <= 50,
+            "those that are served have hardly waited: {most} ms"
+        );
+        assert!(line.queue.len() <= 90, "{}", line.queue.len());
+    }
+
+    #[test]
+    fn a_crowd_that_comes_once_is_served_all() {
+        let mut line = Line::of(1000);
+        assert_eq!(windows(&mut line, 1, 200, 8).0, 0);
+        let (late, most) = windows(&mut line, 40, 0, 8);
+        assert_eq!((late, line.queue.len()), (0, 0));
+        assert!(most >= 1000, "however long it takes");
+        // Nor are those who come as fast as they go.
+        windows(&mut line, 1, 40, 8);
+        assert_eq!(windows(&mut line, 40, 8, 8).0, 0);
+    }
+
+    #[test]
+    fn nobody_starves_where_as_many_come_as_go() {
+        let mut line = Line::of(1000);
+        let first = line.enter(of(200), "first");
+        windows(&mut line, 1, 9, 8);
+        windows(&mut line, 10, 8, 8);
+        assert!(!line.queue.waiting.contains_key(&first));
+    }
+
+    #[test]
+    fn a_place_that_may_be_free_at_any_moment_has_somebody_to_wait_for_it() {
+        let mut line = Line::of(1000);
         line.enter(page(&by(1)), "page");
-        line.enter(of(1), "alone");
-        assert_eq!(late(line.after(999)), [""; 0], "a burst");
-        line.enter(of(2), "new");
-        line.enter(of(2), "second");
-        assert_eq!(late(line.after(1)), ["alone"]);
-        assert_eq!(late(line.after(48)), [""; 0]);
-        assert_eq!(late(line.after(1)), ["second"]);
-        assert_eq!(late(line.after(49)), [""; 0]);
-        assert_eq!(late(line.after(1)), ["new"]);
-        // The queue has been empty of such.
-        line.enter(of(1), "next");
-        assert_eq!(late(line.after(60)), [""; 0]);
-        assert_eq!(line.queue.len(), 2);
-        // A place that may be free at any moment has somebody to wait for it.
-        line.enter(of(2), "last");
+        for _ in 0..6 {
+            line.enter(of(1), "one");
+            line.enter(of(2), "two");
+            let now = line.after(50).now;
+            line.queue.late(now, TAKES, 3);
+        }
         line.after(5_000);
-        assert_eq!(line.queue.late(line.now, TAKES, 1), ["next"]);
-        assert_eq!(line.queue.late(line.now, TAKES, 1), [""; 0]);
+        line.queue.late(line.now, TAKES, 3);
+        assert_eq!((line.queue.alone, line.queue.len()), (3, 4));
     }
 
     #[test]
@@ -496,6 +617,7 @@ mod tests {
         assert_eq!(line.queue.leave(ticket), Some("one"));
         assert_eq!(line.queue.leave(ticket), None);
         assert!(line.queue.is_empty() && line.queue.clients.is_empty());
+        assert!(line.queue.by_number.is_empty() && line.queue.refreshes.is_empty());
         assert_eq!((line.queue.alone, line.queue.stands_since), (0, None));
     }
 }
