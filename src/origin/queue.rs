@@ -185,8 +185,8 @@ impl<T> Queue<T> {
     }
 
     /// Who is to make room: the refresh least asked for of those that nobody waits for, or else the last request of the
-    /// client that has the most here, if that is more than `ask`'s own client would have. A refresh makes room for no colder
-    /// one.
+    /// client that has the most here, if that is more than `ask`'s own client would have, or else, for one alone, the oldest
+    /// of these, if its client has as many. A refresh makes room for no colder one.
     fn greediest(&self, ask: &Ask) -> Option<Ticket> {
         let of = |ticket: &Ticket| self.waiting.get(ticket);
         let idle = self
@@ -212,7 +212,14 @@ impl<T> Queue<T> {
         let would_have = ask.client.map_or(0, has) + 1;
         let &(most, client) = self.by_number.last()?;
         if most <= would_have {
-            return None;
+            // The newest would be first, and the oldest last.
+            let mut alone = self
+                .waiting
+                .iter()
+                .filter(|(_, waiting)| waiting.ask.wanted.is_none());
+            let (oldest, waiting) = alone.next().filter(|_| ask.wanted.is_none())?;
+            let its = waiting.ask.client.map_or(usize::MAX, has);
+            return (its >= would_have).then_some(*oldest);
         }
         // What others wait for with it is not its own.
         let own = |ticket: &&Ticket| of(ticket).is_some_and(|waiting| !waiting.is_shared());
@@ -287,17 +294,14 @@ impl<T> Queue<T> {
             .client
             .and_then(|client| self.clients.get(&client));
         let served = turns.and_then(|turns| turns.served).filter(|_| wanted <= 1);
-        match (served, standing) {
-            (Some(served), _) => since = since.max(served),
-            (None, Some(worth)) if waiting.ask.wanted.is_none() => {
-                let age = now.saturating_duration_since(since);
-                // By then it would have been refused, were there too many.
-                if age < PATIENCE.max(worth * 2 + LEAST) {
-                    since = now.checked_sub(worth.saturating_sub(age)).unwrap_or(since);
-                }
+        if let Some(worth) = standing.filter(|_| waiting.ask.wanted.is_none()) {
+            let age = now.saturating_duration_since(since);
+            // By then it would have been refused, were there too many.
+            if age < PATIENCE.max(worth * 2 + LEAST) {
+                since = now.checked_sub(worth.saturating_sub(age)).unwrap_or(since);
             }
-            (None, _) => {}
         }
+        since = served.map_or(since, |served| since.max(served));
         let starves = now.saturating_duration_since(since) >= PATIENCE;
         let place = match wanted {
             0 => Place::Idle(Reverse(waiting.ask.heat()), since),
@@ -477,6 +481,19 @@ mod tests {
         assert_eq!(line.queue.enter(of(2), "more", line.now), Err("more"));
         assert_eq!(line.queue.enter(of(1), "more", line.now), Err("more"));
         assert_eq!(line.queue.len(), 4);
+    }
+
+    #[test]
+    fn where_all_have_one_the_oldest_makes_room_for_the_newest() {
+        let mut line = Line::of(3);
+        line.enter(page(&by(1)), "page");
+        line.enter(of(1), "oldest");
+        line.enter(of(2), "older");
+        let (_, made) = line.queue.enter(of(3), "newest", line.now).unwrap();
+        assert_eq!(made, Some("oldest"));
+        assert_eq!(line.queue.enter(of(3), "second", line.now), Err("second"));
+        let another = line.queue.enter(page(&by(1)), "another", line.now);
+        assert_eq!(another, Err("another"), "it has a longer time to wait");
     }
 
     #[test]
