@@ -27,7 +27,8 @@ struct Loaded {
     /// Lowest and highest average of half a second in flight, once settled, and the most at once.
     settled: (f64, f64, usize),
     wasted: usize,
-    /// What those took that were due once it had settled.
+    /// What those took that were served while the crowd came, and of them those due once it had settled.
+    took: Times,
     took_settled: Times,
 }
 
@@ -52,7 +53,7 @@ pub fn measure(bench: &Bench, checks: &mut Checks) -> Result<Shown, String> {
             if which == Which::Tidegate {
                 judge(&loaded, unloaded, checks);
             }
-            let took = &loaded.tally.took;
+            let took = &loaded.took;
             let ends: Vec<String> = loaded
                 .tally
                 .ends
@@ -118,7 +119,7 @@ fn crowd(times: f64, lasts: Duration) -> Crowd {
 }
 
 fn load(stand: &Stand, times: u32, lasts: Duration) -> Result<Loaded, String> {
-    let (mut tally, mut took_settled) = (Tally::default(), Times::new());
+    let (mut tally, mut took, mut took_settled) = (Tally::default(), Times::new(), Times::new());
     let (mut ended, from) = (0_u32, Duration::from_secs(1));
     let before = stand.origins[0].ledger.fetches().len();
     let arrivals = crowd(f64::from(times), lasts).arrivals(SEED + u64::from(times));
@@ -126,8 +127,12 @@ fn load(stand: &Stand, times: u32, lasts: Duration) -> Result<Loaded, String> {
         let at = outcome.arrival.at + outcome.took;
         let is_good = matches!(&outcome.end, Ok(answer) if answer.status == 200);
         ended += u32::from(is_good && at >= from && at < lasts);
-        if is_good && outcome.arrival.at >= SETTLES {
-            took_settled.add(outcome.took);
+        // Those that still wait when the crowd has gone are served without hurry.
+        if is_good && at < lasts {
+            took.add(outcome.took);
+            if outcome.arrival.at >= SETTLES {
+                took_settled.add(outcome.took);
+            }
         }
         tally.add(&outcome);
     })?;
@@ -149,6 +154,7 @@ fn load(stand: &Stand, times: u32, lasts: Duration) -> Result<Loaded, String> {
             .iter()
             .filter(|fetch| fetch.fate == Fate::Wasted)
             .count(),
+        took,
         took_settled,
     })
 }
@@ -160,7 +166,7 @@ fn judge(loaded: &Loaded, unloaded: Duration, checks: &mut Checks) {
         format!("{times}×: goodput at least {GOODPUT} of the origin's capacity"),
         format!("{:.3}", loaded.goodput),
     );
-    let p99 = tally.took.quantile(0.99);
+    let p99 = loaded.took.quantile(0.99);
     let ratio = p99.as_secs_f64() / unloaded.as_secs_f64();
     checks.check(
         ratio <= SLOWER,

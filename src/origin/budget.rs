@@ -23,7 +23,7 @@ use crate::rules::concurrency::Begun;
 use crate::telemetry::ids;
 
 /// How often those who wait are looked after.
-const TENDS: Duration = Duration::from_millis(50);
+const TENDS: Duration = Duration::from_millis(25);
 
 /// Why there was no permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
