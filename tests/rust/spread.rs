@@ -429,6 +429,8 @@ fn bound_to_the_full() -> Outcome {
     let site = site(&servers, &[], "max_in_flight = 1\nsticky = 'srv'")?;
     let reply = site.get("/", "")?.is(200)?;
     let (cookie, name) = (set(&reply)?, reply.text());
+    // Its place may be given back a little later than its answer is read.
+    site.until("tidegate_origin_in_flight", |held| held == 0.0)?;
     let mut busy = site.client()?;
     busy.send("GET", "/held", &cookie, b"")?;
     eventually("it is asked for", || {
