@@ -1,11 +1,12 @@
 //! An origin that is down as a whole: left alone but for trials, and back to work as soon as one is answered.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use super::manners::{FAILS, Manners, RESETS, WELL};
 use super::site::{Gate, Inside, Origin, Reply, Site, answer, crowd, equal, eventually, lock};
 use super::{Outcome, Test};
 use crate::harness::clock;
@@ -33,14 +34,10 @@ const REFUSED: &str = "tidegate_origin_refused_total";
 const SHORTEST: u128 = 300;
 const LONGEST: Duration = Duration::from_millis(600);
 
-const WELL: u8 = 0;
-const RESETS: u8 = 1;
-const FAILS: u8 = 2;
-
 /// An origin whose manners can be changed. What is below `/held` waits at a gate, where it is well.
 struct Server {
     origin: Origin,
-    manners: Arc<AtomicU8>,
+    manners: Manners,
     order: Arc<Mutex<Vec<String>>>,
     inside: Arc<Inside>,
     gate: Arc<Gate>,
@@ -48,10 +45,10 @@ struct Server {
 
 impl Server {
     fn start(fields: &'static str) -> Result<Server, String> {
-        let manners = Arc::new(AtomicU8::new(WELL));
+        let manners = Manners::default();
         let order = Arc::<Mutex<Vec<String>>>::default();
         let (inside, gate) = (Arc::<Inside>::default(), Arc::<Gate>::default());
-        let (read, notes) = (Arc::clone(&manners), Arc::clone(&order));
+        let (read, notes) = (manners.clone(), Arc::clone(&order));
         let (enters, waits) = (Arc::clone(&inside), Arc::clone(&gate));
         let origin = Origin::start(move |asked, conn: &mut Conn| {
             if asked.target == "/up" {
@@ -59,10 +56,8 @@ impl Server {
             }
             let _inside = enters.enter();
             lock(&notes).push(asked.target.clone());
-            match read.load(Ordering::SeqCst) {
-                RESETS => return Err("on purpose".into()),
-                FAILS => return answer(conn, 503, "Cache-Control: no-store\r\n", b"not now"),
-                _ => {}
+            if let Some(done) = read.misbehave(conn) {
+                return done;
             }
             if asked.target.starts_with("/held") {
                 waits.wait();
@@ -79,7 +74,7 @@ impl Server {
     }
 
     fn behave(&self, manners: u8) {
-        self.manners.store(manners, Ordering::SeqCst);
+        self.manners.become_like(manners);
     }
 
     fn asked(&self) -> usize {

@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::manners::{FAILS, Manners, RESETS, WELL};
 use super::site::{Origin, Site, answer, equal, eventually};
 use super::{Outcome, Test};
 use crate::harness::proxy::free_port;
@@ -25,28 +26,23 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-const WELL: u8 = 0;
-const RESETS: u8 = 1;
-const FAILS: u8 = 2;
-
 /// A server whose manners can be changed.
 struct Server {
     origin: Origin,
-    manners: Arc<AtomicU8>,
+    manners: Manners,
     asked: Arc<AtomicUsize>,
 }
 
 impl Server {
     fn start(name: &'static str) -> Result<Server, String> {
-        let (manners, asked) = (Arc::new(AtomicU8::new(WELL)), Arc::new(AtomicUsize::new(0)));
-        let (read, count) = (Arc::clone(&manners), Arc::clone(&asked));
+        let (manners, asked) = (Manners::default(), Arc::new(AtomicUsize::new(0)));
+        let (read, count) = (manners.clone(), Arc::clone(&asked));
         let origin = Origin::start(move |_, conn: &mut Conn| {
             count.fetch_add(1, Ordering::SeqCst);
-            match read.load(Ordering::SeqCst) {
-                RESETS => Err("on purpose".into()),
-                FAILS => answer(conn, 503, "Cache-Control: no-store\r\n", b"not now"),
-                _ => answer(conn, 200, "Cache-Control: no-store\r\n", name.as_bytes()),
+            if let Some(done) = read.misbehave(conn) {
+                return done;
             }
+            answer(conn, 200, "Cache-Control: no-store\r\n", name.as_bytes())
         })?;
         Ok(Server {
             origin,
@@ -56,7 +52,7 @@ impl Server {
     }
 
     fn behave(&self, manners: u8) {
-        self.manners.store(manners, Ordering::SeqCst);
+        self.manners.become_like(manners);
     }
 
     fn asked(&self) -> usize {

@@ -24,6 +24,7 @@ mod hot;
 mod http2;
 mod invariants;
 mod lifecycle;
+mod manners;
 mod names;
 mod origins;
 mod overload;

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use super::guests::from;
 use super::lifecycle::{signal, successor};
+use super::manners::{FAILS, Manners, RESETS, WELL};
 use super::site::{Gate, Inside, Origin, Reply, Site, answer, crowd, equal, eventually};
 use super::{Outcome, Test};
 use crate::harness::proxy::lay_over;
@@ -48,21 +48,17 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-const WELL: u8 = 0;
-const RESETS: u8 = 1;
-const FAILS: u8 = 2;
-
 /// A server that tells its name, unless it has other manners. What is asked for below `/held` waits for its gate.
 struct Server {
     origin: Origin,
-    manners: Arc<AtomicU8>,
+    manners: Manners,
     gate: Arc<Gate>,
     inside: Arc<Inside>,
 }
 
 impl Server {
     fn start(name: impl Into<String>) -> Result<Server, String> {
-        let (manners, gate) = (Arc::new(AtomicU8::new(WELL)), Arc::new(Gate::default()));
+        let (manners, gate) = (Manners::default(), Arc::new(Gate::default()));
         let inside = Arc::new(Inside::default());
         let (read, held, count) = (manners.clone(), gate.clone(), inside.clone());
         let name = name.into();
@@ -74,11 +70,10 @@ impl Server {
             if asked.target.starts_with("/slow") {
                 thread::sleep(Duration::from_millis(3));
             }
-            match read.load(Ordering::SeqCst) {
-                RESETS => Err("on purpose".into()),
-                FAILS => answer(conn, 503, "Cache-Control: no-store\r\n", b"not now"),
-                _ => answer(conn, 200, "Cache-Control: no-store\r\n", name.as_bytes()),
+            if let Some(done) = read.misbehave(conn) {
+                return done;
             }
+            answer(conn, 200, "Cache-Control: no-store\r\n", name.as_bytes())
         })?;
         Ok(Server {
             origin,
@@ -93,7 +88,7 @@ impl Server {
     }
 
     fn behave(&self, manners: u8) {
-        self.manners.store(manners, Ordering::SeqCst);
+        self.manners.become_like(manners);
     }
 
     fn asked(&self) -> usize {
