@@ -10,7 +10,7 @@ use tidegate::bench::origin::Plan;
 use tidegate::bench::schedule::{Crowd, Spacing};
 use tidegate::bench::tally::Tally;
 
-use super::stand::{Settings, Stand, Which, stand};
+use super::stand::{Settings, Stand, Which};
 use super::support::graph::{self, Graph, Line};
 use super::support::report::{Checks, table};
 use super::{Bench, SEED, Shown, ms, no_store, percent, plan, send};
@@ -66,21 +66,7 @@ pub fn measure(bench: &Bench, checks: &mut Checks) -> Result<Shown, String> {
         ],
     );
     let plans: Vec<Plan> = (0..4).map(|server| plan(server, no_store)).collect();
-    let mut stands = Vec::new();
-    for &which in &bench.contenders {
-        stands.push(stand(which, &bench.place, &settings, &plans)?);
-    }
-    let ran: Vec<Result<Ran, String>> = thread::scope(|scope| {
-        let running: Vec<_> = stands
-            .iter()
-            .map(|stand| scope.spawn(|| run(stand, &times)))
-            .collect();
-        running
-            .into_iter()
-            .map(|one| one.join().unwrap_or(Err("it panicked".into())))
-            .collect()
-    });
-    let ran = super::without_failed(ran)?;
+    let ran = bench.side_by_side(&settings, &plans, |stand| run(stand, &times))?;
 
     let line = |ran: &Ran| {
         let shares = ran.shares.iter().map(|share| percent(*share));

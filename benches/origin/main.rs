@@ -20,6 +20,7 @@ mod stand;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -27,7 +28,7 @@ use tidegate::bench::driver::{Driven, Load, Outcome, drive};
 use tidegate::bench::origin::{Page, Plan};
 use tidegate::bench::schedule::Arrival;
 
-use stand::{Place, Stand, Which};
+use stand::{Place, Settings, Stand, Which, stand};
 use support::args::{self, Args};
 use support::report::Checks;
 use support::sys;
@@ -61,6 +62,43 @@ struct Bench<'a> {
     quick: bool,
     /// Tidegate's `max_in_flight` where the origin is overloaded; else it is what the origin can do.
     budget: String,
+}
+
+impl Bench<'_> {
+    /// Measures all contenders at once, each before origins of its own. A peer that could not be measured is said to be
+    /// left out; ours is the first.
+    fn side_by_side<T: Send>(
+        &self,
+        settings: &Settings,
+        plans: &[Plan],
+        run: impl Fn(&Stand) -> Result<T, String> + Sync,
+    ) -> Result<Vec<T>, String> {
+        let stands = self
+            .contenders
+            .iter()
+            .map(|which| stand(*which, &self.place, settings, plans));
+        let stands: Vec<Stand> = stands.collect::<Result<_, _>>()?;
+        let ran: Vec<_> = thread::scope(|scope| {
+            let run = &run;
+            let running: Vec<_> = stands
+                .iter()
+                .map(|stand| scope.spawn(move || run(stand)))
+                .collect();
+            let joined = running.into_iter().map(|one| one.join());
+            joined
+                .map(|one| one.unwrap_or(Err("it panicked".into())))
+                .collect()
+        });
+        let mut measured = Vec::new();
+        for one in ran {
+            match one {
+                Ok(one) => measured.push(one),
+                Err(why) if measured.is_empty() => return Err(why),
+                Err(why) => println!("skipped: {why}"),
+            }
+        }
+        Ok(measured)
+    }
 }
 
 fn main() -> ExitCode {
@@ -183,19 +221,6 @@ fn send(
         );
     }
     Ok(driven)
-}
-
-/// Those that could be measured. A peer that could not is said to be left out; ours is the first.
-fn without_failed<T>(ran: Vec<Result<T, String>>) -> Result<Vec<T>, String> {
-    let mut measured = Vec::new();
-    for one in ran {
-        match one {
-            Ok(one) => measured.push(one),
-            Err(why) if measured.is_empty() => return Err(why),
-            Err(why) => println!("skipped: {why}"),
-        }
-    }
-    Ok(measured)
 }
 
 fn ms(time: Duration) -> String {

@@ -11,7 +11,7 @@ use tidegate::bench::origin::{Page, Plan};
 use tidegate::bench::schedule::{Arrival, Crowd, Spacing, together};
 use tidegate::bench::tally::Tally;
 
-use super::stand::{Settings, Stand, Which, stand};
+use super::stand::{Settings, Stand, Which};
 use super::support::graph::{self, Graph, Line};
 use super::support::report::{Checks, table};
 use super::{AT_ONCE, Bench, SEED, Shown, ms, percent, plan, send};
@@ -87,21 +87,7 @@ pub fn measure(bench: &Bench, checks: &mut Checks) -> Result<Shown, String> {
         }
     };
     let plans: Vec<Plan> = (0..2).map(|server| plan(server, page)).collect();
-    let mut stands = Vec::new();
-    for &which in &bench.contenders {
-        stands.push(stand(which, &bench.place, &settings, &plans)?);
-    }
-    let ran: Vec<Result<Ran, String>> = thread::scope(|scope| {
-        let running: Vec<_> = stands
-            .iter()
-            .map(|stand| scope.spawn(|| run(stand, &times)))
-            .collect();
-        running
-            .into_iter()
-            .map(|one| one.join().unwrap_or(Err("it panicked".into())))
-            .collect()
-    });
-    let ran = super::without_failed(ran)?;
+    let ran = bench.side_by_side(&settings, &plans, |stand| run(stand, &times))?;
 
     let line = |ran: &Ran| {
         vec![
