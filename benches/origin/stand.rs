@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use tidegate::bench::origin::{Origin, Plan};
+use tidegate::bench::origin::{Origin, Plan, THREAD};
 
 use super::support::process::{Server, find};
 use super::support::sys;
@@ -91,6 +91,12 @@ pub fn stand(
         .map(Origin::start)
         .collect::<Result<Vec<_>, _>>();
     let origins = origins.map_err(|e| format!("origin: {e}"))?;
+    // An origin is another machine: it is not to wait for the crowd to leave it the core.
+    if !sys::come_first(THREAD) {
+        println!(
+            "! origins share their core with the crowd as equals: they come late, whoever asks"
+        );
+    }
     let ports: Vec<u16> = origins.iter().map(|origin| origin.address.port()).collect();
     let port = sys::free_port();
     let name = which.name();

@@ -24,6 +24,9 @@ use crate::rules::date;
 const BACKLOG: u32 = 4096;
 const MOST_HEAD: usize = 32 << 10;
 
+/// What the thread of each origin is called.
+pub const THREAD: &str = "bench-origin";
+
 /// What an origin can do, and what it answers.
 #[derive(Clone)]
 pub struct Plan {
@@ -81,7 +84,7 @@ impl Origin {
             slower: slower.clone(),
         };
         let thread = std::thread::Builder::new()
-            .name("bench-origin".to_owned())
+            .name(THREAD.to_owned())
             .spawn(move || runtime.block_on(live(listener, address, Arc::new(app), received)))?;
         Ok(Origin {
             address,

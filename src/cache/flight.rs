@@ -513,6 +513,35 @@ impl Filler {
         }
     }
 
+    /// What of a short answer is there at once, out of the memory taken for it; nothing if all is to be kept and can't be.
+    pub fn hold(&self, pieces: &[Bytes]) -> Option<Vec<Bytes>> {
+        let mut state = self.flight.state.lock();
+        let has_window = state.window.is_some();
+        let hold = |piece: &Bytes| {
+            let allowed = state
+                .allowance
+                .as_mut()
+                .and_then(|left| left.split(weight(piece.len())));
+            let kept = match allowed {
+                Some(charge) => Some(held(piece.clone(), charge)),
+                None => self.flight.memory.hold(piece.clone()),
+            };
+            // The window's reserve is for this.
+            kept.or_else(|| has_window.then(|| piece.clone()))
+        };
+        pieces.iter().map(hold).collect()
+    }
+
+    /// A whole answer at once, with what [`Self::hold`] gave for its body, of no more than [`WINDOW_FLOOR`] bytes.
+    pub fn land(&self, answer: Arc<Answer>, body: Vec<Bytes>) {
+        let mut state = self.flight.state.lock();
+        state.news.get_or_insert(News::Head(answer));
+        state.len += body.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        state.pieces.extend(body);
+        drop(state);
+        self.complete();
+    }
+
     fn append(&self, mut state: MutexGuard<'_, State>, piece: Bytes) -> Pushed {
         state.len += piece.len() as u64;
         state.pieces.push_back(piece);

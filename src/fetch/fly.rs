@@ -1,11 +1,14 @@
 //! One flight, from the origin's permit to its end.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header;
-use std::time::Instant;
 
 use super::arrived::{self, Alone, Arrived};
 use super::errand::{self, Errand, Reason};
@@ -460,29 +463,36 @@ async fn stream(
         mut keeping,
     } = landing;
     let expected = length(head);
-    if expected == Some(0) && matches!(exchange.next().await, Ok(Event::End)) {
-        // As below: it is in the store before anybody has read it whole.
+    let (mut early, is_whole) = at_hand(&mut exchange, expected).await;
+    if is_whole && let Some(body) = hold(fetcher, filler, &early).await {
         exchange.finish().await;
+        let kept = came_of(keeping.as_ref());
+        // It is in the store before anybody has read it whole, and before who waited for the place looks there.
+        if let Some(keeping) = keeping {
+            keep::keep(fetcher, errand, keeping, &body, expected.unwrap_or(0));
+        }
+        let is_waited_for = fetcher.upstream(errand.route.upstream).queued() > 0;
         drop(held);
         meter.end();
-        let kept = came_of(keeping.as_ref());
-        if let Some(keeping) = keeping {
-            keep::keep(fetcher, errand, keeping, &[], 0);
+        if is_waited_for {
+            step_aside().await;
         }
-        filler.tell(News::Head(answer));
-        filler.complete();
+        filler.land(answer, body);
         return Ok(kept);
     }
     filler.tell(News::Head(answer));
     let mut len = 0u64;
     let mut last = None;
     loop {
-        let event = tokio::select! {
-            event = exchange.next() => event.map_err(|error| {
-                meter.failed(&error);
-                Stopped::Failed(failure(&error))
-            })?,
-            () = filler.abandoned() => return Err(Stopped::Abandoned),
+        let event = match early.pop_front() {
+            Some(piece) => Event::Body(piece),
+            None => tokio::select! {
+                event = exchange.next() => event.map_err(|error| {
+                    meter.failed(&error);
+                    Stopped::Failed(failure(&error))
+                })?,
+                () = filler.abandoned() => return Err(Stopped::Abandoned),
+            },
         };
         let piece = match event {
             Event::Body(piece) => piece,
@@ -511,8 +521,6 @@ async fn stream(
         }
     }
     exchange.finish().await;
-    drop(held);
-    meter.end();
     let kept = came_of(keeping.as_ref());
     if let Some(keeping) = keeping
         && let Some(mut pieces) = filler.whole()
@@ -523,11 +531,61 @@ async fn stream(
         );
         keep::keep(fetcher, errand, keeping, &pieces, len);
     }
+    drop(held);
+    meter.end();
     if let Some(last) = last {
         push(fetcher, filler, seat, &mut None, &last).await?;
     }
     filler.complete();
     Ok(kept)
+}
+
+/// Of a short body what is there already, and whether that is all of it. What went wrong is told once more by the next call.
+async fn at_hand(exchange: &mut Exchange, expected: Option<u64>) -> (VecDeque<Bytes>, bool) {
+    let mut pieces = VecDeque::new();
+    match expected {
+        // Its end may come by itself.
+        Some(0) => return (pieces, matches!(exchange.next().await, Ok(Event::End))),
+        Some(length) if length <= PIECE as u64 => {}
+        _ => return (pieces, false),
+    }
+    let mut now = Context::from_waker(Waker::noop());
+    loop {
+        match pin!(exchange.next()).poll(&mut now) {
+            Poll::Ready(Ok(Event::Body(piece))) => pieces.push_back(piece),
+            Poll::Ready(Ok(Event::End)) => return (pieces, true),
+            _ => return (pieces, false),
+        }
+    }
+}
+
+/// Memory for a whole body, shedding stored pages if need be.
+async fn hold(
+    fetcher: &Arc<Fetcher>,
+    filler: &Filler,
+    body: &VecDeque<Bytes>,
+) -> Option<Vec<Bytes>> {
+    let body: Vec<Bytes> = body.iter().cloned().collect();
+    if let Some(held) = filler.hold(&body) {
+        return Some(held);
+    }
+    fetcher.make_room().await;
+    filler.hold(&body)
+}
+
+/// Lets whoever has been given the origin's place ask on this thread first: it takes three turns, as the connection's
+/// keeper has to let go of it in between.
+async fn step_aside() {
+    let mut turns = 3;
+    poll_fn(|context| {
+        if turns == 0 {
+            return Poll::Ready(());
+        }
+        turns -= 1;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 fn came_of(keeping: Option<&Keeping>) -> RefreshResult {
