@@ -2,15 +2,18 @@
 //!
 //! One detached task per flight, whatever the reason: a miss, a refresh in the background, a revalidation, an eager
 //! refresh, a private page with one reader. It survives its first client, and a slow reader never slows it. In reading
-//! order: [`errand`] is what is asked for; [`fly`] asks and streams; [`arrived`] decides what an answer's head means;
-//! [`keep`] puts a whole answer into the store; [`encode`] compresses the hot ones; [`pass`] is the same road for what is
-//! never cached; [`refused`] is what is told of those who are not let through.
+//! order: [`errand`] is what is asked for; [`fly`] asks, with a place and memory ([`held`]); [`arrived`] decides what an
+//! answer's head means, and [`land`] brings it to its readers; [`keep`] puts a whole answer into the store; [`encode`]
+//! compresses the hot ones; [`pass`] is the same road for what is never cached; [`refused`] is what is told of those who are
+//! not let through.
 
 mod arrived;
 mod encode;
 mod errand;
 mod fly;
+mod held;
 mod keep;
+mod land;
 mod meter;
 mod pass;
 mod refused;

@@ -13,9 +13,10 @@ use pingora::http::RequestHeader;
 use tokio::sync::{mpsc, oneshot};
 
 use super::errand::cut;
-use super::fly::{self, Held};
+use super::held::{self, Held};
 use super::meter::Meter;
 use super::{Fetcher, Flying, arrived};
+use super::{fly, land};
 use crate::cache::flight::{Abandoned, Answer, Failure, Filler, Flight, News, Reader, Sharing};
 use crate::cache::key::KeyRef;
 use crate::clock;
@@ -108,7 +109,7 @@ async fn carry(
         })?,
         () = filler.abandoned() => return Err(Failure::Lost),
     };
-    let _reserve = fly::reserve(fetcher).await.ok_or(Failure::NoMemory)?;
+    let _reserve = held::reserve(fetcher).await.ok_or(Failure::NoMemory)?;
     let mut meter = Meter::start(metrics);
     // From here on the body may come. A client that has gone is noticed below.
     let _ = admit.send(());
@@ -227,7 +228,7 @@ async fn answer(
                     held =
                         Some(Held::for_answer(permit, &head, &mut exchange).map_err(turned_away)?);
                 }
-                let window = fly::reserve_window(fetcher, fly::length(&head)).await?;
+                let window = held::reserve_window(fetcher, land::length(&head)).await?;
                 filler.flight().reserve(window);
                 tell(filler, &to, head);
             }
@@ -239,7 +240,7 @@ async fn answer(
                 tell(filler, &to, head);
             }
             Event::Body(piece) => {
-                for piece in cut(piece, fly::PIECE) {
+                for piece in cut(piece, held::PIECE) {
                     // A window never asks for memory it can't wait for, so only the reader's leaving ends this.
                     filler
                         .push(&piece)
@@ -305,11 +306,11 @@ fn tell(filler: &Filler, to: &To<'_>, mut head: OriginHead) {
     filler.tell(News::Head(Arc::new(Answer {
         head: arrived::render(head.status, &fields, to.route, to.scheme, None),
         length: if to.head_only {
-            fly::content_length(head)
+            land::content_length(head)
         } else {
-            fly::length(head)
+            land::length(head)
         },
-        age: fly::age(head),
+        age: land::age(head),
         arrived: clock::moment(),
         sharing: Sharing::Leader {
             why: "past the cache",
