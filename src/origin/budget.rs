@@ -6,27 +6,26 @@
 //!
 //! Servers come and go. Outside, one is called by an id that no other ever has; a slot of one that has gone stays valid.
 
+mod slot;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::balance::{Balance, Choice, Pool, Steer};
-use super::queue::{Ask, Queue, Ticket};
-use super::room::Fate;
+use super::queue::Queue;
 use super::standing::{Role, Rules, Standing};
 use crate::clock;
 use crate::rules::concurrency::Begun;
 use crate::telemetry::ids;
-
-/// How often those who wait are looked after.
-const TENDS: Duration = Duration::from_millis(25);
+pub(super) use slot::{Slot, Stream};
 
 /// Why there was no permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,112 +125,6 @@ impl Budget {
         self.state.lock().streams
     }
 
-    /// A slot, at once or after `patience` at most. Cancelling the future loses nothing.
-    pub(super) async fn slot(
-        self: &Arc<Self>,
-        patience: Duration,
-        ask: Ask,
-    ) -> Result<Slot, Refused> {
-        let mut waiter = match self.enter(patience, ask)? {
-            Entered::Served(slot) => return Ok(slot),
-            Entered::Waits(waiter) => waiter,
-        };
-        match timeout(patience, &mut waiter.served).await {
-            Ok(Ok(served)) => served,
-            // The sender goes only with its word in it or when the waiter itself leaves.
-            Ok(Err(_)) | Err(_) => Err(Refused::Waited),
-        }
-    }
-
-    fn enter(self: &Arc<Self>, patience: Duration, ask: Ask) -> Result<Entered, Refused> {
-        let mut state = self.state.lock();
-        // A name may have no address for long; who waits for that had better be told.
-        if !state.servers.iter().any(|one| one.role.weight > 0) {
-            return Err(Refused::NoServer);
-        }
-        // Nobody overtakes those who wait.
-        if state.waiting.is_empty()
-            && let Some(server) = state.pick(self, ask.avoid, ask.steer)
-        {
-            drop(state);
-            return Ok(Entered::Served(self.slot_at(server)));
-        }
-        if ask.avoid.is_some() {
-            return Err(Refused::NowhereElse);
-        }
-        if patience.is_zero() {
-            return Err(Refused::Waited);
-        }
-        let (serve, served) = oneshot::channel();
-        let entered = state.waiting.enter(ask, serve, clock::timer());
-        let is_tended = std::mem::replace(&mut state.is_tended, true);
-        drop(state);
-        if !is_tended {
-            tokio::spawn(tend(Arc::downgrade(self)));
-        }
-        let (ticket, made_room) = entered.map_err(|_| Refused::QueueFull)?;
-        if let Some(serve) = made_room {
-            // Whoever left meanwhile need not be told.
-            let _ = serve.send(Err(Refused::QueueFull));
-        }
-        // A rest may have ended since the last slot came back.
-        self.serve_waiting();
-        Ok(Entered::Waits(Waiter {
-            budget: self.clone(),
-            ticket,
-            served,
-        }))
-    }
-
-    fn slot_at(self: &Arc<Self>, (server, begun): (usize, Option<Begun>)) -> Slot {
-        Slot {
-            budget: self.clone(),
-            server,
-            begun,
-            fate: Fate::default(),
-        }
-    }
-
-    fn serve_waiting(self: &Arc<Self>) {
-        let now = clock::timer();
-        loop {
-            let mut state = self.state.lock();
-            // Looking through the queue is worth it only then.
-            let has_room = |standing: &Standing| standing.in_flight < standing.room.most();
-            if !state.servers.iter().any(has_room) {
-                return;
-            }
-            let Some((ticket, ask)) = state.waiting.first(now, state.takes) else {
-                return;
-            };
-            // Whoever avoids a server has not waited.
-            let steer = ask.steer;
-            let Some(server) = state.pick(self, None, steer) else {
-                return;
-            };
-            let Some(serve) = state.waiting.serve(ticket, now) else {
-                return;
-            };
-            drop(state);
-            // A waiter that left in this instant hands the slot back to us by dropping it.
-            drop(serve.send(Ok(self.slot_at(server))));
-        }
-    }
-
-    /// Tells those who would be served too late.
-    fn refuse_late(&self) {
-        let now = clock::timer();
-        let mut state = self.state.lock();
-        let places = Pool::of(&state.servers, &self.terms.rules, None, now).places();
-        let takes = state.takes;
-        let late = state.waiting.late(now, takes, places);
-        drop(state);
-        for serve in late {
-            // Whoever left meanwhile need not be told.
-            let _ = serve.send(Err(Refused::Late));
-        }
-    }
-
     /// Servers that are to have requests from now on, each with an id higher than all before, or the one it had when it
     /// left. Where others served meanwhile, they begin small.
     pub(super) fn join(self: &Arc<Self>, servers: &[(usize, Role)], well: bool) {
@@ -271,19 +164,6 @@ impl Budget {
         drop(state);
         // Where those that were trusted have gone, the others are used.
         self.serve_waiting();
-    }
-
-    /// A stream beside the budget, up to `max_streams`.
-    pub(super) fn stream(self: &Arc<Self>) -> Result<Stream, Refused> {
-        let mut state = self.state.lock();
-        if state.streams >= self.terms.max_streams {
-            return Err(Refused::Streams);
-        }
-        state.streams += 1;
-        drop(state);
-        Ok(Stream {
-            budget: self.clone(),
-        })
     }
 
     /// The server could not be reached.
@@ -449,21 +329,6 @@ impl State {
         used.map(|server| server.room.most()).sum()
     }
 
-    /// One request less.
-    fn release(&mut self, slot: &Slot) {
-        let server = slot.server;
-        if let Some(standing) = self.standing(server) {
-            standing.in_flight -= 1;
-            let now = slot.budget.at(clock::timer());
-            standing.room.end(slot.begun, now, slot.fate.came());
-        } else if let Some(left) = self.gone.get_mut(&server) {
-            *left -= 1;
-            if *left == 0 {
-                self.gone.remove(&server);
-            }
-        }
-    }
-
     /// Whether enough of its like are left without it; where backups stand ready, none has to be.
     fn can_spare(&self, server: usize, rules: &Rules, now: Instant) -> bool {
         let used = || self.servers.iter().filter(|one| one.role.weight > 0);
@@ -479,86 +344,5 @@ impl State {
         let out = like().filter(|one| !one.is_trusted(now)).count();
         let out = out + usize::from(leaves.is_trusted(now));
         out * 100 <= like().count() * rules.eject_most
-    }
-}
-
-/// Looks after those who wait, as long as any do: a rest or an ejection may have ended, or an answer have become too late,
-/// without a request that begins or ends to notice it.
-async fn tend(budget: Weak<Budget>) {
-    loop {
-        tokio::time::sleep(TENDS).await;
-        let Some(budget) = budget.upgrade() else {
-            return;
-        };
-        budget.serve_waiting();
-        budget.refuse_late();
-        let mut state = budget.state.lock();
-        if state.waiting.is_empty() {
-            state.is_tended = false;
-            return;
-        }
-    }
-}
-
-enum Entered {
-    Served(Slot),
-    Waits(Waiter),
-}
-
-/// A place in the queue. A slot that reached it after it stopped looking goes on to the next when this is dropped.
-struct Waiter {
-    budget: Arc<Budget>,
-    ticket: Ticket,
-    served: oneshot::Receiver<Result<Slot, Refused>>,
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        let left = self.budget.state.lock().waiting.leave(self.ticket);
-        drop(left);
-    }
-}
-
-/// One request in flight at one server.
-pub(super) struct Slot {
-    budget: Arc<Budget>,
-    server: usize,
-    begun: Option<Begun>,
-    fate: Fate,
-}
-
-impl Slot {
-    pub(super) fn server(&self) -> usize {
-        self.server
-    }
-
-    /// Where its exchange says what became of it.
-    pub(super) fn fate(&self) -> Fate {
-        self.fate.clone()
-    }
-
-    /// The slot becomes a stream, and is free again; it is free also where no stream was to be had.
-    pub(super) fn into_stream(self) -> Result<Stream, Refused> {
-        self.budget.stream()
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut state = self.budget.state.lock();
-        state.release(self);
-        drop(state);
-        self.budget.serve_waiting();
-    }
-}
-
-/// One long-lived stream, beside the budget.
-pub(super) struct Stream {
-    budget: Arc<Budget>,
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.budget.state.lock().streams -= 1;
     }
 }

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 
 use proptest::prelude::*;
 
-use super::super::queue::Wanted;
+use super::super::queue::{Ask, Wanted};
 use super::super::standing::tests::RULES;
 use super::*;
 

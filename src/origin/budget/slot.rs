@@ -1,0 +1,93 @@
+//! What has been had: one request in flight, or one stream beside the budget.
+
+use std::sync::Arc;
+
+use super::super::room::Fate;
+use super::{Budget, Refused, State};
+use crate::clock;
+use crate::rules::concurrency::Begun;
+
+/// One request in flight at one server.
+pub(in crate::origin) struct Slot {
+    budget: Arc<Budget>,
+    server: usize,
+    begun: Option<Begun>,
+    fate: Fate,
+}
+
+impl Budget {
+    /// A stream beside the budget, up to `max_streams`.
+    pub(in crate::origin) fn stream(self: &Arc<Self>) -> Result<Stream, Refused> {
+        let mut state = self.state.lock();
+        if state.streams >= self.terms.max_streams {
+            return Err(Refused::Streams);
+        }
+        state.streams += 1;
+        drop(state);
+        Ok(Stream {
+            budget: self.clone(),
+        })
+    }
+
+    pub(super) fn slot_at(self: &Arc<Self>, (server, begun): (usize, Option<Begun>)) -> Slot {
+        Slot {
+            budget: self.clone(),
+            server,
+            begun,
+            fate: Fate::default(),
+        }
+    }
+}
+
+impl Slot {
+    pub(in crate::origin) fn server(&self) -> usize {
+        self.server
+    }
+
+    /// Where its exchange says what became of it.
+    pub(in crate::origin) fn fate(&self) -> Fate {
+        self.fate.clone()
+    }
+
+    /// The slot becomes a stream, and is free again; it is free also where no stream was to be had.
+    pub(in crate::origin) fn into_stream(self) -> Result<Stream, Refused> {
+        self.budget.stream()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut state = self.budget.state.lock();
+        state.release(self);
+        drop(state);
+        self.budget.serve_waiting();
+    }
+}
+
+/// One long-lived stream, beside the budget.
+pub(in crate::origin) struct Stream {
+    budget: Arc<Budget>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.budget.state.lock().streams -= 1;
+    }
+}
+
+impl State {
+    /// One request less.
+    fn release(&mut self, slot: &Slot) {
+        let server = slot.server;
+        if let Some(standing) = self.standing(server) {
+            standing.in_flight -= 1;
+            let now = slot.budget.at(clock::timer());
+            standing.room.end(slot.begun, now, slot.fate.came());
+        } else if let Some(left) = self.gone.get_mut(&server) {
+            *left -= 1;
+            if *left == 0 {
+                self.gone.remove(&server);
+            }
+        }
+    }
+}
