@@ -446,6 +446,22 @@ fn gauges(metrics: &Metrics, site: &Arc<Site>) {
         &["put_off"],
         of(|site| site.fetcher.encoder.counts.put_off.load(Ordering::Relaxed) as f64),
     );
+    for route in &site.policy.load().routes {
+        if let Some(bulkhead) = route.bulkhead {
+            let upstream = site.fetcher.upstream(route.upstream);
+            let of = |read: fn((usize, usize)) -> usize| {
+                let upstream = Arc::clone(upstream);
+                move || read(upstream.of_route(bulkhead)) as f64
+            };
+            let label = [route.name.as_str()];
+            metrics.gauge(
+                &names::ROUTE_IN_FLIGHT,
+                &label,
+                of(|(in_flight, _)| in_flight),
+            );
+            metrics.gauge(&names::ROUTE_QUEUED, &label, of(|(_, queued)| queued));
+        }
+    }
     for upstream in site.fetcher.upstreams() {
         let of = |read: fn(&Upstream) -> usize| {
             let upstream = Arc::clone(upstream);

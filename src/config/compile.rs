@@ -469,9 +469,7 @@ impl Compile<'_, '_> {
                 .get(upstream)
                 .and_then(|upstream| upstream.host.value.as_ref());
             let host = host.map(|host| host.0.clone());
-            let sticky = specs.get(upstream).and_then(|spec| spec.sticky.as_ref());
-            let sticky = sticky.map(|sticky| sticky.cookie.as_str());
-            routes.push(self.route(id, route, upstream, host, sticky));
+            routes.push(self.route(id, route, upstream, host, specs.get(upstream)));
             self.place(&mut table, id, written);
         }
         let names = written.iter().zip(&routes);
@@ -489,8 +487,10 @@ impl Compile<'_, '_> {
         route: &options::Route,
         upstream: usize,
         host: Option<String>,
-        sticky: Option<&str>,
+        spec: Option<&UpstreamSpec>,
     ) -> Route {
+        let sticky = spec.and_then(|spec| spec.sticky.as_ref());
+        let sticky = sticky.map(|sticky| sticky.cookie.as_str());
         let own = std::iter::once(format!("{}*", identity::OWN_PREFIX));
         let first = route.hosts.value.first().map_or("", |host| host.0.as_str());
         let path = &route.path.value.0;
@@ -505,6 +505,7 @@ impl Compile<'_, '_> {
             },
             upstream,
             priority: route.priority.value,
+            bulkhead: self.bulkhead(id, route, spec),
             cache: route.cache.value,
             store: StoreTerms {
                 default_ttl,

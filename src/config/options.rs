@@ -504,6 +504,12 @@ table! {
     /// Whose requests are served first where they wait for the same servers.
     priority: Priority = Default("normal");
 
+    /// The most requests of the route in flight to its upstream at once, over all servers, so that answers that are slow
+    /// here leave places to other routes. What comes on top waits in the upstream's `queue` and holds up nobody else there.
+    /// It may fill as much of the queue as the route may of all places; more get a stale copy, else 503. Refreshes and
+    /// retries count, event streams and upgraded connections don't. Without a number the upstream's is the only one.
+    max_in_flight: Option<usize> = Unset("8"), "1" to "65536";
+
     /// Whether answers may be stored at all.
     cache: bool = Default("true");
 

@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::table::Table;
 pub use super::words::AcceptEncoding;
-use crate::origin::{Priority, UpstreamSpec};
+use crate::origin::{Bulkhead, Priority, UpstreamSpec};
 use crate::rules::encoding::Coding;
 use crate::rules::identity::Harmless;
 use crate::rules::request::HeadLimits;
@@ -116,6 +116,8 @@ pub struct Route {
     /// Its place in [`Policy::upstreams`].
     pub upstream: usize,
     pub priority: Priority,
+    /// Its number of requests in flight; none: as many as the upstream may have.
+    pub bulkhead: Option<Bulkhead>,
     pub cache: bool,
     pub store: StoreTerms,
     pub serve_stale_after: Duration,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::options::{Shown, TABLES};
 use super::policy::AcceptEncoding;
 use super::*;
-use crate::origin::{Balance, Check, HashBy, Place};
+use crate::origin::{Balance, Bulkhead, Check, HashBy, Place};
 use crate::rules::resolve::Family;
 use crate::rules::storing::SetCookie;
 use crate::telemetry::Output;
@@ -264,6 +264,26 @@ servers = [
     assert_eq!(told, wanted);
     // A name may stand for several.
     assert_eq!(upstream.most_in_flight(), 10 + 8 * 8 + 10);
+}
+
+#[test]
+fn a_route_may_have_less_than_its_upstream() {
+    let of = |upstream: &str, route: &str| {
+        let text =
+            format!("[[upstream]]\n{upstream}\n[[route]]\n[[route]]\npath = \"/x\"\n{route}\n");
+        policy(&text).routes[1].bulkhead
+    };
+    let eight = "servers = [\"http://127.0.0.1:8000\"]\nmax_in_flight = 8";
+    assert_eq!(of(eight, ""), None);
+    let has = |most| Some(Bulkhead { route: 1, most });
+    assert_eq!(of(eight, "max_in_flight = 8"), has(8));
+    // What is learned, or may be several, may come to be more.
+    let learned = "servers = [\"http://127.0.0.1:8000\"]";
+    assert_eq!(of(learned, "max_in_flight = 100"), has(100));
+    let name = "servers = [\"http://app:8000\"]\nmax_in_flight = 8";
+    assert_eq!(of(name, "max_in_flight = 100"), has(100));
+    let two = "servers = [\"http://127.0.0.1:1\", \"http://127.0.0.1:2\"]\nmax_in_flight = 8";
+    assert_eq!(of(two, "max_in_flight = 16"), has(16));
 }
 
 #[test]
@@ -687,6 +707,11 @@ fn what_contradicts_itself_is_told_where_it_stands() {
             "can't both have",
         ),
         (format!("{UPSTREAM}ca = \"/nope.pem\"\n"), 3, "/nope.pem"),
+        (
+            format!("{UPSTREAM}max_in_flight = 8\n[[route]]\nmax_in_flight = 9\n"),
+            5,
+            "together have no more than 8",
+        ),
         (
             format!("{UPSTREAM}[[route]]\nharmless_cookies = [\"a b\"]\n"),
             4,

@@ -73,6 +73,7 @@ impl Errand {
             client: (self.reason != Reason::Refresh).then_some(self.client),
             wanted: (!self.single_reader).then(shared),
             avoid: None,
+            bulkhead: self.route.bulkhead,
             steer: Steer {
                 bound: self.steer.bound.filter(|_| self.reason != Reason::Refresh),
                 ..self.steer

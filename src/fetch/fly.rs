@@ -79,7 +79,9 @@ pub async fn fly(
             Err(Stopped::Abandoned) => return,
             Err(Stopped::Broken(failure, how)) => {
                 let elsewhere = how.elsewhere().filter(|_| retries < RETRIES);
-                if let Some(server) = elsewhere.filter(|server| upstream.may_retry(*server)) {
+                if let Some(server) =
+                    elsewhere.filter(|server| upstream.may_retry(*server, errand.route.bulkhead))
+                {
                     // Those that broke at once are not to come again at once.
                     tokio::time::sleep(backoff(retries)).await;
                     retries += 1;
@@ -149,7 +151,7 @@ async fn attempt(
         permit = upstream.permit(Duration::MAX, Ask { avoid, ..errand.ask(trip) }) => {
             permit.map_err(|refused| match refused {
                 Refused::NowhereElse => Stopped::NowhereElse,
-                refused => Stopped::Failed(fetcher.refused(errand.route.upstream, refused)),
+                refused => Stopped::Failed(fetcher.refused(&errand.route, refused)),
             })?
         }
         () = deserted(errand, filler, seat) => return Err(Stopped::Abandoned),
@@ -229,7 +231,7 @@ async fn attempt(
                 let (judged, allowance) = allow(fetcher, judged, length(&head)).await;
                 let held = Held::for_answer(permit, &head, &mut exchange);
                 let held = held.map_err(|refused| {
-                    Stopped::Failed(fetcher.turned_away(errand.route.upstream, refused))
+                    Stopped::Failed(fetcher.turned_away(&errand.route, refused))
                 })?;
                 let landing = land::settle(fetcher, errand, filler, seat, &head, judged, started);
                 if landing.keeping.is_some() {

@@ -102,10 +102,11 @@ async fn carry(
         wanted: None,
         avoid: None,
         steer: passage.steer,
+        bulkhead: passage.route.bulkhead,
     };
     let permit = tokio::select! {
         permit = upstream.permit(Duration::MAX, ask) => permit.map_err(|refused| {
-            fetcher.refused(passage.route.upstream, refused)
+            fetcher.refused(&passage.route, refused)
         })?,
         () = filler.abandoned() => return Err(Failure::Lost),
     };
@@ -208,7 +209,7 @@ async fn answer(
     mut hand: Option<Hand>,
     mut meter: Meter,
 ) -> Result<(), Failure> {
-    let turned_away = |refused| fetcher.turned_away(to.route.upstream, refused);
+    let turned_away = |refused| fetcher.turned_away(to.route, refused);
     let mut permit = Some(permit);
     let mut held = None;
     loop {

@@ -2,31 +2,32 @@
 
 use super::Fetcher;
 use crate::cache::flight::{Failure, Refusal};
+use crate::config::policy::Route;
 use crate::origin::Refused;
 use crate::rules::time::Moment;
 use crate::telemetry::{OriginResult, RefusedReason};
 
 impl Fetcher {
     /// A request that was to be asked at once had no permit.
-    pub fn refused(&self, upstream: usize, refused: Refused) -> Failure {
-        self.metrics[upstream].count(OriginResult::Refused);
-        self.turned_away(upstream, refused)
+    pub fn refused(&self, route: &Route, refused: Refused) -> Failure {
+        self.metrics[route.upstream].count(OriginResult::Refused);
+        self.turned_away(route, refused)
     }
 
-    /// Whether an upstream is down, so that nobody is to ask for anything: then a request that wants to is counted as
+    /// Whether the upstream of a route is down, so that nobody is to ask for anything: then a request that wants to is counted as
     /// refused.
-    pub fn down(&self, upstream: usize, now: Moment) -> Option<Refusal> {
-        if self.upstreams[upstream].open_since(now).is_some() {
+    pub fn down(&self, route: &Route, now: Moment) -> Option<Refusal> {
+        if self.upstreams[route.upstream].open_since(now).is_some() {
             return None;
         }
-        match self.refused(upstream, Refused::Down) {
+        match self.refused(route, Refused::Down) {
             Failure::Refused(refusal) => Some(refusal),
             _ => None,
         }
     }
 
     /// A request was turned away, which may have been asked already.
-    pub fn turned_away(&self, upstream: usize, refused: Refused) -> Failure {
+    pub fn turned_away(&self, route: &Route, refused: Refused) -> Failure {
         let (reason, why) = match refused {
             Refused::QueueFull => (
                 RefusedReason::QueueFull,
@@ -52,13 +53,13 @@ impl Fetcher {
                 "no other server of the origin has a place",
             ),
         };
-        self.metrics[upstream].refused(reason);
+        self.metrics[route.upstream].refused(reason);
         Failure::Refused(Refusal {
             why,
             is_down: refused == Refused::Down,
             backlog: match refused {
                 Refused::Down => std::time::Duration::ZERO,
-                _ => self.upstreams[upstream].backlog(),
+                _ => self.upstreams[route.upstream].backlog(route.bulkhead),
             },
         })
     }

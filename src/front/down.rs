@@ -35,7 +35,7 @@ impl Down {
 
     /// The request at hand, if its upstream is.
     pub fn at_once(site: &Site, asking: &Asking, why: Fwd, now: Moment) -> Option<Down> {
-        let refusal = site.fetcher.down(asking.route.upstream, now)?;
+        let refusal = site.fetcher.down(asking.route, now)?;
         Some(Down {
             route: Arc::clone(asking.route),
             why,

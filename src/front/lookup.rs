@@ -237,7 +237,7 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
             fallback: Some(ttl),
         } => match returned() {
             None => {
-                let _counted = site.fetcher.down(asking.route.upstream, now.mono);
+                let _counted = site.fetcher.down(asking.route, now.mono);
                 hit(site, asking, entry, now, ttl, Some(Detail::Breaker))
             }
             // After a failure the page rests, and goes out at once meanwhile.

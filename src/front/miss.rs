@@ -343,10 +343,11 @@ async fn rescue(
     })
 }
 
-/// How long it takes to work off what waits for the page's upstream.
+/// How long it takes to work off what waits for the places of the page's route.
 fn backlog(conn: &Conn, miss: &Miss) -> Duration {
     let fetcher = &conn.site.fetcher;
-    fetcher.upstream(miss.route.upstream).backlog()
+    let upstream = fetcher.upstream(miss.route.upstream);
+    upstream.backlog(miss.route.bulkhead)
 }
 
 /// A place among those who wait; dropping it leaves.

@@ -79,8 +79,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, pass: Pass) -> io::Result<Out
         head_only: pass.head_only,
         told: Told::forwarded(if pass.safe { Fwd::Bypass } else { Fwd::Method }, 0),
     };
-    let upstream = pass.route.upstream;
-    if let Some(failure) = conn.site.fetcher.down(upstream, clock::moment()) {
+    if let Some(failure) = conn.site.fetcher.down(&pass.route, clock::moment()) {
         return fail(conn, noted, &facts, &source, &Failure::Refused(failure)).await;
     }
     let invalidates = (!pass.safe).then(|| invalidates(conn.policy(), &pass));

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::balance::{Balance, Choice, Pool, Steer};
+use super::bulkhead::Shares;
 use super::queue::Queue;
 use super::standing::{Role, Rules, Standing};
 use crate::clock;
@@ -73,11 +74,18 @@ struct State {
     is_new: bool,
     /// Only those who still wait: a waiter that leaves takes its entry along.
     waiting: Queue<Serve>,
-    /// How long an answer takes, of late.
-    takes: Duration,
+    /// What each route has.
+    shares: Shares,
     /// Somebody looks after those who wait.
     is_tended: bool,
     streams: usize,
+}
+
+/// A server that is to have a request, which is counted already.
+struct Picked {
+    server: usize,
+    route: Option<usize>,
+    begun: Option<Begun>,
 }
 
 type Serve = oneshot::Sender<Result<Slot, Refused>>;
@@ -95,7 +103,7 @@ impl Budget {
                 gone: BTreeMap::new(),
                 is_new: true,
                 waiting: Queue::new(terms.queue),
-                takes: Duration::ZERO,
+                shares: Shares::default(),
                 is_tended: false,
                 streams: 0,
             }),
@@ -119,6 +127,18 @@ impl Budget {
 
     pub(super) fn queued(&self) -> usize {
         self.state.lock().waiting.len()
+    }
+
+    /// Whether a route has as many in flight as it may.
+    pub(super) fn is_full(&self, route: Option<usize>) -> bool {
+        self.state.lock().shares.is_full(route)
+    }
+
+    /// Requests of a route in flight, and those of it that wait.
+    pub(super) fn of_route(&self, route: usize) -> (usize, usize) {
+        let state = self.state.lock();
+        let route = Some(route);
+        (state.shares.in_flight(route), state.waiting.len_of(route))
     }
 
     pub(super) fn streams(&self) -> usize {
@@ -216,25 +236,14 @@ impl Budget {
         self.with(server, |standing, _| standing.probe_failed());
     }
 
-    /// How long it takes to work off what waits, as quick as answers are of late.
-    pub(super) fn backlog(&self) -> Duration {
-        let state = self.state.lock();
-        let places = state.total().max(1);
-        let ahead = state.waiting.len() as f64 / places as f64;
-        state.takes.mul_f64(ahead)
-    }
-
-    /// The server has begun an answer, `took` after it was asked.
-    pub(super) fn answered(&self, server: usize, took: Duration) {
+    /// The server has begun an answer to a request of the route, `took` after it was asked.
+    pub(super) fn answered(&self, server: usize, route: Option<usize>, took: Duration) {
         let now = clock::timer();
         let mut state = self.state.lock();
         if let Some(standing) = state.standing(server) {
             standing.answered(took, now);
         }
-        state.takes = match state.takes {
-            Duration::ZERO => took,
-            takes => (takes * 15 + took) / 16,
-        };
+        state.shares.answered(route, took);
     }
 
     /// The server has ended one.
@@ -253,10 +262,13 @@ impl Budget {
             .then(|| state.servers[place].eject(rules, now))
     }
 
-    /// Whether a server beside this one is to be used, and has room.
-    pub(super) fn has_another(&self, server: usize) -> bool {
+    /// Whether a server beside this one is to be used, and has room, and the route may have one more request.
+    pub(super) fn has_another(&self, server: usize, route: Option<usize>) -> bool {
         let now = clock::timer();
         let state = self.state.lock();
+        if state.shares.is_full(route) {
+            return false;
+        }
         let place = state.place(server);
         let others = Pool::of(&state.servers, &self.terms.rules, place, now);
         // Also where the server itself has gone: then it is any other.
@@ -300,13 +312,14 @@ impl State {
         self.servers.get_mut(place)
     }
 
-    /// Counts one more request at the server that is to have it.
+    /// Counts one more request of a route at the server that is to have it.
     fn pick(
         &mut self,
         budget: &Budget,
         avoid: Option<usize>,
         steer: Steer,
-    ) -> Option<(usize, Option<Begun>)> {
+        route: Option<usize>,
+    ) -> Option<Picked> {
         let now = clock::timer();
         let avoid = avoid.and_then(|server| self.place(server));
         let mut choice = Choice {
@@ -320,7 +333,12 @@ impl State {
         let chosen = choice.make(ids::random)?;
         let begun = self.servers[chosen].take(now, budget.at(now));
         self.is_new = false;
-        Some((self.ids[chosen], begun))
+        self.shares.take(route);
+        Some(Picked {
+            server: self.ids[chosen],
+            route,
+            begun,
+        })
     }
 
     /// What all servers that are not drained may have together, backups too.

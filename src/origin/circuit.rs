@@ -227,9 +227,15 @@ impl Upstream {
         self.circuit.open_since(now)
     }
 
-    /// A server has begun an answer, `took` after it was asked.
-    pub(super) fn answered(&self, server: &Server, took: Duration, trial: Option<&Trying>) {
-        self.budget.answered(server.id, took);
+    /// A server has begun an answer to a request of a route, `took` after it was asked.
+    pub(super) fn answered(
+        &self,
+        server: &Server,
+        route: Option<usize>,
+        took: Duration,
+        trial: Option<&Trying>,
+    ) {
+        self.budget.answered(server.id, route, took);
         if let Some(since) = self.circuit.answered(trial) {
             self.budget.restore(since);
         }

@@ -60,6 +60,8 @@ pub struct OriginHead {
 pub struct Exchange {
     upstream: Arc<Upstream>,
     server: Arc<Server>,
+    /// Whose it is, if its route has a bulkhead.
+    route: Option<usize>,
     began: Instant,
     /// Its server has been told on, and praised.
     is_blamed: bool,
@@ -106,7 +108,12 @@ impl Exchange {
         // What a server can take at once, a single request of an outage doesn't tell.
         let fate = trial.is_none().then(|| permit.fate());
         let exchange = Self::begin(upstream, server, trial, head, body, Source::PoolOrNew).await?;
-        Ok(Self { fate, ..exchange })
+        let route = permit.route();
+        Ok(Self {
+            fate,
+            route,
+            ..exchange
+        })
     }
 
     /// The same at a server that needs no permit: a probe.
@@ -147,6 +154,7 @@ impl Exchange {
         Ok(Self {
             upstream: upstream.clone(),
             server: server.clone(),
+            route: None,
             began,
             is_blamed: false,
             is_praised: false,
@@ -279,7 +287,7 @@ impl Exchange {
                 let took = clock::timer().saturating_duration_since(self.began);
                 self.is_praised = true;
                 self.upstream
-                    .answered(&self.server, took, self.trial.as_deref());
+                    .answered(&self.server, self.route, took, self.trial.as_deref());
             }
         }
     }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::balance::Balance;
 use super::budget::{Budget, Refused, Slot, Stream, Terms};
+use super::bulkhead::Bulkhead;
 use super::circuit::{Circuit, Trying};
 use super::probe::HealthSpec;
 use super::queue::Ask;
@@ -192,6 +193,10 @@ impl Upstream {
     /// # Errors
     /// There is no server, the queue is full, the wait was too long, or the upstream is down.
     pub async fn permit(&self, patience: Duration, ask: Ask) -> Result<Permit, Refused> {
+        // Whoever would wait for others of its route is not the one that goes to see whether the upstream is back.
+        if !self.circuit.is_closed() && self.budget.is_full(ask.route()) {
+            return Err(Refused::Down);
+        }
         let pass = self.circuit.enter()?;
         let patience = patience.min(self.spec.queue_wait);
         let slot = self.budget.slot(patience, ask);
@@ -205,9 +210,9 @@ impl Upstream {
         })
     }
 
-    /// How long it takes to work off what waits for a permit now.
-    pub fn backlog(&self) -> Duration {
-        self.budget.backlog()
+    /// How long it takes to work off what waits for a permit now, for a request of a route.
+    pub fn backlog(&self, bulkhead: Option<Bulkhead>) -> Duration {
+        self.budget.backlog(bulkhead.map(|bulkhead| bulkhead.route))
     }
 
     /// What binds a visitor to `server`, unless what it `brought` does already.
@@ -271,9 +276,10 @@ impl Upstream {
         self.retries.asked();
     }
 
-    /// Whether a request that `failed` server has not answered may be asked again at another.
-    pub fn may_retry(&self, failed: usize) -> bool {
-        self.circuit.is_closed() && self.budget.has_another(failed) && self.retries.may()
+    /// Whether a request of a route that `failed` server has not answered may be asked again at another.
+    pub fn may_retry(&self, failed: usize, bulkhead: Option<Bulkhead>) -> bool {
+        let route = bulkhead.map(|bulkhead| bulkhead.route);
+        self.circuit.is_closed() && self.budget.has_another(failed, route) && self.retries.may()
     }
 
     /// It was not asked again after all.
@@ -304,6 +310,11 @@ impl Upstream {
     /// Requests that wait for a permit.
     pub fn queued(&self) -> usize {
         self.budget.queued()
+    }
+
+    /// Permits of a route with a bulkhead that are out, and its requests that wait for one.
+    pub fn of_route(&self, bulkhead: Bulkhead) -> (usize, usize) {
+        self.budget.of_route(bulkhead.route)
     }
 
     /// Long-lived streams that are open.
@@ -373,6 +384,11 @@ impl Permit {
     /// Where its exchange says what became of it.
     pub(super) fn fate(&self) -> Fate {
         self.slot.fate()
+    }
+
+    /// Whose it is, if its route has a bulkhead.
+    pub(super) fn route(&self) -> Option<usize> {
+        self.slot.route()
     }
 
     pub fn server(&self) -> &Arc<Server> {
@@ -459,6 +475,25 @@ mod tests {
         assert_eq!(upstream.keepalive(Some(seconds(3))), seconds(2));
         assert_eq!(upstream.keepalive(Some(seconds(1))), seconds(0));
         assert_eq!(upstream.keepalive(Some(seconds(600))), seconds(4));
+    }
+
+    #[tokio::test]
+    async fn a_full_route_sends_no_trial() {
+        let upstream = Upstream::new(spec(false, None)).unwrap();
+        let slow = Ask {
+            bulkhead: Some(Bulkhead { route: 0, most: 1 }),
+            ..Ask::default()
+        };
+        let at_once = |ask: &Ask| upstream.permit(Duration::ZERO, ask.clone());
+        let held = at_once(&slow).await.unwrap();
+        assert_eq!(at_once(&slow).await.err(), Some(Refused::Waited));
+        let circuit = &upstream.circuit;
+        (0..10).for_each(|_| circuit.failed(None, false, false));
+        circuit.hope();
+        assert_eq!(at_once(&slow).await.err(), Some(Refused::Down));
+        let trial = at_once(&Ask::default()).await.unwrap();
+        assert!(trial.trial().is_some());
+        drop((trial, held));
     }
 
     #[test]

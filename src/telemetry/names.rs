@@ -63,6 +63,9 @@ families! {
     ORIGIN_QUEUED: Gauge "tidegate_origin_queued" ["upstream"] "Requests waiting for a permit.";
     ORIGIN_STREAMS: Gauge "tidegate_origin_streams" ["upstream"] "Upgraded connections and event streams, held beside the budget.";
 
+    ROUTE_IN_FLIGHT: Gauge "tidegate_route_in_flight" ["route"] "Permits held for a route that has a max_in_flight of its own.";
+    ROUTE_QUEUED: Gauge "tidegate_route_queued" ["route"] "Requests of such a route waiting for a permit.";
+
     ORIGIN_REFUSED: Counter "tidegate_origin_refused_total" ["upstream", "reason"] "Requests not let through to an origin: queue_full; late and waited, for want of time; streams; no_server; breaker, that is open.";
     ORIGIN_BREAKER: Gauge "tidegate_origin_breaker_state" ["upstream"] "0 while the breaker is closed, 1 half-open, 2 open.";
     ORIGIN_BREAKER_OPENED: Counter "tidegate_origin_breaker_opened_total" ["upstream"] "How often the breaker has opened.";

@@ -4,7 +4,7 @@ use super::{At, Compile};
 use crate::config::options::{self, Backend};
 use crate::config::steering::{self, LEAST_SECRET};
 use crate::config::walk::Given;
-use crate::origin::{Balance, Secret, StickySpec};
+use crate::origin::{Balance, Bulkhead, Place, Secret, StickySpec, UpstreamSpec};
 
 impl Compile<'_, '_> {
     /// Tells servers none of which would ever be asked.
@@ -67,6 +67,29 @@ impl Compile<'_, '_> {
         })
     }
 
+    /// `id`: the route's place. Tells a number that more than all servers together may have.
+    pub(super) fn bulkhead(
+        &mut self,
+        id: usize,
+        route: &options::Route,
+        spec: Option<&UpstreamSpec>,
+    ) -> Option<Bulkhead> {
+        let most = route.max_in_flight.value?;
+        // Where it names none of them, that is told already.
+        let is_its = |spec: &&UpstreamSpec| match &route.upstream.value {
+            Some(name) => name.0 == spec.name,
+            None => true,
+        };
+        if let Some(all) = spec.filter(is_its).and_then(fixed)
+            && most > all
+        {
+            let what = format!("the upstream's servers together have no more than {all}");
+            let help = "less leaves places to other routes; or leave it out";
+            self.tell(&route.max_in_flight.at, what, help);
+        }
+        Some(Bulkhead { route: id, most })
+    }
+
     fn secret(&mut self, name: &str, given: &Given<Option<steering::Secret>>) -> Option<Secret> {
         let path = match given.value.as_ref()? {
             steering::Secret::Text(text) => return Some(Secret(text.clone().into_bytes())),
@@ -90,4 +113,15 @@ impl Compile<'_, '_> {
             }
         }
     }
+}
+
+/// What the servers may have together, where that is certain: no number is learned, and no name may stand for several.
+fn fixed(spec: &UpstreamSpec) -> Option<usize> {
+    let used = spec.servers.iter().filter(|server| server.weight > 0);
+    used.map(|server| match server.place {
+        Place::Address(_) => spec.max_in_flight_at(server),
+        Place::Name { .. } => None,
+    })
+    .sum::<Option<usize>>()
+    .filter(|all| *all > 0)
 }

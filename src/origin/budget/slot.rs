@@ -3,15 +3,13 @@
 use std::sync::Arc;
 
 use super::super::room::Fate;
-use super::{Budget, Refused, State};
+use super::{Budget, Picked, Refused, State};
 use crate::clock;
-use crate::rules::concurrency::Begun;
 
 /// One request in flight at one server.
 pub(in crate::origin) struct Slot {
     budget: Arc<Budget>,
-    server: usize,
-    begun: Option<Begun>,
+    picked: Picked,
     fate: Fate,
 }
 
@@ -29,11 +27,10 @@ impl Budget {
         })
     }
 
-    pub(super) fn slot_at(self: &Arc<Self>, (server, begun): (usize, Option<Begun>)) -> Slot {
+    pub(super) fn slot_at(self: &Arc<Self>, picked: Picked) -> Slot {
         Slot {
             budget: self.clone(),
-            server,
-            begun,
+            picked,
             fate: Fate::default(),
         }
     }
@@ -41,7 +38,12 @@ impl Budget {
 
 impl Slot {
     pub(in crate::origin) fn server(&self) -> usize {
-        self.server
+        self.picked.server
+    }
+
+    /// Whose it is, if its route has a bulkhead.
+    pub(in crate::origin) fn route(&self) -> Option<usize> {
+        self.picked.route
     }
 
     /// Where its exchange says what became of it.
@@ -78,11 +80,12 @@ impl Drop for Stream {
 impl State {
     /// One request less.
     fn release(&mut self, slot: &Slot) {
-        let server = slot.server;
+        let Picked { server, route, .. } = slot.picked;
+        self.shares.give_back(route);
         if let Some(standing) = self.standing(server) {
             standing.in_flight -= 1;
             let now = slot.budget.at(clock::timer());
-            standing.room.end(slot.begun, now, slot.fate.came());
+            standing.room.end(slot.picked.begun, now, slot.fate.came());
         } else if let Some(left) = self.gone.get_mut(&server) {
             *left -= 1;
             if *left == 0 {

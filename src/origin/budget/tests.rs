@@ -1,3 +1,5 @@
+mod bulkheads;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -5,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use proptest::prelude::*;
 
+use super::super::bulkhead::Bulkhead;
 use super::super::queue::{Ask, Wanted};
 use super::super::standing::tests::RULES;
 use super::*;
@@ -50,11 +53,23 @@ fn shared() -> Ask {
     }
 }
 
+/// Of a route that may have so many.
+fn of_route(route: usize, most: usize) -> Ask {
+    Ask {
+        bulkhead: Some(Bulkhead { route, most }),
+        ..shared()
+    }
+}
+
 type Waiting = Pin<Box<dyn Future<Output = Result<Slot, Refused>>>>;
 
 fn ask(budget: &Arc<Budget>) -> Waiting {
+    ask_for(budget, shared())
+}
+
+fn ask_for(budget: &Arc<Budget>, ask: Ask) -> Waiting {
     let budget = budget.clone();
-    Box::pin(async move { budget.slot(LONG, shared()).await })
+    Box::pin(async move { budget.slot(LONG, ask).await })
 }
 
 fn poll(waiting: &mut Waiting) -> Poll<Result<Slot, Refused>> {
@@ -65,7 +80,8 @@ fn poll(waiting: &mut Waiting) -> Poll<Result<Slot, Refused>> {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Ask,
+    /// With or without a bulkhead.
+    Ask(Option<Bulkhead>),
     Poll(usize),
     Cancel(usize),
     Release(usize),
@@ -76,9 +92,15 @@ enum Step {
     Return(usize),
 }
 
+/// Routes 1 and 2 have one, which lets in as many.
+fn bulkhead(route: usize) -> Option<Bulkhead> {
+    let most = route;
+    (1..=2).contains(&route).then_some(Bulkhead { route, most })
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => Just(Step::Ask),
+        4 => (0..4usize).prop_map(|route| Step::Ask(bulkhead(route))),
         3 => any::<usize>().prop_map(Step::Poll),
         2 => any::<usize>().prop_map(Step::Cancel),
         3 => any::<usize>().prop_map(Step::Release),
@@ -108,8 +130,8 @@ proptest! {
         let (mut here, mut gone): (Vec<usize>, Vec<usize>) = ((0..servers).collect(), vec![]);
         for step in steps {
             match step {
-                Step::Ask => {
-                    let mut new = ask(&budget);
+                Step::Ask(bulkhead) => {
+                    let mut new = ask_for(&budget, Ask { bulkhead, ..shared() });
                     match poll(&mut new) {
                         Poll::Ready(Ok(slot)) => held.push(slot),
                         Poll::Ready(Err(why)) => prop_assert_eq!(why, Refused::QueueFull),
@@ -154,24 +176,27 @@ proptest! {
             for load in &budget.state.lock().servers {
                 prop_assert!(load.in_flight <= per_server);
             }
+            for bulkhead in [1, 2].map(bulkhead).into_iter().flatten() {
+                prop_assert!(budget.of_route(bulkhead.route).0 <= bulkhead.most);
+            }
             // Nobody waits for nothing.
             prop_assert!(budget.queued() == 0 || in_flight > 0);
         }
-        // Everybody who waits is served in the end, in order.
-        while let Some(mut next) = (!waiting.is_empty()).then(|| waiting.remove(0)) {
-            let slot = loop {
+        // Everybody who waits is served in the end.
+        while !waiting.is_empty() {
+            let mut still = vec![];
+            for mut next in waiting {
                 match poll(&mut next) {
-                    Poll::Ready(slot) => break slot,
-                    Poll::Pending => {
-                        prop_assert!(!held.is_empty(), "a permit was lost");
-                        drop(held.pop());
-                    }
+                    Poll::Ready(slot) => held.push(slot.map_err(|why| TestCaseError::fail(format!("{why:?}")))?),
+                    Poll::Pending => still.push(next),
                 }
-            };
-            prop_assert!(slot.is_ok());
-            held.extend(slot);
+            }
+            waiting = still;
+            prop_assert!(waiting.is_empty() || !held.is_empty(), "a permit was lost");
+            drop(held.pop());
         }
         drop(held);
+        prop_assert_eq!([1, 2].map(|route| budget.of_route(route)), [(0, 0); 2]);
         prop_assert_eq!(budget.in_flight(), 0);
         prop_assert_eq!(budget.queued(), 0);
     }
@@ -406,11 +431,11 @@ async fn who_has_failed_waits_for_nobody_and_never_comes_back() {
     let first = budget.slot(LONG, shared()).await.unwrap();
     let failed = first.server();
     drop(first);
-    assert!(budget.has_another(failed));
+    assert!(budget.has_another(failed, None));
     let other = budget.slot(LONG, again(failed)).await.unwrap();
     assert_ne!(other.server(), failed);
     // The other has filled up meanwhile.
-    assert!(!budget.has_another(failed));
+    assert!(!budget.has_another(failed, None));
     let refused = budget.slot(LONG, again(failed)).await.err();
     assert_eq!(refused, Some(Refused::NowhereElse));
     assert_eq!((budget.in_flight(), budget.queued()), (1, 0));

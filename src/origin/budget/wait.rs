@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::super::balance::Pool;
 use super::super::queue::{Ask, Ticket};
 use super::super::standing::Standing;
-use super::{Budget, Refused, Slot};
+use super::{Budget, Refused, Slot, State};
 use crate::clock;
 
 /// How often those who wait are looked after.
@@ -39,12 +39,15 @@ impl Budget {
         if !state.servers.iter().any(|one| one.role.weight > 0) {
             return Err(Refused::NoServer);
         }
-        // Nobody overtakes those who wait.
-        if state.waiting.is_empty()
-            && let Some(server) = state.pick(self, ask.avoid, ask.steer)
+        let route = ask.route();
+        state.shares.know(ask.bulkhead);
+        // Nobody overtakes those who wait for the same places.
+        if !state.shares.is_full(route)
+            && !state.has_next()
+            && let Some(picked) = state.pick(self, ask.avoid, ask.steer, route)
         {
             drop(state);
-            return Ok(Entered::Served(self.slot_at(server)));
+            return Ok(Entered::Served(self.slot_at(picked)));
         }
         if ask.avoid.is_some() {
             return Err(Refused::NowhereElse);
@@ -53,7 +56,10 @@ impl Budget {
             return Err(Refused::Waited);
         }
         let (serve, served) = oneshot::channel();
-        let entered = state.waiting.enter(ask, serve, clock::timer());
+        let share = ask.bulkhead.map_or(usize::MAX, |bulkhead| {
+            bulkhead.of_queue(self.terms.queue, state.total())
+        });
+        let entered = state.waiting.enter(ask, share, serve, clock::timer());
         let is_tended = std::mem::replace(&mut state.is_tended, true);
         drop(state);
         if !is_tended {
@@ -82,12 +88,14 @@ impl Budget {
             if !state.servers.iter().any(has_room) {
                 return;
             }
-            let Some((ticket, ask)) = state.waiting.first(now, state.takes) else {
+            let shares = &state.shares;
+            let takes = |route| (!shares.is_full(route)).then(|| shares.takes(route));
+            let Some((ticket, ask)) = state.waiting.first(now, takes) else {
                 return;
             };
             // Whoever avoids a server has not waited.
-            let steer = ask.steer;
-            let Some(server) = state.pick(self, None, steer) else {
+            let (steer, route) = (ask.steer, ask.route());
+            let Some(picked) = state.pick(self, None, steer, route) else {
                 return;
             };
             let Some(serve) = state.waiting.serve(ticket, now) else {
@@ -95,22 +103,48 @@ impl Budget {
             };
             drop(state);
             // A waiter that left in this instant hands the slot back to us by dropping it.
-            drop(serve.send(Ok(self.slot_at(server))));
+            drop(serve.send(Ok(self.slot_at(picked))));
         }
     }
 
     /// Tells those who would be served too late.
     fn refuse_late(&self) {
         let now = clock::timer();
-        let mut state = self.state.lock();
+        let mut locked = self.state.lock();
+        let state = &mut *locked;
         let places = Pool::of(&state.servers, &self.terms.rules, None, now).places();
-        let takes = state.takes;
-        let late = state.waiting.late(now, takes, places);
-        drop(state);
+        let shares = &state.shares;
+        let of = |route| (shares.takes(route), places.min(shares.most(route)));
+        let late = state.waiting.late(now, of);
+        drop(locked);
         for serve in late {
             // Whoever left meanwhile need not be told.
             let _ = serve.send(Err(Refused::Late));
         }
+    }
+
+    /// How long it takes to work off what waits for the places of a route, as quick as its answers are of late. What a
+    /// full route keeps waiting is in nobody else's way.
+    pub(in crate::origin) fn backlog(&self, route: Option<usize>) -> Duration {
+        let state = self.state.lock();
+        let total = state.total().max(1);
+        let work = |(route, waiting): (Option<usize>, usize), places: usize| {
+            let rounds = waiting as f64 / places as f64;
+            state.shares.takes(route).mul_f64(rounds)
+        };
+        let next = state.waiting.routes();
+        let next = next.filter(|(route, _)| !state.shares.is_full(*route));
+        let all: Duration = next.map(|lane| work(lane, total)).sum();
+        let places = total.min(state.shares.most(route));
+        all.max(work((route, state.waiting.len_of(route)), places))
+    }
+}
+
+impl State {
+    /// Whether somebody waits who could have a place, were there one at a server.
+    fn has_next(&self) -> bool {
+        let mut routes = self.waiting.routes();
+        routes.any(|(route, _)| !self.shares.is_full(route))
     }
 }
 

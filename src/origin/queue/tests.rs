@@ -28,6 +28,8 @@ fn of(client: u8) -> Ask {
     }
 }
 
+/// As much of the queue as there is.
+const ALL: usize = usize::MAX;
 const TAKES: Duration = Duration::from_millis(50);
 
 /// A queue, and a clock that is turned by hand.
@@ -45,7 +47,7 @@ impl Line {
     }
 
     fn enter(&mut self, ask: Ask, name: &'static str) -> Ticket {
-        self.queue.enter(ask, name, self.now).unwrap().0
+        self.queue.enter(ask, ALL, name, self.now).unwrap().0
     }
 
     fn after(&mut self, millis: u64) -> &mut Line {
@@ -54,7 +56,10 @@ impl Line {
     }
 
     fn pop(&mut self) -> &'static str {
-        let first = self.queue.first(self.now, TAKES).map(|(ticket, _)| ticket);
+        let first = self
+            .queue
+            .first(self.now, |_| Some(TAKES))
+            .map(|(ticket, _)| ticket);
         let served = first.and_then(|ticket| self.queue.serve(ticket, self.now));
         served.unwrap_or("nobody")
     }
@@ -136,7 +141,7 @@ fn c84_an_only_request_is_not_late_where_all_clients_can_be_served() {
             line.enter(of(1), "greedy");
         }
         line.after(50);
-        line.queue.late(line.now, TAKES, 4);
+        line.queue.late(line.now, |_| (TAKES, 4));
     }
     line.enter(of(2), "polite");
     for _ in 0..8 {
@@ -144,7 +149,7 @@ fn c84_an_only_request_is_not_late_where_all_clients_can_be_served() {
             line.enter(of(1), "greedy");
         }
         line.after(50);
-        let late = line.queue.late(line.now, TAKES, 4);
+        let late = line.queue.late(line.now, |_| (TAKES, 4));
         assert!(!late.is_empty() && !late.contains(&"polite"), "{late:?}");
     }
     // As soon as there are too many others, it is.
@@ -152,7 +157,7 @@ fn c84_an_only_request_is_not_late_where_all_clients_can_be_served() {
         line.enter(of(client), "another");
     }
     line.after(5);
-    let late = line.queue.late(line.now, TAKES, 4);
+    let late = line.queue.late(line.now, |_| (TAKES, 4));
     assert!(late.contains(&"polite"), "{late:?}");
 }
 
@@ -161,12 +166,12 @@ fn a_turn_is_forgotten() {
     let mut line = Line::of(9);
     line.enter(of(1), "one");
     assert_eq!(line.pop(), "one");
-    assert_eq!((line.queue.clients.len(), line.queue.turns.len()), (1, 1));
+    assert_eq!(line.queue.turns.len(), (1, 1));
     line.after(399).enter(of(2), "two");
-    assert_eq!(line.queue.clients.len(), 2);
+    assert_eq!(line.queue.turns.len(), (1, 1));
     line.after(1);
     assert_eq!(line.pop(), "two");
-    assert_eq!((line.queue.clients.len(), line.queue.turns.len()), (1, 1));
+    assert_eq!(line.queue.turns.len(), (1, 1));
     line.after(500).enter(of(2), "two");
     line.enter(of(1), "one");
     assert_eq!([line.pop(), line.pop()], ["two", "one"]);
@@ -178,13 +183,13 @@ fn a_greedy_client_makes_room_for_the_others() {
     for name in ["first", "second", "third", "fourth"] {
         line.enter(of(1), name);
     }
-    let (_, made) = line.queue.enter(of(2), "other", line.now).unwrap();
+    let (_, made) = line.queue.enter(of(2), ALL, "other", line.now).unwrap();
     assert_eq!(made, Some("fourth"));
-    let (_, made) = line.queue.enter(of(2), "again", line.now).unwrap();
+    let (_, made) = line.queue.enter(of(2), ALL, "again", line.now).unwrap();
     assert_eq!(made, Some("third"));
     // Two of each are as fair as it gets.
-    assert_eq!(line.queue.enter(of(2), "more", line.now), Err("more"));
-    assert_eq!(line.queue.enter(of(1), "more", line.now), Err("more"));
+    assert_eq!(line.queue.enter(of(2), ALL, "more", line.now), Err("more"));
+    assert_eq!(line.queue.enter(of(1), ALL, "more", line.now), Err("more"));
     assert_eq!(line.queue.len(), 4);
 }
 
@@ -194,10 +199,13 @@ fn where_all_have_one_the_oldest_makes_room_for_the_newest() {
     line.enter(page(&by(1)), "page");
     line.enter(of(1), "oldest");
     line.enter(of(2), "older");
-    let (_, made) = line.queue.enter(of(3), "newest", line.now).unwrap();
+    let (_, made) = line.queue.enter(of(3), ALL, "newest", line.now).unwrap();
     assert_eq!(made, Some("oldest"));
-    assert_eq!(line.queue.enter(of(3), "second", line.now), Err("second"));
-    let another = line.queue.enter(page(&by(1)), "another", line.now);
+    assert_eq!(
+        line.queue.enter(of(3), ALL, "second", line.now),
+        Err("second")
+    );
+    let another = line.queue.enter(page(&by(1)), ALL, "another", line.now);
     assert_eq!(another, Err("another"), "it has a longer time to wait");
 }
 
@@ -206,7 +214,7 @@ fn a_refresh_makes_room_and_puts_nobody_off() {
     let mut line = Line::of(2);
     line.enter(page(&by(0)), "refresh");
     line.after(5_000).enter(page(&by(1)), "page");
-    let (_, made) = line.queue.enter(of(1), "one", line.now).unwrap();
+    let (_, made) = line.queue.enter(of(1), ALL, "one", line.now).unwrap();
     assert_eq!(made, Some("refresh"));
     let mut line = Line::of(9);
     line.enter(page(&by(0)), "refresh");
@@ -241,9 +249,12 @@ fn the_hottest_refresh_is_first_and_the_coldest_makes_room() {
     line.after(5_000).enter(refresh(100), "hot");
     line.enter(refresh(1), "cold");
     line.enter(page(&by(1)), "page");
-    let (_, made) = line.queue.enter(refresh(7), "warmer", line.now).unwrap();
+    let (_, made) = line
+        .queue
+        .enter(refresh(7), ALL, "warmer", line.now)
+        .unwrap();
     assert_eq!(made, Some("cold"));
-    assert_eq!(line.queue.enter(refresh(5), "no", line.now), Err("no"));
+    assert_eq!(line.queue.enter(refresh(5), ALL, "no", line.now), Err("no"));
     let order: Vec<_> = (0..4).map(|_| line.pop()).collect();
     assert_eq!(order, ["page", "hot", "warmer", "warm"]);
 }
@@ -270,14 +281,17 @@ fn windows(line: &mut Line, count: usize, come: usize, served: usize) -> (usize,
             line.enter(of(n as u8), "new");
         }
         for _ in 0..served {
-            let first = line.queue.first(line.now, TAKES).map(|(ticket, _)| ticket);
+            let first = line
+                .queue
+                .first(line.now, |_| Some(TAKES))
+                .map(|(ticket, _)| ticket);
             let Some(ticket) = first else { break };
-            let since = line.queue.waiting[&ticket].since;
+            let since = line.queue.lanes[&None].waiting[&ticket].since;
             most = most.max(line.now.duration_since(since).as_millis() as usize);
             line.queue.serve(ticket, line.now);
         }
         let now = line.after(50).now;
-        late += line.queue.late(now, TAKES, 0).len();
+        late += line.queue.late(now, |_| (TAKES, 0)).len();
     }
     (late, most)
 }
@@ -314,7 +328,7 @@ fn nobody_starves_where_as_many_come_as_go() {
     let first = line.enter(of(200), "first");
     windows(&mut line, 1, 9, 8);
     windows(&mut line, 10, 8, 8);
-    assert!(!line.queue.waiting.contains_key(&first));
+    assert!(!line.queue.lanes[&None].waiting.contains_key(&first));
 }
 
 #[test]
@@ -325,11 +339,11 @@ fn a_place_that_may_be_free_at_any_moment_has_somebody_to_wait_for_it() {
         line.enter(of(1), "one");
         line.enter(of(2), "two");
         let now = line.after(50).now;
-        line.queue.late(now, TAKES, 3);
+        line.queue.late(now, |_| (TAKES, 3));
     }
     line.after(5_000);
-    line.queue.late(line.now, TAKES, 3);
-    assert_eq!((line.queue.alone, line.queue.len()), (3, 4));
+    line.queue.late(line.now, |_| (TAKES, 3));
+    assert_eq!((line.queue.lanes[&None].alone, line.queue.len()), (3, 4));
 }
 
 #[test]
@@ -338,7 +352,114 @@ fn who_leaves_is_forgotten() {
     let ticket = line.enter(of(1), "one");
     assert_eq!(line.queue.leave(ticket), Some("one"));
     assert_eq!(line.queue.leave(ticket), None);
-    assert!(line.queue.is_empty() && line.queue.clients.is_empty());
-    assert!(line.queue.by_number.is_empty() && line.queue.refreshes.is_empty());
-    assert_eq!((line.queue.alone, line.queue.stands_since), (0, None));
+    assert!(line.queue.is_empty() && line.queue.lanes[&None].is_forgotten());
+}
+
+/// Of route 7, which may have some of the places only.
+fn slow(ask: Ask) -> Ask {
+    let bulkhead = Some(Bulkhead { route: 7, most: 2 });
+    Ask { bulkhead, ..ask }
+}
+
+/// While it has all of them.
+fn full(route: Option<usize>) -> Option<Duration> {
+    route.is_none().then_some(TAKES)
+}
+
+#[test]
+fn a_full_route_is_passed_over_and_has_its_turn_when_it_has_a_place() {
+    let mut line = Line::of(9);
+    line.enter(slow(page(&by(100))), "slow");
+    line.after(5_000).enter(page(&by(1)), "page");
+    line.enter(slow(of(1)), "slow too");
+    let first = line.queue.first(line.now, full).map(|(ticket, _)| ticket);
+    let served = first.and_then(|ticket| line.queue.serve(ticket, line.now));
+    assert_eq!(served, Some("page"));
+    assert!(line.queue.first(line.now, full).is_none());
+    assert_eq!(line.queue.len_of(Some(7)), 2);
+    line.enter(page(&by(1)), "last");
+    let order: Vec<_> = (0..3).map(|_| line.pop()).collect();
+    assert_eq!(order, ["slow", "slow too", "last"], "one order for all");
+}
+
+#[test]
+fn a_route_fills_its_share_and_no_more_and_in_it_clients_make_room() {
+    let mut line = Line::of(9);
+    for name in ["first", "second", "third"] {
+        line.queue.enter(slow(of(1)), 3, name, line.now).unwrap();
+    }
+    // What others have is not its to take.
+    line.enter(of(3), "another's");
+    line.enter(refresh(0), "another's refresh");
+    let refused = line.queue.enter(slow(of(1)), 3, "fourth", line.now);
+    assert_eq!(refused, Err("fourth"));
+    let (_, made) = line.queue.enter(slow(of(2)), 3, "other", line.now).unwrap();
+    assert_eq!(made, Some("third"));
+    assert_eq!(line.queue.len(), 5);
+    // Where the whole queue is full, whoever has the most makes room, wherever it waits.
+    let mut line = Line::of(4);
+    for name in ["first", "second", "third"] {
+        line.enter(slow(of(1)), name);
+    }
+    line.enter(of(2), "other");
+    let (_, made) = line.queue.enter(of(3), ALL, "new", line.now).unwrap();
+    assert_eq!(made, Some("third"));
+    // Two of one route and one more would be the most of all: what it has is counted together.
+    let refused = line.queue.enter(of(1), ALL, "elsewhere", line.now);
+    assert_eq!(refused, Err("elsewhere"));
+}
+
+#[test]
+fn of_a_full_queue_the_coldest_refresh_and_the_oldest_make_room_wherever_they_wait() {
+    let mut line = Line::of(3);
+    line.enter(slow(refresh(1)), "cold");
+    line.enter(refresh(5), "warm");
+    line.enter(slow(of(1)), "oldest");
+    let (_, made) = line.queue.enter(of(2), ALL, "two", line.now).unwrap();
+    assert_eq!(made, Some("cold"));
+    let (_, made) = line.queue.enter(of(3), ALL, "three", line.now).unwrap();
+    assert_eq!(made, Some("warm"));
+    let (_, made) = line.queue.enter(of(4), ALL, "four", line.now).unwrap();
+    assert_eq!(made, Some("oldest"));
+}
+
+#[test]
+fn pressure_is_each_routes_own() {
+    let of_each = |route: Option<usize>| match route {
+        None => (TAKES, 4),
+        Some(_) => (Duration::from_secs(2), 2),
+    };
+    let mut line = Line::of(1000);
+    // Of the slow one more come than go, and some stand there at all times.
+    let mut told = 0;
+    for _ in 0..40 {
+        for client in 0..8 {
+            line.enter(slow(of(client)), "slow");
+        }
+        let now = line.after(500).now;
+        told += line.queue.late(now, of_each).len();
+    }
+    assert!(told > 0 && line.queue.len_of(Some(7)) > 2, "{told} told");
+    // A crowd of the others that comes once is no pressure, and served in order.
+    for client in 0..40 {
+        line.enter(of(client), "crowd");
+    }
+    line.after(40).enter(of(50), "last");
+    let first = line.queue.first(line.now, full).map(|(ticket, _)| ticket);
+    let served = first.and_then(|ticket| line.queue.serve(ticket, line.now));
+    assert_eq!(served, Some("crowd"));
+    let now = line.after(20).now;
+    let late = line.queue.late(now, of_each);
+    assert!(!late.contains(&"crowd"), "{late:?}");
+    assert_eq!(line.queue.len_of(None), 40);
+}
+
+#[test]
+fn a_turn_is_had_in_the_whole_queue() {
+    let mut line = Line::of(9);
+    line.enter(slow(of(1)), "slow");
+    assert_eq!(line.pop(), "slow");
+    line.enter(of(1), "again");
+    line.after(10).enter(of(2), "other");
+    assert_eq!([line.pop(), line.pop()], ["other", "again"]);
 }

@@ -1,0 +1,285 @@
+//! Those of the queue who wait for the same places.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+use foldhash::{HashMap, HashMapExt};
+use tokio::time::Instant;
+
+use super::turns::Turns;
+use super::{Ask, PATIENCE, Priority, Ticket};
+use crate::rules::client::Client;
+
+/// A place is worth waiting for so long in any case: nobody notices.
+const LEAST: Duration = Duration::from_millis(50);
+/// So many windows in a row in which more came than went are no crowd that comes once.
+const PRESSED: u32 = 4;
+
+pub(super) struct Lane<T> {
+    /// By ticket, so by arrival.
+    pub(super) waiting: BTreeMap<Ticket, Waiting<T>>,
+    clients: HashMap<Client, BTreeSet<Ticket>>,
+    /// Clients by how many requests each has here.
+    by_number: BTreeSet<(usize, Client)>,
+    /// Those that were refreshes when they came, whether or not somebody waits for them now.
+    refreshes: BTreeSet<Ticket>,
+    /// Since when somebody has been waiting alone, without a gap.
+    stands_since: Option<Instant>,
+    /// Those that wait for what nobody else waits for.
+    pub(super) alone: usize,
+    pressure: Pressure,
+}
+
+pub(super) struct Waiting<T> {
+    pub ask: Ask,
+    pub since: Instant,
+    pub tell: T,
+}
+
+/// Who comes before whom: the least first.
+pub(super) type Rank = (Priority, Place);
+
+/// Who of these lanes is to make room: the refresh least asked for of those that nobody waits for, or else the last request
+/// of the client that has the most in one of them, if that is more than `ask`'s own client would have in all, or else, for
+/// one alone, the oldest of these, if its client has as many. A refresh makes room for no colder one.
+pub(super) fn who_yields<'q, T: 'q>(
+    ask: &Ask,
+    lanes: impl IntoIterator<Item = &'q Lane<T>>,
+) -> Option<Ticket> {
+    let lanes: Vec<&Lane<T>> = lanes.into_iter().collect();
+    let is_idle = ask.wanted() == 0;
+    let coldest = lanes.iter().filter_map(|lane| lane.coldest());
+    let coldest = coldest.min_by_key(|(heat, ticket)| (*heat, Reverse(*ticket)));
+    if let Some((heat, ticket)) = coldest {
+        return (!is_idle || heat < ask.heat()).then_some(ticket);
+    }
+    if is_idle {
+        return None;
+    }
+    let has = |client| lanes.iter().map(|lane| lane.has(client)).sum::<usize>();
+    let would_have = ask.client.map_or(0, has) + 1;
+    let greediest = lanes
+        .iter()
+        .filter_map(|lane| Some((lane.by_number.last()?, lane)));
+    let (&(most, client), lane) = greediest.max_by_key(|(most, _)| **most)?;
+    if most <= would_have {
+        // The newest would be first, and the oldest last.
+        let oldest = lanes.iter().filter_map(|lane| lane.oldest_alone());
+        let (ticket, client) = oldest.min().filter(|_| ask.wanted.is_none())?;
+        let its = client.map_or(usize::MAX, has);
+        return (its >= would_have).then_some(ticket);
+    }
+    lane.last_own(client)
+}
+
+impl<T> Lane<T> {
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Puts somebody in.
+    pub fn enter(&mut self, ticket: Ticket, new: Waiting<T>) {
+        if let Some(client) = new.ask.client {
+            let waiting = self.clients.entry(client).or_default();
+            self.by_number.remove(&(waiting.len(), client));
+            waiting.insert(ticket);
+            self.by_number.insert((waiting.len(), client));
+        }
+        if new.ask.wanted() == 0 {
+            self.refreshes.insert(ticket);
+        }
+        if new.ask.wanted.is_none() {
+            self.alone += 1;
+            self.pressure.came += 1;
+            self.stands_since.get_or_insert(new.since);
+        }
+        self.waiting.insert(ticket, new);
+    }
+
+    /// Takes somebody out.
+    pub fn leave(&mut self, ticket: Ticket) -> Option<Waiting<T>> {
+        let left = self.waiting.remove(&ticket)?;
+        if let Some(client) = left.ask.client
+            && let Some(waiting) = self.clients.get_mut(&client)
+        {
+            self.by_number.remove(&(waiting.len(), client));
+            waiting.remove(&ticket);
+            match waiting.len() {
+                0 => drop(self.clients.remove(&client)),
+                left => drop(self.by_number.insert((left, client))),
+            }
+        }
+        self.refreshes.remove(&ticket);
+        if left.ask.wanted.is_none() {
+            self.alone -= 1;
+            if self.alone == 0 {
+                self.stands_since = None;
+                self.pressure = Pressure::default();
+            }
+        }
+        Some(left)
+    }
+
+    /// One of them has a place now. Whose it is, if it is somebody's.
+    pub fn serve(&mut self, ticket: Ticket) -> Option<Option<Client>> {
+        let ask = &self.waiting.get(&ticket)?.ask;
+        self.pressure.served += usize::from(ask.wanted.is_none());
+        Some(ask.client)
+    }
+
+    /// Who of them is first, and what for. `takes`: how long an answer does.
+    pub fn first(
+        &self,
+        now: Instant,
+        takes: Duration,
+        turns: &Turns,
+    ) -> Option<((Rank, Ticket), &Ask)> {
+        let worth = takes.max(LEAST);
+        let stands = self.stands_since.is_some_and(|since| now >= since + LEAST);
+        let standing = stands.then_some(worth);
+        let ranked = self.waiting.iter().map(|(ticket, waiting)| {
+            let rank = waiting.rank(now, standing, turns);
+            ((rank, *ticket), &waiting.ask)
+        });
+        ranked.min_by(|(one, _), (other, _)| one.cmp(other))
+    }
+
+    /// Whether nothing is left of those who were here.
+    #[cfg(test)]
+    pub fn is_forgotten(&self) -> bool {
+        let is_empty = self.waiting.is_empty() && self.clients.is_empty();
+        let is_bare = self.by_number.is_empty() && self.refreshes.is_empty();
+        is_empty && is_bare && (self.alone, self.stands_since) == (0, None)
+    }
+
+    fn has(&self, client: Client) -> usize {
+        self.clients.get(&client).map_or(0, BTreeSet::len)
+    }
+
+    /// The refresh least asked for of those that nobody waits for.
+    fn coldest(&self) -> Option<(u32, Ticket)> {
+        let idle = self.refreshes.iter().rev().filter_map(|ticket| {
+            let ask = &self.waiting.get(ticket)?.ask;
+            (ask.wanted() == 0).then(|| (ask.heat(), *ticket))
+        });
+        idle.min_by_key(|(heat, _)| *heat)
+    }
+
+    /// With whose it is.
+    fn oldest_alone(&self) -> Option<(Ticket, Option<Client>)> {
+        let mut all = self.waiting.iter();
+        let (ticket, oldest) = all.find(|(_, waiting)| waiting.ask.wanted.is_none())?;
+        Some((*ticket, oldest.ask.client))
+    }
+
+    /// The last request of a client that others don't wait for as well.
+    fn last_own(&self, client: Client) -> Option<Ticket> {
+        let of = |ticket: &Ticket| self.waiting.get(ticket);
+        // What others wait for with it is not its own.
+        let own = |ticket: &&Ticket| of(ticket).is_some_and(|waiting| waiting.ask.wanted() <= 1);
+        self.clients.get(&client)?.iter().rev().find(own).copied()
+    }
+
+    /// Who waits alone and longer than an answer takes, while more such requests come than go; but for the
+    /// last `places` of them, so that no place has to wait for somebody. A client's first in line has twice the time, and
+    /// all it needs where the clients are no more than can be served in that: where one has many here, its own have to go
+    /// before another's only one.
+    pub fn late(&mut self, now: Instant, takes: Duration, places: usize) -> Vec<Ticket> {
+        let worth = takes.max(LEAST);
+        if !self.pressure.persists(now, worth) || takes.is_zero() {
+            return Vec::new();
+        }
+        let served = 2.0 * places as f64 * (worth.as_secs_f64() / takes.as_secs_f64());
+        let (mut in_line, mut lines) = (HashSet::new(), 0);
+        // In order of arrival, with whether it is its client's first.
+        let alone = |waiting: &&Waiting<T>| waiting.ask.wanted.is_none();
+        let alone = self.waiting.iter().filter(|(_, waiting)| alone(waiting));
+        let alone: Vec<(Ticket, Instant, bool)> = alone
+            .map(|(ticket, waiting)| {
+                let client = waiting.ask.client;
+                let is_first = client.is_none_or(|client| in_line.insert(client));
+                lines += usize::from(is_first);
+                (*ticket, waiting.since, is_first)
+            })
+            .collect();
+        let firsts_are_served = lines as f64 <= served;
+        let late = alone.iter().filter(|(_, since, is_first)| match is_first {
+            true => !firsts_are_served && now >= *since + worth * 2,
+            false => now >= *since + worth,
+        });
+        let late = late.take(alone.len().saturating_sub(places));
+        late.map(|(ticket, ..)| *ticket).collect()
+    }
+}
+
+impl<T> Waiting<T> {
+    /// Who comes before whom: the least first. `standing`: since the queue stands, the newest of those alone comes first, as
+    /// if it had waited so long, and the oldest not at all.
+    fn rank(&self, now: Instant, standing: Option<Duration>, turns: &Turns) -> (Priority, Place) {
+        let mut since = self.since;
+        let wanted = self.ask.wanted();
+        let client = self.ask.client.filter(|_| wanted <= 1);
+        let served = client.and_then(|client| turns.last(client));
+        if let Some(worth) = standing.filter(|_| self.ask.wanted.is_none()) {
+            let age = now.saturating_duration_since(since);
+            // By then it would have been refused, were there too many.
+            if age < PATIENCE.max(worth * 2 + LEAST) {
+                since = now.checked_sub(worth.saturating_sub(age)).unwrap_or(since);
+            }
+        }
+        let turn = served.map_or(since, |served| since.max(served));
+        let starves = now.saturating_duration_since(turn) >= PATIENCE;
+        let place = match wanted {
+            0 => Place::Idle(Reverse(self.ask.heat()), since),
+            _ if starves => Place::ByArrival(turn),
+            _ => Place::ByWish(Reverse(wanted), served, since),
+        };
+        (self.ask.priority, place)
+    }
+}
+
+impl<T> Default for Lane<T> {
+    fn default() -> Lane<T> {
+        Lane {
+            waiting: BTreeMap::new(),
+            clients: HashMap::new(),
+            by_number: BTreeSet::new(),
+            refreshes: BTreeSet::new(),
+            stands_since: None,
+            alone: 0,
+            pressure: Pressure::default(),
+        }
+    }
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    ByArrival(Instant),
+    /// And when its client has had a place, if it has: none is before any.
+    ByWish(Reverse<usize>, Option<Instant>, Instant),
+    Idle(Reverse<u32>, Instant),
+}
+
+/// Whether more requests that are for one client alone come than go, by windows as long as an answer takes.
+#[derive(Default)]
+struct Pressure {
+    since: Option<Instant>,
+    came: usize,
+    served: usize,
+    /// Windows in a row with more of the former.
+    windows: u32,
+}
+
+impl Pressure {
+    /// A window may be over. Whether there have been enough.
+    fn persists(&mut self, now: Instant, window: Duration) -> bool {
+        let since = *self.since.get_or_insert(now);
+        if now >= since + window {
+            let is_pressed = self.came > self.served;
+            self.windows = if is_pressed { self.windows + 1 } else { 0 };
+            (self.since, self.came, self.served) = (Some(now), 0, 0);
+        }
+        self.windows >= PRESSED
+    }
+}
