@@ -384,7 +384,8 @@ pub struct EntryParts {
     pub cost: Duration,
 }
 
-/// After a failed refresh a page rests before the next try (1 s, doubling to 30 s): clients get it stale meanwhile. What
+/// After a failed refresh a page rests before the next try (1 s, doubling to 30 s; always 1 s where the origin had no place
+/// for it): clients get it stale meanwhile. What
 /// happened before its upstream went away and returned counts no longer: `returned` is that moment.
 #[derive(Debug, Default)]
 pub struct Rest {
@@ -426,6 +427,19 @@ impl Rest {
             .store(now.after(refresh::rest(failures)).0, Ordering::Relaxed);
     }
 
+    /// The origin was not asked, for want of a place: that's no failure, and over as soon as there is one.
+    pub fn turned_away(&self, now: Moment, returned: Moment) {
+        if self.holds(now, returned) {
+            return;
+        }
+        if self.is_of_before(returned) {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+        self.since.store(now.0, Ordering::Relaxed);
+        self.until
+            .store(now.after(refresh::TURNED_AWAY).0, Ordering::Relaxed);
+    }
+
     /// Whether this request is to start the refresh: one a second is, and none while the page rests.
     pub fn claim(&self, now: Moment, returned: Moment) -> bool {
         let claimed = self.claimed_until.load(Ordering::Relaxed);
@@ -452,6 +466,27 @@ impl Rest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_that_was_turned_away_rests_a_second_however_often() {
+        let (rest, returned) = (Rest::default(), Moment(0));
+        let at = |ms: u64| Moment(10_000 + ms);
+        for n in 0..10 {
+            rest.turned_away(at(n * 1_000), returned);
+            assert!(rest.holds(at(n * 1_000 + 999), returned));
+            assert!(!rest.holds(at(n * 1_000 + 1_000), returned));
+        }
+        rest.failed(at(10_000), returned);
+        assert!(!rest.holds(at(11_000), returned), "the first failure");
+        rest.turned_away(at(11_000), returned);
+        rest.failed(at(12_000), returned);
+        assert!(rest.holds(at(13_999), returned), "the second in a row");
+        // Nothing of that counts once its upstream has returned.
+        rest.turned_away(at(15_000), at(14_500));
+        assert!(!rest.holds(at(15_500), at(15_200)));
+        rest.failed(at(16_000), at(14_500));
+        assert!(!rest.holds(at(17_000), at(14_500)));
+    }
 
     #[test]
     fn a_head_is_rendered_once_and_read_back() {

@@ -126,11 +126,15 @@ fn backoff(retries: u32) -> Duration {
 
 /// After a failed refresh or revalidation the page rests; not for what happens to all pages of an upstream that is down.
 fn note_failure(fetcher: &Fetcher, errand: &Errand, failure: &Failure) {
-    let is_down = matches!(failure, Failure::Refused(Refusal { is_down: true, .. }));
-    if let Some(stored) = errand.stored.as_ref().filter(|_| !is_down) {
+    if let Some(stored) = &errand.stored {
         let now = clock::now().mono;
         let returned = fetcher.upstream(errand.route.upstream).open_since(now);
-        stored.rest.failed(now, returned.unwrap_or_default());
+        let returned = returned.unwrap_or_default();
+        match failure {
+            Failure::Refused(Refusal { is_down: true, .. }) => {}
+            Failure::Refused(_) => stored.rest.turned_away(now, returned),
+            _ => stored.rest.failed(now, returned),
+        }
     }
     if errand.reason == Reason::Refresh {
         fetcher.metrics[errand.route.upstream].refreshed(RefreshResult::Failed);

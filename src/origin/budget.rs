@@ -246,6 +246,17 @@ impl Budget {
         state.shares.answered(route, took);
     }
 
+    /// After `time` the server had not begun an answer, and nobody waited for it any more.
+    pub(super) fn waited(&self, server: usize, time: Duration) {
+        self.with(server, |standing, now| standing.waited(time, now));
+    }
+
+    /// Seconds that the server's answers take, as far as that is known.
+    #[cfg(test)]
+    pub(super) fn took(&self, server: usize) -> Option<f64> {
+        self.with(server, |standing, _| standing.took())?
+    }
+
     /// The server has ended one.
     pub(super) fn ended(&self, server: usize) {
         self.with(server, |standing, _| standing.ended());

@@ -6,7 +6,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -37,7 +37,17 @@ pub struct Circuit {
 struct Inside {
     breaker: Breaker,
     opened_at: Option<Instant>,
+    /// A trial is out that is waited for as long as anybody.
+    one_has_time: bool,
+    /// Trials since then that were not.
+    hurried: u32,
 }
+
+/// How long the head of a trial's answer is waited for: an origin that takes requests and answers none would hold every
+/// place else, and its return be seen only when one of those is given up.
+const HURRY: Duration = Duration::from_secs(2);
+/// Where there is only one place, so many are hurried before the next one is not.
+const IN_A_ROW: u32 = 7;
 
 /// Leave to ask for a place.
 pub struct Pass {
@@ -49,6 +59,7 @@ pub struct Pass {
 pub struct Trying {
     circuit: Arc<Circuit>,
     trial: Trial,
+    has_time: AtomicBool,
 }
 
 impl Circuit {
@@ -58,6 +69,8 @@ impl Circuit {
             inside: Mutex::new(Inside {
                 breaker: Breaker::new(rules),
                 opened_at: None,
+                one_has_time: false,
+                hurried: 0,
             }),
             shut_until: AtomicU64::new(0),
             returned: AtomicU64::new(0),
@@ -110,6 +123,7 @@ impl Circuit {
             Entry::Trial(trial) => pass(Some(Arc::new(Trying {
                 circuit: Arc::clone(self),
                 trial,
+                has_time: AtomicBool::new(false),
             }))),
         }
     }
@@ -209,10 +223,32 @@ impl Circuit {
     }
 }
 
+impl Trying {
+    /// How long its head is waited for, if not as long as any; the upstream has so many `places`. One trial at a time has as
+    /// much time as others: an origin that is slow works all the same.
+    pub fn hurry(&self, places: usize) -> Option<Duration> {
+        let mut inside = self.circuit.inside.lock();
+        let may = !inside.one_has_time && (places > 1 || inside.hurried >= IN_A_ROW);
+        // It may be asked twice with one place.
+        if may || self.has_time.load(Ordering::Relaxed) {
+            self.has_time.store(true, Ordering::Relaxed);
+            (inside.one_has_time, inside.hurried) = (true, 0);
+            return None;
+        }
+        inside.hurried = inside.hurried.saturating_add(1);
+        Some(HURRY)
+    }
+}
+
 impl Drop for Trying {
     fn drop(&mut self) {
         let (now, trial) = (clock::moment(), self.trial);
-        self.circuit.with(|inside| inside.breaker.lost(trial, now));
+        self.circuit.with(|inside| {
+            inside.breaker.lost(trial, now);
+            if self.has_time.load(Ordering::Relaxed) {
+                inside.one_has_time = false;
+            }
+        });
     }
 }
 
@@ -357,6 +393,39 @@ mod tests {
         assert!(bench.circuit.is_closed() && bench.ask().await.is_ok());
         let now = clock::moment();
         assert!(bench.circuit.open_since(now).is_some_and(|at| at <= now));
+    }
+
+    /// The next trial, once the one before has failed.
+    fn trial(circuit: &Arc<Circuit>) -> Arc<Trying> {
+        circuit.hope();
+        let trial = circuit.enter().ok().and_then(|pass| pass.trial).unwrap();
+        circuit.failed(Some(&trial), false, false);
+        trial
+    }
+
+    #[test]
+    fn one_trial_at_a_time_has_time_and_no_other() {
+        let bench = Bench::new();
+        bench.open();
+        let patient = trial(&bench.circuit);
+        for _ in 0..3 {
+            assert_eq!(patient.hurry(8), None);
+            assert_eq!(trial(&bench.circuit).hurry(8), Some(HURRY));
+        }
+        drop(patient);
+        assert_eq!(trial(&bench.circuit).hurry(8), None);
+    }
+
+    #[test]
+    fn at_one_place_now_and_then_a_trial_has_time() {
+        let bench = Bench::new();
+        bench.open();
+        for _ in 0..2 {
+            for _ in 0..IN_A_ROW {
+                assert_eq!(trial(&bench.circuit).hurry(1), Some(HURRY));
+            }
+            assert_eq!(trial(&bench.circuit).hurry(1), None);
+        }
     }
 
     #[tokio::test]

@@ -137,6 +137,12 @@ async fn connect(
         // An upgrade is a thing of HTTP/1.1 (RFC 9113 §8.6).
         Protocol::Auto => !server.tls() || head.headers.contains_key(UPGRADE),
     };
+    let mut reaching = Reaching {
+        upstream,
+        server,
+        since: clock::timer(),
+        is_over: false,
+    };
     let work = async {
         match http1 {
             true => connect_http1(upstream, server, from).await,
@@ -150,11 +156,32 @@ async fn connect(
             format!("connecting to {}", server.name()),
         )),
     };
+    reaching.is_over = true;
     match &connected {
         Ok(_) => upstream.budget.reached(server.id),
         Err(_) => upstream.budget.unreachable(server.id),
     }
     connected
+}
+
+/// A connection under way. Nobody may be left who waits for it: if it took long by then, its server counts as one that can't
+/// be reached, as it would have after `connect_timeout`. No client can make that happen to a server that accepts at once.
+struct Reaching<'a> {
+    upstream: &'a Upstream,
+    server: &'a Server,
+    since: Instant,
+    is_over: bool,
+}
+
+/// What is long: a first packet that was lost has been sent again by then (RFC 6298 §2).
+const LONG: Duration = Duration::from_secs(1);
+
+impl Drop for Reaching<'_> {
+    fn drop(&mut self) {
+        if !self.is_over && clock::timer().saturating_duration_since(self.since) >= LONG {
+            self.upstream.budget.unreachable(self.server.id);
+        }
+    }
 }
 
 async fn connect_http1(

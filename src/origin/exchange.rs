@@ -13,12 +13,11 @@ use crate::clock;
 use crate::rules::response::BodyFraming;
 
 use super::body::BodySender;
-use super::circuit::Trying;
 use super::connect::{self, Line, NotOpened, Opened, Source};
 use super::error::{OriginError, OriginErrorKind};
-use super::room::Fate;
 use super::server::Server;
 use super::upstream::{Permit, Upstream};
+use super::witness::Witness;
 
 /// The body that a request will have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,23 +57,15 @@ pub struct OriginHead {
 
 /// One request and its answer. Dropping it closes the connection (HTTP/1) or resets the stream (HTTP/2).
 pub struct Exchange {
-    upstream: Arc<Upstream>,
-    server: Arc<Server>,
-    /// Whose it is, if its route has a bulkhead.
-    route: Option<usize>,
-    began: Instant,
-    /// Its server has been told on, and praised.
-    is_blamed: bool,
-    is_praised: bool,
-    /// It goes to see whether the upstream is back.
-    trial: Option<Arc<Trying>>,
+    /// Tells of its server.
+    witness: Witness,
     state: State,
     /// For the one retry: a request without a body, whose method may be sent twice (RFC 9110 §9.2.2).
     again: Option<Box<RequestHeader>>,
     attempts: u8,
+    /// How long the head is waited for once the request was all sent.
+    head_timeout: Duration,
     total: Option<Instant>,
-    /// What the budget learns from, but for a probe.
-    fate: Option<Fate>,
     /// How long its caller was elsewhere with what it had got, and since when it is.
     away: Duration,
     away_since: Option<Instant>,
@@ -104,16 +95,8 @@ impl Exchange {
         head: Box<RequestHeader>,
         body: Outgoing,
     ) -> Result<Self, OriginError> {
-        let (server, trial) = (permit.server(), permit.trial());
-        // What a server can take at once, a single request of an outage doesn't tell.
-        let fate = trial.is_none().then(|| permit.fate());
-        let exchange = Self::begin(upstream, server, trial, head, body, Source::PoolOrNew).await?;
-        let route = permit.route();
-        Ok(Self {
-            fate,
-            route,
-            ..exchange
-        })
+        let witness = Witness::with(upstream, permit);
+        Self::begin(witness, head, body, Source::PoolOrNew).await
     }
 
     /// The same at a server that needs no permit: a probe.
@@ -124,19 +107,17 @@ impl Exchange {
         body: Outgoing,
         from: Source,
     ) -> Result<Self, OriginError> {
-        Self::begin(upstream, server, None, head, body, from).await
+        Self::begin(Witness::new(upstream, server), head, body, from).await
     }
 
     async fn begin(
-        upstream: &Arc<Upstream>,
-        server: &Arc<Server>,
-        trial: Option<Arc<Trying>>,
+        mut witness: Witness,
         head: Box<RequestHeader>,
         body: Outgoing,
         from: Source,
     ) -> Result<Self, OriginError> {
-        let began = clock::timer();
-        let total = began + upstream.spec.total_timeout;
+        let (upstream, server) = (&witness.upstream, &witness.server);
+        let total = witness.began() + upstream.spec.total_timeout;
         let repeatable =
             matches!(body, Outgoing::None | Outgoing::Length(0)) && is_idempotent(&head.method);
         let mut attempts = 1;
@@ -148,22 +129,16 @@ impl Exchange {
             opened => opened,
         };
         let opened = opened.map_err(|not| {
-            upstream.failed(server, trial.as_deref(), false);
+            witness.not_connected();
             not.error
         })?;
         Ok(Self {
-            upstream: upstream.clone(),
-            server: server.clone(),
-            route: None,
-            began,
-            is_blamed: false,
-            is_praised: false,
-            trial,
+            head_timeout: witness.patience(),
+            witness,
             state: State::Open(opened),
             again: (repeatable && attempts == 1).then_some(head),
             attempts,
             total: Some(total),
-            fate: None,
             away: Duration::ZERO,
             away_since: None,
             waits_since: None,
@@ -240,8 +215,8 @@ impl Exchange {
                 Ok(Some(event)) => {
                     self.waits_since = None;
                     match &event {
-                        Event::Head(head) | Event::Switched(head) => self.judge(head.status),
-                        Event::End if !self.is_blamed => self.ended(),
+                        Event::Head(head) | Event::Switched(head) => self.witness.head(head.status),
+                        Event::End => self.witness.ended(self.away, self.sent()),
                         _ => {}
                     }
                     self.away_since = Some(clock::timer());
@@ -249,58 +224,10 @@ impl Exchange {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    self.blame(error.kind);
+                    self.witness.failed(error.kind);
                     return Err(error);
                 }
             }
-        }
-    }
-
-    /// An answer has come whole. How long it took tells what its server can do, unless a client's pace is in it.
-    fn ended(&mut self) {
-        self.upstream.budget.ended(self.server.id);
-        let took = clock::timer().saturating_duration_since(self.began);
-        let sent = match &self.state {
-            State::Open(opened) => opened.body.sent(),
-            State::Opening(_) | State::Failed(_) => None,
-        };
-        let sending = sent.map_or(took, |sent| sent.saturating_duration_since(self.began));
-        if let Some(fate) = &self.fate
-            && (self.away + sending) * 4 <= took
-        {
-            fate.answered();
-        }
-    }
-
-    /// An answer tells of its server.
-    fn judge(&mut self, status: u16) {
-        if let (429 | 503 | 504, Some(fate)) = (status, &self.fate) {
-            fate.failed();
-        }
-        match status {
-            502..=504 => {
-                self.is_blamed = true;
-                self.upstream
-                    .failed(&self.server, self.trial.as_deref(), false);
-            }
-            _ => {
-                let took = clock::timer().saturating_duration_since(self.began);
-                self.is_praised = true;
-                self.upstream
-                    .answered(&self.server, self.route, took, self.trial.as_deref());
-            }
-        }
-    }
-
-    /// So does the lack of one, unless it may be its client's fault, who sends and takes at a pace of its own.
-    fn blame(&mut self, kind: OriginErrorKind) {
-        if let (OriginErrorKind::FirstByteTimeout, Some(fate)) = (kind, &self.fate) {
-            fate.failed();
-        }
-        let is_servers = !matches!(kind, OriginErrorKind::Write | OriginErrorKind::Total);
-        if is_servers && !std::mem::replace(&mut self.is_blamed, true) {
-            let trial = self.trial.as_deref();
-            self.upstream.failed(&self.server, trial, self.is_praised);
         }
     }
 
@@ -311,7 +238,7 @@ impl Exchange {
             body,
         }) = self.state
         {
-            line.release(&body, &self.upstream, &self.server);
+            line.release(&body, &self.witness.upstream, &self.witness.server);
         }
     }
 
@@ -343,6 +270,7 @@ impl Exchange {
         if let Some(event) = opened.parse()? {
             return Ok(Some(event));
         }
+        self.witness.sent(opened.body.sent());
         let now = clock::timer();
         let since = *self.waits_since.get_or_insert(now);
         // Also over an origin that never stops sending, where no timer would get its turn.
@@ -352,7 +280,11 @@ impl Exchange {
                 "the exchange took too long",
             ));
         }
-        let limit = deadline(&self.upstream, opened, since, self.total);
+        let silence = Silence {
+            before_head: self.head_timeout,
+            between_bytes: self.witness.upstream.spec.between_bytes_timeout,
+        };
+        let limit = deadline(opened, silence, since, self.total);
         let sends = opened.body.sent().is_none();
         let Opened { line, body } = opened;
         tokio::select! {
@@ -397,8 +329,9 @@ impl Exchange {
     ) -> Pin<Box<dyn Future<Output = Result<Opened, NotOpened>> + Send>> {
         self.attempts += 1;
         self.waits_since = None;
-        let upstream = self.upstream.clone();
-        let server = self.server.clone();
+        self.witness.sent(None);
+        let upstream = self.witness.upstream.clone();
+        let server = self.witness.server.clone();
         let total = self
             .total
             .unwrap_or_else(|| clock::timer() + upstream.spec.total_timeout);
@@ -406,6 +339,14 @@ impl Exchange {
             let (body, from) = (Outgoing::None, Source::New);
             connect::open(&upstream, &server, &head, body, from, total).await
         })
+    }
+
+    /// When the request was all sent.
+    fn sent(&self) -> Option<Instant> {
+        match &self.state {
+            State::Open(opened) => opened.body.sent(),
+            State::Opening(_) | State::Failed(_) => None,
+        }
     }
 
     fn sender(&mut self) -> Result<BodySender, OriginError> {
@@ -489,10 +430,16 @@ impl Line {
     }
 }
 
+/// How long an origin may be silent.
+struct Silence {
+    before_head: Duration,
+    between_bytes: Duration,
+}
+
 /// The next deadline, and what it means when it passes.
 fn deadline(
-    upstream: &Upstream,
     opened: &Opened,
+    silence: Silence,
     since: Instant,
     total: Option<Instant>,
 ) -> Option<(Instant, OriginErrorKind)> {
@@ -503,14 +450,11 @@ fn deadline(
     let silence = match opened.line.before_head() {
         true => opened.body.sent().map(|sent| {
             (
-                sent + upstream.spec.first_byte_timeout,
+                sent + silence.before_head,
                 OriginErrorKind::FirstByteTimeout,
             )
         }),
-        false => Some((
-            since + upstream.spec.between_bytes_timeout,
-            OriginErrorKind::BetweenBytes,
-        )),
+        false => Some((since + silence.between_bytes, OriginErrorKind::BetweenBytes)),
     };
     total.into_iter().chain(silence).min_by_key(|(at, _)| *at)
 }

@@ -39,6 +39,7 @@ mod sticky;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod witness;
 
 pub use aside::FirstRound;
 pub use balance::{Balance, Steer};

@@ -161,6 +161,22 @@ impl Standing {
         self.count(self.good, now);
     }
 
+    /// Who was asked had sent no head after `time`, when nobody waited any more: an answer takes longer than that. It's no
+    /// failure: some have no patience, and some pages take long.
+    pub fn waited(&mut self, time: Duration, now: Instant) {
+        let time = time.as_secs_f64().min(SLOWEST);
+        let usual = if self.good > 0.0 {
+            self.good
+        } else {
+            FAILED_TAKES
+        };
+        // It's a bound from below: it makes nobody look quicker than he does.
+        if time > self.takes(usual, now) {
+            self.takes = time;
+            self.took_at = Some(now);
+        }
+    }
+
     /// Such an answer came to its end.
     pub fn ended(&mut self) {
         self.failures = 0;
@@ -354,6 +370,27 @@ pub mod tests {
         server.answered(Duration::from_millis(200), start);
         server.failed(&RULES, start);
         assert!(server.takes(0.2, start) > 0.9);
+    }
+
+    #[test]
+    fn who_was_waited_for_in_vain_takes_as_long_at_least_and_has_not_failed() {
+        let (mut server, start) = (Standing::default(), start());
+        server.waited(QUICK, start);
+        assert_eq!(server.took(), None, "some leave at once");
+        server.answered(QUICK, start);
+        server.waited(Duration::from_secs(2), start);
+        assert!((server.takes(0.01, start) - 2.0).abs() < 1e-9);
+        for time in [Duration::ZERO, QUICK, Duration::from_secs(1)] {
+            server.waited(time, start);
+        }
+        assert!((server.takes(0.01, start) - 2.0).abs() < 1e-9, "no sooner");
+        let later = after(start, 20.0);
+        assert!(server.takes(0.01, later) < 0.1, "it is forgotten");
+        (0..1_000).for_each(|_| server.waited(Duration::from_secs(1), later));
+        assert!((server.takes(0.01, later) - 1.0).abs() < 1e-9, "not longer");
+        assert!(!server.is_out(later));
+        // Two failures are none too many still.
+        assert!(!server.failed(&RULES, later) && !server.failed(&RULES, later));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //!
 //! While it is open nobody is let through. Half-open is one request at a time, the *trial*: the first that is answered
 //! closes it. A trial that takes long is not waited for: after another rest the next one may go beside it, and whichever
-//! is answered first closes. Rests hardly grow, so that a return is seen within the second, and are of random length, so
+//! is answered first closes (how long each of them may take, its caller says). Rests hardly grow, so that a return is seen within the second, and are of random length, so
 //! that the proxies of a fleet don't try together.
 //!
 //! What this does not know: what a failure is, and who is let through.

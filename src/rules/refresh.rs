@@ -55,6 +55,9 @@ pub fn rest(failures: u32) -> Duration {
     }
 }
 
+/// How long a key rests whose origin could not be asked, for want of a place: as long as after a first failure, however often.
+pub const TURNED_AWAY: Duration = Duration::from_secs(1);
+
 #[cfg(test)]
 mod tests {
     use super::*;

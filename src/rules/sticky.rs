@@ -66,14 +66,28 @@ pub fn brought(request: &dyn Fields, name: &str) -> Option<Token> {
     found
 }
 
-/// The line that binds a visitor, until the browser is closed.
+/// The line that binds a visitor, until the browser is closed. `secure`: he came over HTTPS.
 pub fn line(name: &str, token: &Token, secure: bool) -> Option<HeaderValue> {
     let token = std::str::from_utf8(&token.0).ok()?;
-    let secure = if secure { "; Secure" } else { "" };
+    let secure = if secure || asks_secure(name) {
+        "; Secure"
+    } else {
+        ""
+    };
     HeaderValue::try_from(format!(
         "{name}={token}; Path=/; HttpOnly; SameSite=Lax{secure}"
     ))
     .ok()
+}
+
+/// Without `Secure` browsers drop a cookie of such a name (RFC 6265bis §4.1.3, §5.7), also where TLS ends before us and the
+/// request came to us without. What `__Host-` asks for beside it, a path of `/` and no domain, every line has.
+fn asks_secure(name: &str) -> bool {
+    let begins = |prefix: &str| {
+        let start = name.as_bytes().get(..prefix.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+    };
+    begins("__Host-") || begins("__Secure-")
 }
 
 /// Puts the line on an answer to one client alone, if it may carry one, and forbids other caches to keep it then.
@@ -217,6 +231,25 @@ mod tests {
             line("srv", &token, true).unwrap(),
             format!("{plain}; Secure")
         );
+    }
+
+    #[test]
+    fn a_name_that_asks_for_secure_has_it_without_tls_too() {
+        let token = Token::of(&[0; 16]);
+        for (name, is_secure) in [
+            ("__Host-srv", true),
+            ("__Secure-srv", true),
+            ("__host-srv", true),
+            ("__SECURE-srv", true),
+            ("__Host", false),
+            ("a__Host-srv", false),
+            ("srv", false),
+        ] {
+            let text = line(name, &token, false).unwrap();
+            let text = text.to_str().unwrap();
+            assert_eq!(text.ends_with("; Secure"), is_secure, "{text}");
+            assert!(text.contains("; Path=/;") && !text.contains("Domain"));
+        }
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub fn tests() -> Vec<Test> {
         ("breaker::c78_the_hottest_pages_come_back_first", hottest),
         ("breaker::c78_all_servers_are_back_at_once", servers),
         ("breaker::c72_a_trial_is_not_asked_again", no_retries),
+        ("breaker::trials_that_hang_leave_places_for_others", hangs),
+        ("breaker::an_origin_that_is_slow_is_back_too", slowly),
         ("breaker::a_probe_that_goes_well_ends_the_rest", probe),
         ("breaker::c84_refusals_tell_the_queue_and_a_reason", reasons),
     ]
@@ -410,6 +412,71 @@ fn no_retries() -> Outcome {
         site.get(&format!("/trial-{n}"), "")?.is(502)?;
     }
     equal("asked", one.asked() + other.asked() - before, 4)
+}
+
+/// It takes requests and answers none, until it does again: those it never answers hold no place for long.
+fn hangs() -> Outcome {
+    const PLACES: usize = 4;
+    let server = Server::start("Cache-Control: no-store\r\n")?;
+    let config = format!(
+        "[[upstream]]\nmax_in_flight = {PLACES}\nfirst_byte_timeout = '10m'\nqueue_wait = '30s'"
+    );
+    let site = Site::start(server.at(), &config)?;
+    server.behave(FAILS);
+    open(&site)?;
+    server.behave(WELL);
+    let before = server.asked();
+    // Those who ask are there until the test is over.
+    let mut trials = Vec::new();
+    for n in 0..PLACES {
+        site.proxy.advance(LONGEST)?;
+        let mut client = site.client()?;
+        client.send("GET", &format!("/held-{n}"), "", b"")?;
+        eventually("it is tried", || {
+            Ok((server.asked() == before + n + 1).then_some(()))
+        })?;
+        trials.push(client);
+    }
+    equal(
+        "all places",
+        site.metric("tidegate_origin_in_flight")?,
+        PLACES as f64,
+    )?;
+    let mut n = 0;
+    eventually("its return is seen", || {
+        n += 1;
+        Ok((site.get(&format!("/well-{n}"), "")?.status == 200).then_some(()))
+    })?;
+    equal("closed", site.metric(STATE)?, 0.0)?;
+    // One of them has all the time there is.
+    site.until("tidegate_origin_in_flight", |in_flight| in_flight == 1.0)?;
+    server.gate.open();
+    trials[0].reply("GET")?.is(200)?;
+    trials[1..]
+        .iter_mut()
+        .try_for_each(|trial| trial.reply("GET")?.is(504).map(drop))
+}
+
+/// It is back, and answers nothing sooner than trials are waited for.
+fn slowly() -> Outcome {
+    let manners = Manners::default();
+    let read = manners.clone();
+    let origin = Origin::start(move |_, conn: &mut Conn| {
+        if let Some(done) = read.misbehave(conn) {
+            return done;
+        }
+        thread::sleep(Duration::from_millis(2_500));
+        answer(conn, 200, "Cache-Control: no-store\r\n", b"here")
+    })?;
+    let site = Site::start(origin.address, "[[upstream]]\nmax_in_flight = 2")?;
+    manners.become_like(FAILS);
+    open(&site)?;
+    manners.become_like(WELL);
+    eventually("its return is seen", || {
+        let reply = site.get("/", "")?;
+        Ok((reply.status == 200).then_some(()))
+    })?;
+    equal("closed", site.metric(STATE)?, 0.0)
 }
 
 fn probe() -> Outcome {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use std::{fs, thread};
 
 use super::site::{Client, Gate, Origin, Reply, Site, answer, binary, equal, eventually};
@@ -30,6 +31,10 @@ pub fn tests() -> Vec<Test> {
         ),
         ("names::c78_a_name_unknown_at_start_appears", appears),
         ("names::c78_a_hundred_addresses_and_too_many", hundred),
+        (
+            "names::c78_stale_pages_go_out_without_an_address",
+            stale_without,
+        ),
         ("names::c78_new_servers_are_probed_first", probed),
         ("names::c78_all_at_once_are_others", replaced),
         ("names::the_hosts_file_comes_first", hosts),
@@ -299,25 +304,100 @@ fn hundred() -> Outcome {
     site.get("/again", "")?.is(200).map(drop)
 }
 
+/// The name has no address any more, and where its server was there is none.
+fn stale_without() -> Outcome {
+    let (dns, port) = (Dns::start()?, port());
+    let pages = |last: u8, page: &'static str| {
+        Origin::start_at(
+            SocketAddr::new(loopback(last), port),
+            move |_, conn: &mut Conn| {
+                answer(
+                    conn,
+                    200,
+                    "Connection: close\r\nCache-Control: max-age=1\r\n",
+                    page.as_bytes(),
+                )
+            },
+        )
+    };
+    let one = pages(1, "old")?;
+    dns.say(NAME, addresses([1], 0));
+    let site = site(&dns, port, "")?;
+    for page in ["/a", "/b"] {
+        site.get(page, "")?.is(200)?;
+    }
+    let gone = |says, result: &str| {
+        dns.say(NAME, says);
+        until_resolved(&site, result, 2.0)
+    };
+    gone(Says::NoSuchName, "no_such_name")?;
+    drop(one);
+    let mut n = 0;
+    eventually("nobody is there", || {
+        n += 1;
+        Ok((site.get(&format!("/new-{n}"), "")?.status != 200).then_some(()))
+    })?;
+    for (says, result) in [
+        (Says::NoSuchName, "no_such_name"),
+        (Says::Nothing, "no_address"),
+        (Says::Fails, "failed"),
+    ] {
+        gone(says, result)?;
+        site.proxy.advance(Duration::from_secs(60))?;
+        for page in ["/a", "/b"] {
+            let reply = site.get(page, "")?.is(200)?;
+            equal(result, reply.text(), "old".to_owned())?;
+        }
+        let status = site.get("/new", "")?.status;
+        equal("what is not stored", (502..=504).contains(&status), true)?;
+    }
+    let _two = pages(2, "new")?;
+    dns.say(NAME, addresses([2], 0));
+    until_resolved(&site, "ok", 1.0)?;
+    site.proxy.advance(Duration::from_secs(60))?;
+    eventually("it is found", || {
+        Ok((site.get("/a", "")?.text() == "new").then_some(()))
+    })
+}
+
+/// A server that tells how it is once its gate is open.
+struct Silent {
+    origin: Origin,
+    gate: Arc<Gate>,
+}
+
+const CHECKS: &str =
+    "health = 'http'\nhealth_path = '/healthz'\nhealth_interval = '50ms'\nhealth_timeout = '1m'\n";
+
+impl Silent {
+    fn start(last: u8, port: u16) -> Result<Silent, String> {
+        let gate = Arc::new(Gate::default());
+        let waits = Arc::clone(&gate);
+        let at = SocketAddr::new(loopback(last), port);
+        let origin = Origin::start_at(at, move |asked, conn: &mut Conn| {
+            if asked.target == "/healthz" {
+                waits.wait();
+            }
+            let page = last.to_string();
+            answer(conn, 200, "Cache-Control: no-store\r\n", page.as_bytes())
+        })?;
+        Ok(Silent { origin, gate })
+    }
+
+    fn probes(&self) -> usize {
+        self.origin.asked("GET /healthz")
+    }
+}
+
 fn probed() -> Outcome {
     let (dns, port) = (Dns::start()?, port());
     let _one = Server::start(1, port)?;
-    let (gate, asked) = (Arc::new(Gate::default()), Arc::new(AtomicUsize::new(0)));
-    let (waits, count) = (Arc::clone(&gate), Arc::clone(&asked));
-    let at = SocketAddr::new(loopback(2), port);
-    let two = Origin::start_at(at, move |asked, conn: &mut Conn| {
-        if asked.target == "/healthz" {
-            count.fetch_add(1, Ordering::SeqCst);
-            waits.wait();
-        }
-        answer(conn, 200, "Cache-Control: no-store\r\n", b"2")
-    })?;
+    let two = Silent::start(2, port)?;
     dns.say(NAME, addresses([1], 0));
-    let checks = "health = 'http'\nhealth_path = '/healthz'\nhealth_interval = '50ms'\nhealth_timeout = '1m'\n";
-    let site = site(&dns, port, checks)?;
+    let site = site(&dns, port, CHECKS)?;
     dns.say(NAME, addresses([1, 2], 0));
     eventually("it is asked how it is", || {
-        Ok((asked.load(Ordering::SeqCst) > 0).then_some(()))
+        Ok((two.probes() > 0).then_some(()))
     })?;
     for _ in 0..20 {
         equal("the other is not known yet", visit(&site)?, "1".into())?;
@@ -325,8 +405,8 @@ fn probed() -> Outcome {
     let label = format!("{NAME}/127.0.0.2:{port}");
     let up = of_server(&site, "tidegate_origin_server_up", &label)?;
     equal("up", up, Some(0.0))?;
-    equal("pages", two.asked("GET /") - two.asked("GET /healthz"), 0)?;
-    gate.open();
+    equal("pages", two.origin.asked("GET /") - two.probes(), 0)?;
+    two.gate.open();
     eventually("it is used", || Ok((visit(&site)? == "2").then_some(())))?;
     let up = of_server(&site, "tidegate_origin_server_up", &label)?;
     equal("up", up, Some(1.0))?;
@@ -335,11 +415,10 @@ fn probed() -> Outcome {
     site.until(SERVERS, |servers| servers == 1.0)?;
     let gone = of_server(&site, "tidegate_origin_server_up", &label)?;
     equal("its metric", gone, None)?;
-    let probes = two.asked("GET /healthz");
+    let probes = two.probes();
     until_resolved(&site, "ok", 5.0)?;
     // One may have been on its way.
-    let after = two.asked("GET /healthz");
-    equal("probes", after <= probes + 1, true)?;
+    equal("probes", two.probes() <= probes + 1, true)?;
     // And once it is back, again.
     dns.say(NAME, addresses([1, 2], 0));
     eventually("it is used", || Ok((visit(&site)? == "2").then_some(())))
@@ -349,22 +428,13 @@ fn probed() -> Outcome {
 fn replaced() -> Outcome {
     let (dns, port) = (Dns::start()?, port());
     let _one = Server::start(1, port)?;
-    let gate = Arc::new(Gate::default());
-    let waits = Arc::clone(&gate);
-    let at = SocketAddr::new(loopback(2), port);
-    let _two = Origin::start_at(at, move |asked, conn: &mut Conn| {
-        if asked.target == "/healthz" {
-            waits.wait();
-        }
-        answer(conn, 200, "Cache-Control: no-store\r\n", b"2")
-    })?;
+    let two = Silent::start(2, port)?;
     dns.say(NAME, addresses([1], 0));
-    let checks = "health = 'http'\nhealth_path = '/healthz'\nhealth_interval = '50ms'\nhealth_timeout = '1m'\n";
-    let site = site(&dns, port, checks)?;
+    let site = site(&dns, port, CHECKS)?;
     equal("the old one", visit(&site)?, "1".into())?;
     dns.say(NAME, addresses([2], 0));
     eventually("the new one", || Ok((visit(&site)? == "2").then_some(())))?;
-    gate.open();
+    two.gate.open();
     site.until("tidegate_origin_server_up", |up| up == 1.0)?;
     equal("the new one", visit(&site)?, "2".into())
 }

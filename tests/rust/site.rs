@@ -388,6 +388,10 @@ impl Inside {
         Visit(Arc::clone(self))
     }
 
+    pub fn now(&self) -> usize {
+        self.now.load(Ordering::SeqCst)
+    }
+
     pub fn most(&self) -> usize {
         self.most.load(Ordering::SeqCst)
     }

@@ -3,15 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use super::guests::from;
 use super::lifecycle::{signal, successor};
-use super::manners::{FAILS, Manners, RESETS, WELL};
-use super::site::{Gate, Inside, Origin, Reply, Site, answer, crowd, equal, eventually};
+use super::manners::{FAILS, HANGS, Manners, RESETS, WELL};
+use super::site::{Client, Gate, Inside, Origin, Reply, Site, answer, crowd, equal, eventually};
 use super::{Outcome, Test};
 use crate::harness::proxy::lay_over;
 use crate::harness::wire::Conn;
@@ -21,6 +21,10 @@ pub fn tests() -> Vec<Test> {
     vec![
         ("spread::weights_are_kept_to", weights),
         ("spread::weights_are_kept_to_under_load", weights_under_load),
+        (
+            "spread::who_answers_nobody_is_noticed_by_the_impatient",
+            impatient,
+        ),
         ("spread::who_is_drained_finishes_and_gets_nothing", drained),
         ("spread::a_backup_is_asked_while_no_other_can_be", backup),
         ("spread::each_server_holds_what_it_may", each_holds),
@@ -175,6 +179,42 @@ fn weights_under_load() -> Outcome {
         }
     }
     Ok(())
+}
+
+/// One of two takes requests and answers none, and nobody waits until that is a failure.
+fn impatient() -> Outcome {
+    const VISITORS: usize = 40;
+    const PATIENCE: Duration = Duration::from_millis(250);
+    let servers = Server::several(2)?;
+    let site = site(&servers, &[], "balance = 'p2c'")?;
+    // Both are known to be quick.
+    for n in 0..10 {
+        site.get(&format!("/before-{n}"), "")?.is(200)?;
+    }
+    servers[1].behave(HANGS);
+    let (asked, mut served) = (|| servers[1].origin.asked("POST"), 0);
+    for n in 0..VISITORS {
+        let told = |e: std::io::Error| e.to_string();
+        let stream = TcpStream::connect(site.address).map_err(told)?;
+        let mut client = Client::over(stream.try_clone().map_err(told)?)?;
+        client.send("POST", &format!("/{n}"), "", b"")?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(told)?;
+        let is_there = stream.peek(&mut [0]);
+        if is_there.is_ok() {
+            client.reply("POST")?.is(200)?;
+            served += 1;
+        }
+        drop((client, stream));
+        site.until("tidegate_origin_in_flight", |in_flight| in_flight == 0.0)?;
+    }
+    let hung = asked();
+    let few = (1..=VISITORS / 5).contains(&hung);
+    equal(&format!("{served} served, {hung} not"), few, true)?;
+    // It has failed nobody.
+    equal("ejected", site.metric(EJECTED)?, 0.0)?;
+    let state = site.metric("tidegate_origin_breaker_state")?;
+    servers[1].manners.release();
+    equal("the breaker is closed", state, 0.0)
 }
 
 fn drained() -> Outcome {

@@ -171,6 +171,59 @@ async fn silence_is_counted_while_somebody_listens() {
     assert_eq!(receive(&mut exchange).await.unwrap().body, b"llo");
 }
 
+/// Who hangs up tells how long he waited for an answer that was due, and nothing worse.
+#[tokio::test]
+async fn who_hangs_up_before_the_head_tells_how_long_that_was() {
+    let origin = Origin::start(vec![vec![Hang]]).await;
+    let mut spec = spec(origin.addr);
+    spec.breaker.after = 3;
+    let upstream = Upstream::new(spec).unwrap();
+    let begin = async |body| {
+        let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
+        let exchange = Exchange::start(&upstream, &permit, request("POST"), body).await;
+        (exchange.unwrap(), permit)
+    };
+    let waits = async |exchange: &mut Exchange| {
+        let wait = timeout(Duration::from_millis(150), exchange.next());
+        assert!(wait.await.is_err());
+    };
+    // At once, or before all was sent.
+    for _ in 0..20 {
+        drop(begin(Outgoing::None).await);
+    }
+    let (mut sends, permit) = begin(Outgoing::Length(2)).await;
+    waits(&mut sends).await;
+    drop((sends, permit));
+    assert_eq!(upstream.budget.took(0), None);
+    for _ in 0..6 {
+        let (mut exchange, _permit) = begin(Outgoing::None).await;
+        waits(&mut exchange).await;
+    }
+    let took = upstream.budget.took(0);
+    assert!(took.is_some_and(|took| (0.15..5.0).contains(&took)));
+    assert!(!upstream.is_ejected(0) && upstream.circuit().is_closed());
+    assert!(!upstream.budget.is_none_left());
+}
+
+/// A connection that nobody waited for any more, after a second and sooner.
+#[tokio::test]
+async fn a_connection_given_up_late_is_one_that_cannot_be_made() {
+    // Accepts TCP, never speaks TLS.
+    let origin = Origin::start(vec![vec![Hang]]).await;
+    let mut spec = spec(origin.addr);
+    spec.servers[0].tls = true;
+    let upstream = Upstream::new(spec).unwrap();
+    let gives_up = async |after| {
+        let permit = upstream.permit(LONG, Ask::default()).await.unwrap();
+        let start = Exchange::start(&upstream, &permit, request("GET"), Outgoing::None);
+        assert!(timeout(Duration::from_millis(after), start).await.is_err());
+        upstream.budget.is_none_left()
+    };
+    assert!(!gives_up(50).await);
+    assert!(gives_up(1_050).await);
+    assert!(!upstream.is_ejected(0) && upstream.circuit().is_closed());
+}
+
 #[tokio::test]
 async fn a_late_caller_is_not_the_origins_fault() {
     let origin = Origin::start(vec![vec![Read, say(HELLO), AwaitClose]]).await;
