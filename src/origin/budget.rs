@@ -110,8 +110,10 @@ impl Budget {
         })
     }
 
+    /// What the servers in use now may have together: not those that are ill, ejected or at rest, as far as there are
+    /// others, nor backups that stand by.
     pub(super) fn total(&self) -> usize {
-        self.state.lock().total()
+        self.state.lock().places(&self.terms.rules, clock::timer())
     }
 
     /// How many servers may have requests.
@@ -341,10 +343,9 @@ impl State {
         })
     }
 
-    /// What all servers that are not drained may have together, backups too.
-    fn total(&self) -> usize {
-        let used = self.servers.iter().filter(|server| server.role.weight > 0);
-        used.map(|server| server.room.most()).sum()
+    /// What the servers in use may have together.
+    fn places(&self, rules: &Rules, now: Instant) -> usize {
+        Pool::of(&self.servers, rules, None, now).places()
     }
 
     /// Whether enough of its like are left without it; where backups stand ready, none has to be.

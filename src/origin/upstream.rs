@@ -322,7 +322,7 @@ impl Upstream {
         self.budget.streams()
     }
 
-    /// Permits there are, in and out.
+    /// Permits there are at the servers in use now, in and out.
     pub fn budget(&self) -> usize {
         self.budget.total()
     }

@@ -167,8 +167,11 @@ proptest! {
             let of = |servers: &[usize]| -> usize {
                 servers.iter().map(|id| budget.in_flight_at(*id)).sum()
             };
-            prop_assert_eq!(budget.total(), here.len() * per_server);
-            prop_assert!(of(&here) <= budget.total());
+            prop_assert!(of(&here) <= here.len() * per_server);
+            // Those who rest are not in use, unless all do.
+            let rest = budget.state.lock().servers.iter().filter(|one| one.rests(clock::timer())).count();
+            let in_use = if rest < here.len() { here.len() - rest } else { rest };
+            prop_assert_eq!(budget.total(), in_use * per_server);
             prop_assert_eq!(of(&here) + of(&gone), in_flight);
             prop_assert!(budget.queued() <= queue);
             // Those who hold, and those who were handed one and have not looked.
@@ -326,6 +329,36 @@ async fn who_leaves_gets_nothing_more_and_is_counted_to_the_end() {
     assert_eq!(budget.in_flight_at(leaves), 0);
     budget.leave(&[leaves]);
     assert!(budget.state.lock().gone.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn servers_that_are_out_and_backups_that_stand_by_work_nothing_off() {
+    let role = |most, backup| Role {
+        most: Some(most),
+        backup,
+        ..Role::default()
+    };
+    let terms = Terms {
+        queue: 8,
+        max_streams: 1,
+        balance: Balance::LeastInFlight,
+        rules: RULES,
+    };
+    let of_each = [1, 1, 1].map(|most| role(most, false));
+    let budget = Budget::new(of_each.into_iter().chain([role(2, true)]), terms);
+    let mut waiting: Vec<_> = (0..9).map(|_| ask(&budget)).collect();
+    let _held: Vec<_> = waiting.iter_mut().map(poll).collect();
+    budget.answered(0, None, Duration::from_secs(1));
+    assert_eq!((budget.total(), budget.queued()), (3, 6));
+    assert_eq!(budget.backlog(None), Duration::from_secs(2));
+    budget.set_well(0, false);
+    let mut ejected = (0..RULES.eject_after).map(|_| budget.failed(1));
+    assert!(ejected.any(|time| time.is_some()));
+    assert_eq!(budget.total(), 1);
+    assert_eq!(budget.backlog(None), Duration::from_secs(6));
+    // Where the last is out, the backup does what is to be done.
+    budget.unreachable(2);
+    assert_eq!(budget.total(), 2);
 }
 
 #[tokio::test]
