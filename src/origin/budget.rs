@@ -116,9 +116,11 @@ impl Budget {
         self.state.lock().places(&self.terms.rules, clock::timer())
     }
 
-    /// How many servers may have requests.
-    pub(super) fn servers(&self) -> usize {
-        self.state.lock().servers.len()
+    /// Whether a server that is not drained is left without these.
+    pub(super) fn has_but(&self, ids: &[usize]) -> bool {
+        let state = self.state.lock();
+        let mut here = state.ids.iter().zip(&state.servers);
+        here.any(|(id, one)| one.role.weight > 0 && !ids.contains(id))
     }
 
     pub(super) fn in_flight(&self) -> usize {

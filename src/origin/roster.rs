@@ -136,7 +136,7 @@ impl Roster {
         }
         here.extend(come.iter().cloned());
         here.sort_by_key(|server| server.of);
-        let ids = |servers: &[Arc<Server>]| servers.iter().map(|one| one.id).collect::<Vec<_>>();
+        let leave: Vec<_> = go.iter().map(|one| one.id).collect();
         let changed = Changed {
             came: come.len(),
             went: go.len(),
@@ -148,17 +148,79 @@ impl Roster {
             here: Arc::clone(&here),
             gone: gone.clone(),
         }));
-        // Where no other would be left, nobody waits until they were asked.
-        let stay = budget.servers() > go.len();
-        if !changing.is_watched || !stay {
+        // Where no other would be left to be asked, nobody waits until they were.
+        if !changing.is_watched || !budget.has_but(&leave) {
             let roles: Vec<_> = come.iter().map(|one| (one.id, one.role())).collect();
             budget.join(&roles, !changing.is_watched);
         }
-        budget.leave(&ids(&go));
+        budget.leave(&leave);
         gone.retain(|server| budget.in_flight_at(server.id) > 0);
         self.lists.store(Arc::new(Lists { here, gone }));
         drop(changing);
         self.changed.send_replace(());
         changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::queue::Ask;
+    use super::super::server::ServerSpec;
+    use super::super::upstream::tests::spec;
+    use super::super::upstream::{Permit, Upstream};
+    use super::*;
+
+    fn addr(last: u8) -> SocketAddr {
+        ([127, 0, 0, last], 8000).into()
+    }
+
+    /// A name, beside a server that has an address.
+    fn upstream(weight: u32) -> Arc<Upstream> {
+        let mut spec = spec(false, None);
+        spec.servers[0].weight = weight;
+        let place = Place::Name {
+            host: "app.internal".into(),
+            port: 8000,
+        };
+        let named = ServerSpec {
+            place,
+            weight: 1,
+            ..spec.servers[0].clone()
+        };
+        spec.servers.push(named);
+        Upstream::new(spec).unwrap()
+    }
+
+    async fn permit(upstream: &Upstream) -> Permit {
+        let permit = upstream.permit(Duration::ZERO, Ask::default()).await;
+        permit.unwrap_or_else(|why| panic!("{why:?}"))
+    }
+
+    #[tokio::test]
+    async fn where_only_drained_servers_stay_nobody_waits_for_a_probe() {
+        let upstream = upstream(0);
+        let _changes = upstream.watch_servers();
+        for last in 2..5 {
+            upstream.set_addresses(1, &[addr(last)]);
+            assert_eq!(permit(&upstream).await.server().addr(), addr(last));
+        }
+    }
+
+    #[tokio::test]
+    async fn where_another_stays_a_probe_is_waited_for() {
+        let upstream = upstream(1);
+        let _changes = upstream.watch_servers();
+        upstream.set_addresses(1, &[addr(2)]);
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(permit(&upstream).await);
+        }
+        assert!(held.iter().all(|one| one.server().addr() == addr(1)));
+        let new = upstream.servers()[1].clone();
+        upstream.let_in(&new, true);
+        // The other is full.
+        assert_eq!(permit(&upstream).await.server().addr(), addr(2));
     }
 }

@@ -425,11 +425,11 @@ impl StreamPermit {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::server::Place;
     use super::*;
 
-    fn spec(tls: bool, ca: Option<&str>) -> UpstreamSpec {
+    pub fn spec(tls: bool, ca: Option<&str>) -> UpstreamSpec {
         UpstreamSpec {
             name: "app".into(),
             servers: vec![ServerSpec {
