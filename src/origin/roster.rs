@@ -27,7 +27,7 @@ pub(super) struct Roster {
 #[derive(Clone)]
 struct Lists {
     here: Servers,
-    /// Those that have gone and may still have requests.
+    /// Those that have gone and still have requests, or would go on as they were.
     gone: Vec<Arc<Server>>,
 }
 
@@ -72,7 +72,7 @@ impl Roster {
         Arc::clone(&self.lists.load().here)
     }
 
-    /// The server that is called so, also one that has gone, as long as a slot of it is out.
+    /// The server that is called so, also one that has gone, as long as a slot of it is out at least.
     pub(super) fn find(&self, id: usize) -> Option<Arc<Server>> {
         let lists = self.lists.load();
         let mut all = lists.here.iter().chain(&lists.gone);
@@ -96,7 +96,7 @@ impl Roster {
     }
 
     /// The spec's name has these addresses now, each of them once. Servers whose address stays are the same as before; one
-    /// that comes back while it still has requests is, too.
+    /// that comes back within minutes is, too.
     pub(super) fn set(
         &self,
         of: usize,
@@ -141,7 +141,7 @@ impl Roster {
             came: come.len(),
             went: go.len(),
         };
-        // Known before they get requests, and until they have none.
+        // Known before they get requests, and as long as they have any.
         gone.extend(go.iter().cloned());
         let here = Arc::new(here);
         self.lists.store(Arc::new(Lists {
@@ -154,7 +154,7 @@ impl Roster {
             budget.join(&roles, !changing.is_watched);
         }
         budget.leave(&leave);
-        gone.retain(|server| budget.in_flight_at(server.id) > 0);
+        gone.retain(|server| budget.knows(server.id));
         self.lists.store(Arc::new(Lists { here, gone }));
         drop(changing);
         self.changed.send_replace(());
@@ -168,6 +168,7 @@ mod tests {
 
     use super::super::queue::Ask;
     use super::super::server::ServerSpec;
+    use super::super::standing::tests::RULES;
     use super::super::upstream::tests::spec;
     use super::super::upstream::{Permit, Upstream};
     use super::*;
@@ -206,6 +207,37 @@ mod tests {
             upstream.set_addresses(1, &[addr(last)]);
             assert_eq!(permit(&upstream).await.server().addr(), addr(last));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_returns_within_minutes_goes_on_as_it_was() {
+        let upstream = upstream(1);
+        upstream.set_addresses(1, &[addr(2), addr(3)]);
+        let named = |last| {
+            let servers = upstream.servers();
+            let server = servers.iter().find(|one| one.addr() == addr(last));
+            server.unwrap().id
+        };
+        let (bad, good) = (named(2), named(3));
+        let mut times = (0..3).filter_map(|_| upstream.budget.failed(bad));
+        assert_eq!(times.next(), Some(RULES.eject_for));
+        // Its name's addresses take turns.
+        upstream.set_addresses(1, &[addr(3)]);
+        upstream.set_addresses(1, &[addr(2)]);
+        assert_eq!(named(2), bad);
+        assert!(upstream.is_ejected(bad));
+        tokio::time::advance(RULES.eject_for).await;
+        assert!(!upstream.is_ejected(bad));
+        upstream.set_addresses(1, &[addr(3)]);
+        upstream.set_addresses(1, &[addr(2), addr(3)]);
+        assert_eq!((named(2), named(3)), (bad, good));
+        let mut times = (0..3).filter_map(|_| upstream.budget.failed(bad));
+        assert_eq!(times.next(), Some(RULES.eject_for * 2), "the second time");
+        // After a long time nothing is known of it.
+        upstream.set_addresses(1, &[addr(3)]);
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        upstream.set_addresses(1, &[addr(2)]);
+        assert!(!upstream.is_ejected(named(2)));
     }
 
     #[tokio::test]

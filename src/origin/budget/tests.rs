@@ -316,19 +316,53 @@ async fn who_leaves_gets_nothing_more_and_is_counted_to_the_end() {
     assert!(poll(&mut waits).is_pending());
     assert_eq!((budget.in_flight(), budget.total()), (3, 2));
     assert_eq!(budget.failed(leaves), None);
-    // It returns with what it has, which is as much as it may have at first.
+    // It returns with what it has, and has room for one more.
     budget.join(&joining(&[leaves], 2), true);
-    assert_eq!((budget.in_flight_at(leaves), budget.total()), (1, 4));
-    assert!(poll(&mut waits).is_pending());
+    assert_eq!((budget.in_flight_at(leaves), budget.total()), (2, 4));
+    let mut more = ask(&budget);
+    assert!(poll(&mut more).is_pending());
     drop(one);
-    let Poll::Ready(Ok(one)) = poll(&mut waits) else {
-        panic!("it has room");
-    };
-    assert_eq!(one.server(), leaves);
-    drop(one);
+    for mut waiter in [waits, more] {
+        let Poll::Ready(Ok(slot)) = poll(&mut waiter) else {
+            panic!("it has room");
+        };
+        assert_eq!(slot.server(), leaves);
+    }
     assert_eq!(budget.in_flight_at(leaves), 0);
-    budget.leave(&[leaves]);
-    assert!(budget.state.lock().gone.is_empty());
+    assert_eq!(budget.in_flight(), held.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_returns_may_have_what_was_learned_and_begins_in_full() {
+    let auto = Role {
+        most: None,
+        ..Role::default()
+    };
+    let terms = Terms {
+        queue: 8,
+        max_streams: 1,
+        balance: Balance::LeastInFlight,
+        rules: RULES,
+    };
+    let budget = Budget::new([auto.clone()], terms);
+    // Ends its requests while it is away, too: they fail.
+    let mut held = Vec::new();
+    for _ in 0..12 {
+        let slot = budget.slot(LONG, shared()).await.unwrap();
+        slot.fate().failed();
+        held.push(slot);
+    }
+    budget.leave(&[0]);
+    drop(held);
+    assert_eq!(budget.in_flight(), 0);
+    budget.join(&[(1, auto.clone())], true);
+    let others = budget.total();
+    budget.join(&[(0, auto)], true);
+    let learned = budget.total() - others;
+    assert!(learned < others, "{learned} of {others}");
+    let state = budget.state.lock();
+    let share = state.servers[0].share(&RULES, clock::timer());
+    assert!((share - 1.0).abs() < 1e-9);
 }
 
 #[tokio::test(start_paused = true)]
