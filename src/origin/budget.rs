@@ -11,7 +11,6 @@ mod slot;
 mod tests;
 mod wait;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use tokio::time::Instant;
 
 use super::balance::{Balance, Choice, Pool, Steer};
 use super::bulkhead::Shares;
+use super::gone::Gone;
 use super::queue::Queue;
 use super::standing::{Role, Rules, Standing};
 use crate::clock;
@@ -68,8 +68,7 @@ struct State {
     /// The servers' ids, rising, in step with `servers`.
     ids: Vec<usize>,
     servers: Vec<Standing>,
-    /// By id, what is in flight to those that have gone.
-    gone: BTreeMap<usize, usize>,
+    gone: Gone,
     /// Nobody has been served: whoever joins now was there from the start.
     is_new: bool,
     /// Only those who still wait: a waiter that leaves takes its entry along.
@@ -100,7 +99,7 @@ impl Budget {
             state: Mutex::new(State {
                 ids: (0..servers.len()).collect(),
                 servers,
-                gone: BTreeMap::new(),
+                gone: Gone::default(),
                 is_new: true,
                 waiting: Queue::new(terms.queue),
                 shares: Shares::default(),
@@ -110,19 +109,23 @@ impl Budget {
         })
     }
 
+    /// What the servers in use now may have together: not those that are ill, ejected or at rest, as far as there are
+    /// others, nor backups that stand by.
     pub(super) fn total(&self) -> usize {
-        self.state.lock().total()
+        self.state.lock().places(&self.terms.rules, clock::timer())
     }
 
-    /// How many servers may have requests.
-    pub(super) fn servers(&self) -> usize {
-        self.state.lock().servers.len()
+    /// Whether a server that is not drained is left without these.
+    pub(super) fn has_but(&self, ids: &[usize]) -> bool {
+        let state = self.state.lock();
+        let mut here = state.ids.iter().zip(&state.servers);
+        here.any(|(id, one)| one.role.weight > 0 && !ids.contains(id))
     }
 
     pub(super) fn in_flight(&self) -> usize {
         let state = self.state.lock();
-        let here: usize = state.servers.iter().map(|load| load.in_flight).sum();
-        here + state.gone.values().sum::<usize>()
+        let all = state.servers.iter().chain(state.gone.all());
+        all.map(|load| load.in_flight).sum()
     }
 
     pub(super) fn queued(&self) -> usize {
@@ -146,7 +149,7 @@ impl Budget {
     }
 
     /// Servers that are to have requests from now on, each with an id higher than all before, or the one it had when it
-    /// left. Where others served meanwhile, they begin small.
+    /// left: then it goes on as it was, if that is known. Where others served meanwhile, those that are new begin small.
     pub(super) fn join(self: &Arc<Self>, servers: &[(usize, Role)], well: bool) {
         let now = clock::timer();
         let mut state = self.state.lock();
@@ -157,9 +160,11 @@ impl Budget {
             let Err(place) = state.ids.binary_search(&id) else {
                 continue;
             };
-            let mut standing = Standing::of(role.clone());
-            standing.in_flight = state.gone.remove(&id).unwrap_or(0);
-            standing.set_well(false, alone, now);
+            let mut standing = state.gone.back(id, now).unwrap_or_else(|| {
+                let mut new = Standing::of(role.clone());
+                new.set_well(false, alone, now);
+                new
+            });
             standing.set_well(well, alone, now);
             state.ids.insert(place, id);
             state.servers.insert(place, standing);
@@ -170,16 +175,15 @@ impl Budget {
 
     /// Servers that get nothing more. What they have in flight stays counted until it ends.
     pub(super) fn leave(self: &Arc<Self>, ids: &[usize]) {
+        let now = clock::timer();
         let mut state = self.state.lock();
         for id in ids {
             let Ok(place) = state.ids.binary_search(id) else {
                 continue;
             };
             state.ids.remove(place);
-            let in_flight = state.servers.remove(place).in_flight;
-            if in_flight > 0 {
-                state.gone.insert(*id, in_flight);
-            }
+            let standing = state.servers.remove(place);
+            state.gone.leave(*id, standing, now);
         }
         drop(state);
         // Where those that were trusted have gone, the others are used.
@@ -223,10 +227,9 @@ impl Budget {
     /// The upstream is back: forgets what its servers were left alone for since then.
     pub(super) fn restore(self: &Arc<Self>, since: Instant) {
         let mut state = self.state.lock();
-        state
-            .servers
-            .iter_mut()
-            .for_each(|server| server.restore(since));
+        let State { servers, gone, .. } = &mut *state;
+        let all = servers.iter_mut().chain(gone.all_mut());
+        all.for_each(|server| server.restore(since));
         drop(state);
         self.serve_waiting();
     }
@@ -291,8 +294,13 @@ impl Budget {
         let state = self.state.lock();
         match state.place(server) {
             Some(place) => state.servers[place].in_flight,
-            None => state.gone.get(&server).copied().unwrap_or(0),
+            None => state.gone.get(server).map_or(0, |left| left.in_flight),
         }
+    }
+
+    /// Whether a server that has gone would go on as it was, or still has requests.
+    pub(super) fn knows(&self, server: usize) -> bool {
+        self.state.lock().gone.knows(server, clock::timer())
     }
 
     /// Whether the server is ejected.
@@ -352,10 +360,9 @@ impl State {
         })
     }
 
-    /// What all servers that are not drained may have together, backups too.
-    fn total(&self) -> usize {
-        let used = self.servers.iter().filter(|server| server.role.weight > 0);
-        used.map(|server| server.room.most()).sum()
+    /// What the servers in use may have together.
+    fn places(&self, rules: &Rules, now: Instant) -> usize {
+        Pool::of(&self.servers, rules, None, now).places()
     }
 
     /// Whether enough of its like are left without it; where backups stand ready, none has to be.

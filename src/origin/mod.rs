@@ -24,6 +24,7 @@ mod circuit;
 mod connect;
 mod error;
 mod exchange;
+mod gone;
 mod health;
 mod http1;
 mod http2;

@@ -29,12 +29,7 @@ impl Retries {
 
     /// A request is asked for the first time.
     pub fn asked(&self) {
-        // What two add at once may be counted once.
-        let saved = self.saved.load(Ordering::Relaxed);
-        if saved < MOST {
-            self.saved
-                .store((saved + self.share).min(MOST), Ordering::Relaxed);
-        }
+        self.save(self.share);
     }
 
     /// Whether one may be asked again.
@@ -48,8 +43,15 @@ impl Retries {
 
     /// One that might be was not, for want of a server.
     pub fn give_back(&self) {
-        self.saved.fetch_add(PRICE, Ordering::Relaxed);
+        self.save(PRICE);
         self.spent.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn save(&self, more: u64) {
+        let add = |saved: u64| (saved < MOST).then(|| (saved + more).min(MOST));
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        // Where there is as much as may be, the rest is lost.
+        let _ = self.saved.fetch_update(set, fetch, add);
     }
 
     /// How many were.
@@ -80,5 +82,36 @@ mod tests {
         let none = Retries::new(0);
         none.asked();
         assert!(!none.may());
+    }
+
+    #[test]
+    fn what_was_given_back_is_within_the_most() {
+        let retries = Retries::new(10);
+        (0..2_000).for_each(|_| retries.asked());
+        assert!(retries.may());
+        (0..10).for_each(|_| retries.asked());
+        retries.give_back();
+        assert_eq!((0..1_000).filter(|_| retries.may()).count(), 100);
+    }
+
+    #[test]
+    fn of_what_two_do_at_once_nothing_is_lost() {
+        const ROUNDS: u64 = 200;
+        const ASKED: u64 = 2_000;
+        for round in 0..ROUNDS {
+            let retries = Retries::new(1);
+            let together = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    together.wait();
+                    (0..ASKED).for_each(|_| retries.asked());
+                });
+                together.wait();
+                (0..ASKED).filter(|_| retries.may()).count()
+            });
+            let left = retries.saved.load(Ordering::Relaxed);
+            let all = left + retries.spent() * PRICE;
+            assert_eq!(all, SAVED + ASKED, "round {round}");
+        }
     }
 }

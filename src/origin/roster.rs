@@ -27,7 +27,7 @@ pub(super) struct Roster {
 #[derive(Clone)]
 struct Lists {
     here: Servers,
-    /// Those that have gone and may still have requests.
+    /// Those that have gone and still have requests, or would go on as they were.
     gone: Vec<Arc<Server>>,
 }
 
@@ -72,7 +72,7 @@ impl Roster {
         Arc::clone(&self.lists.load().here)
     }
 
-    /// The server that is called so, also one that has gone, as long as a slot of it is out.
+    /// The server that is called so, also one that has gone, as long as a slot of it is out at least.
     pub(super) fn find(&self, id: usize) -> Option<Arc<Server>> {
         let lists = self.lists.load();
         let mut all = lists.here.iter().chain(&lists.gone);
@@ -96,7 +96,7 @@ impl Roster {
     }
 
     /// The spec's name has these addresses now, each of them once. Servers whose address stays are the same as before; one
-    /// that comes back while it still has requests is, too.
+    /// that comes back within minutes is, too.
     pub(super) fn set(
         &self,
         of: usize,
@@ -136,29 +136,123 @@ impl Roster {
         }
         here.extend(come.iter().cloned());
         here.sort_by_key(|server| server.of);
-        let ids = |servers: &[Arc<Server>]| servers.iter().map(|one| one.id).collect::<Vec<_>>();
+        let leave: Vec<_> = go.iter().map(|one| one.id).collect();
         let changed = Changed {
             came: come.len(),
             went: go.len(),
         };
-        // Known before they get requests, and until they have none.
+        // Known before they get requests, and as long as they have any.
         gone.extend(go.iter().cloned());
         let here = Arc::new(here);
         self.lists.store(Arc::new(Lists {
             here: Arc::clone(&here),
             gone: gone.clone(),
         }));
-        // Where no other would be left, nobody waits until they were asked.
-        let stay = budget.servers() > go.len();
-        if !changing.is_watched || !stay {
+        // Where no other would be left to be asked, nobody waits until they were.
+        if !changing.is_watched || !budget.has_but(&leave) {
             let roles: Vec<_> = come.iter().map(|one| (one.id, one.role())).collect();
             budget.join(&roles, !changing.is_watched);
         }
-        budget.leave(&ids(&go));
-        gone.retain(|server| budget.in_flight_at(server.id) > 0);
+        budget.leave(&leave);
+        gone.retain(|server| budget.knows(server.id));
         self.lists.store(Arc::new(Lists { here, gone }));
         drop(changing);
         self.changed.send_replace(());
         changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::queue::Ask;
+    use super::super::server::ServerSpec;
+    use super::super::standing::tests::RULES;
+    use super::super::upstream::tests::spec;
+    use super::super::upstream::{Permit, Upstream};
+    use super::*;
+
+    fn addr(last: u8) -> SocketAddr {
+        ([127, 0, 0, last], 8000).into()
+    }
+
+    /// A name, beside a server that has an address.
+    fn upstream(weight: u32) -> Arc<Upstream> {
+        let mut spec = spec(false, None);
+        spec.servers[0].weight = weight;
+        let place = Place::Name {
+            host: "app.internal".into(),
+            port: 8000,
+        };
+        let named = ServerSpec {
+            place,
+            weight: 1,
+            ..spec.servers[0].clone()
+        };
+        spec.servers.push(named);
+        Upstream::new(spec).unwrap()
+    }
+
+    async fn permit(upstream: &Upstream) -> Permit {
+        let permit = upstream.permit(Duration::ZERO, Ask::default()).await;
+        permit.unwrap_or_else(|why| panic!("{why:?}"))
+    }
+
+    #[tokio::test]
+    async fn where_only_drained_servers_stay_nobody_waits_for_a_probe() {
+        let upstream = upstream(0);
+        let _changes = upstream.watch_servers();
+        for last in 2..5 {
+            upstream.set_addresses(1, &[addr(last)]);
+            assert_eq!(permit(&upstream).await.server().addr(), addr(last));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_returns_within_minutes_goes_on_as_it_was() {
+        let upstream = upstream(1);
+        upstream.set_addresses(1, &[addr(2), addr(3)]);
+        let named = |last| {
+            let servers = upstream.servers();
+            let server = servers.iter().find(|one| one.addr() == addr(last));
+            server.unwrap().id
+        };
+        let (bad, good) = (named(2), named(3));
+        let mut times = (0..3).filter_map(|_| upstream.budget.failed(bad));
+        assert_eq!(times.next(), Some(RULES.eject_for));
+        // Its name's addresses take turns.
+        upstream.set_addresses(1, &[addr(3)]);
+        upstream.set_addresses(1, &[addr(2)]);
+        assert_eq!(named(2), bad);
+        assert!(upstream.is_ejected(bad));
+        tokio::time::advance(RULES.eject_for).await;
+        assert!(!upstream.is_ejected(bad));
+        upstream.set_addresses(1, &[addr(3)]);
+        upstream.set_addresses(1, &[addr(2), addr(3)]);
+        assert_eq!((named(2), named(3)), (bad, good));
+        let mut times = (0..3).filter_map(|_| upstream.budget.failed(bad));
+        assert_eq!(times.next(), Some(RULES.eject_for * 2), "the second time");
+        // After a long time nothing is known of it.
+        upstream.set_addresses(1, &[addr(3)]);
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        upstream.set_addresses(1, &[addr(2)]);
+        assert!(!upstream.is_ejected(named(2)));
+    }
+
+    #[tokio::test]
+    async fn where_another_stays_a_probe_is_waited_for() {
+        let upstream = upstream(1);
+        let _changes = upstream.watch_servers();
+        upstream.set_addresses(1, &[addr(2)]);
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(permit(&upstream).await);
+        }
+        assert!(held.iter().all(|one| one.server().addr() == addr(1)));
+        let new = upstream.servers()[1].clone();
+        upstream.let_in(&new, true);
+        // The other is full.
+        assert_eq!(permit(&upstream).await.server().addr(), addr(2));
     }
 }

@@ -80,8 +80,8 @@ pub struct Standing {
     pub room: Room,
     /// What it is owed where servers take turns.
     pub turn: f64,
-    /// Its probes say so.
-    ill: bool,
+    /// Since when its probes call it ill.
+    ill_since: Option<Instant>,
     rests_until: Option<Instant>,
     /// Seconds that a good answer's head took.
     good: f64,
@@ -113,7 +113,7 @@ impl Standing {
 
     /// Its probes call it well or ill. `alone`: nothing else served meanwhile, so that it is needed whole.
     pub fn set_well(&mut self, well: bool, alone: bool, now: Instant) {
-        if self.ill && well {
+        if self.ill_since.is_some() && well {
             // How quick it was when it fell ill says nothing of it now.
             self.took_at = None;
             if !alone && !self.is_forgiven {
@@ -121,7 +121,7 @@ impl Standing {
                 self.answers = 0;
             }
         }
-        self.ill = !well;
+        self.ill_since = (!well).then(|| self.ill_since.unwrap_or(now));
         self.is_forgiven = false;
     }
 
@@ -140,7 +140,7 @@ impl Standing {
             self.back_at_once();
             self.ejections = 0;
         }
-        self.is_forgiven = self.ill;
+        self.is_forgiven = self.ill_since.is_some_and(|at| at >= since);
         self.failures = 0;
     }
 
@@ -230,7 +230,7 @@ impl Standing {
 
     /// Whether it is to be asked, as far as there are others.
     pub fn is_trusted(&self, now: Instant) -> bool {
-        (!self.ill || self.is_forgiven) && !self.is_ejected(now)
+        (self.ill_since.is_none() || self.is_forgiven) && !self.is_ejected(now)
     }
 
     /// Whether nothing is to be had of it: it is ill, ejected, or was not reached when it was tried last.
@@ -454,6 +454,23 @@ pub mod tests {
         // Until a probe says again that it is ill.
         within.probe_failed();
         assert!(within.is_out(back));
+    }
+
+    #[test]
+    fn who_was_ill_before_an_outage_is_ill_after_it() {
+        let (mut server, start) = (Standing::default(), start());
+        server.set_well(false, false, start);
+        let outage = after(start, 60.0);
+        // Its probes say it again and again.
+        server.set_well(false, false, outage);
+        let back = after(outage, 5.0);
+        server.restore(outage);
+        assert!(!server.is_trusted(back));
+        // What was well for a while is another matter.
+        server.set_well(true, false, back);
+        server.set_well(false, false, back);
+        server.restore(back);
+        assert!(server.is_trusted(back));
     }
 
     #[test]

@@ -322,7 +322,7 @@ impl Upstream {
         self.budget.streams()
     }
 
-    /// Permits there are, in and out.
+    /// Permits there are at the servers in use now, in and out.
     pub fn budget(&self) -> usize {
         self.budget.total()
     }
@@ -425,11 +425,11 @@ impl StreamPermit {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::server::Place;
     use super::*;
 
-    fn spec(tls: bool, ca: Option<&str>) -> UpstreamSpec {
+    pub fn spec(tls: bool, ca: Option<&str>) -> UpstreamSpec {
         UpstreamSpec {
             name: "app".into(),
             servers: vec![ServerSpec {

@@ -59,7 +59,7 @@ families! {
     ORIGIN_REQUESTS: Counter "tidegate_origin_requests_total" ["upstream", "result"] "Requests to origins, by what came back.";
     ORIGIN_SECONDS: Histogram "tidegate_origin_seconds" ["upstream"] "From the permit to the origin's head.";
     ORIGIN_IN_FLIGHT: Gauge "tidegate_origin_in_flight" ["upstream"] "Permits held: requests an origin is working on.";
-    ORIGIN_BUDGET: Gauge "tidegate_origin_budget" ["upstream"] "Permits there are.";
+    ORIGIN_BUDGET: Gauge "tidegate_origin_budget" ["upstream"] "Permits there are at the servers in use: not those that are ill, ejected or out of reach, as long as others are left, nor backups that stand by.";
     ORIGIN_QUEUED: Gauge "tidegate_origin_queued" ["upstream"] "Requests waiting for a permit.";
     ORIGIN_STREAMS: Gauge "tidegate_origin_streams" ["upstream"] "Upgraded connections and event streams, held beside the budget.";
 

@@ -82,15 +82,14 @@ impl State {
     fn release(&mut self, slot: &Slot) {
         let Picked { server, route, .. } = slot.picked;
         self.shares.give_back(route);
-        if let Some(standing) = self.standing(server) {
+        let standing = match self.place(server) {
+            Some(place) => self.servers.get_mut(place),
+            None => self.gone.get_mut(server),
+        };
+        if let Some(standing) = standing {
             standing.in_flight -= 1;
             let now = slot.budget.at(clock::timer());
             standing.room.end(slot.picked.begun, now, slot.fate.came());
-        } else if let Some(left) = self.gone.get_mut(&server) {
-            *left -= 1;
-            if *left == 0 {
-                self.gone.remove(&server);
-            }
         }
     }
 }

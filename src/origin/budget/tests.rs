@@ -167,8 +167,11 @@ proptest! {
             let of = |servers: &[usize]| -> usize {
                 servers.iter().map(|id| budget.in_flight_at(*id)).sum()
             };
-            prop_assert_eq!(budget.total(), here.len() * per_server);
-            prop_assert!(of(&here) <= budget.total());
+            prop_assert!(of(&here) <= here.len() * per_server);
+            // Those who rest are not in use, unless all do.
+            let rest = budget.state.lock().servers.iter().filter(|one| one.rests(clock::timer())).count();
+            let in_use = if rest < here.len() { here.len() - rest } else { rest };
+            prop_assert_eq!(budget.total(), in_use * per_server);
             prop_assert_eq!(of(&here) + of(&gone), in_flight);
             prop_assert!(budget.queued() <= queue);
             // Those who hold, and those who were handed one and have not looked.
@@ -313,19 +316,83 @@ async fn who_leaves_gets_nothing_more_and_is_counted_to_the_end() {
     assert!(poll(&mut waits).is_pending());
     assert_eq!((budget.in_flight(), budget.total()), (3, 2));
     assert_eq!(budget.failed(leaves), None);
-    // It returns with what it has, which is as much as it may have at first.
+    // It returns with what it has, and has room for one more.
     budget.join(&joining(&[leaves], 2), true);
-    assert_eq!((budget.in_flight_at(leaves), budget.total()), (1, 4));
-    assert!(poll(&mut waits).is_pending());
+    assert_eq!((budget.in_flight_at(leaves), budget.total()), (2, 4));
+    let mut more = ask(&budget);
+    assert!(poll(&mut more).is_pending());
     drop(one);
-    let Poll::Ready(Ok(one)) = poll(&mut waits) else {
-        panic!("it has room");
-    };
-    assert_eq!(one.server(), leaves);
-    drop(one);
+    for mut waiter in [waits, more] {
+        let Poll::Ready(Ok(slot)) = poll(&mut waiter) else {
+            panic!("it has room");
+        };
+        assert_eq!(slot.server(), leaves);
+    }
     assert_eq!(budget.in_flight_at(leaves), 0);
-    budget.leave(&[leaves]);
-    assert!(budget.state.lock().gone.is_empty());
+    assert_eq!(budget.in_flight(), held.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_returns_may_have_what_was_learned_and_begins_in_full() {
+    let auto = Role {
+        most: None,
+        ..Role::default()
+    };
+    let terms = Terms {
+        queue: 8,
+        max_streams: 1,
+        balance: Balance::LeastInFlight,
+        rules: RULES,
+    };
+    let budget = Budget::new([auto.clone()], terms);
+    // Ends its requests while it is away, too: they fail.
+    let mut held = Vec::new();
+    for _ in 0..12 {
+        let slot = budget.slot(LONG, shared()).await.unwrap();
+        slot.fate().failed();
+        held.push(slot);
+    }
+    budget.leave(&[0]);
+    drop(held);
+    assert_eq!(budget.in_flight(), 0);
+    budget.join(&[(1, auto.clone())], true);
+    let others = budget.total();
+    budget.join(&[(0, auto)], true);
+    let learned = budget.total() - others;
+    assert!(learned < others, "{learned} of {others}");
+    let state = budget.state.lock();
+    let share = state.servers[0].share(&RULES, clock::timer());
+    assert!((share - 1.0).abs() < 1e-9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn servers_that_are_out_and_backups_that_stand_by_work_nothing_off() {
+    let role = |most, backup| Role {
+        most: Some(most),
+        backup,
+        ..Role::default()
+    };
+    let terms = Terms {
+        queue: 8,
+        max_streams: 1,
+        balance: Balance::LeastInFlight,
+        rules: RULES,
+    };
+    let of_each = [1, 1, 1].map(|most| role(most, false));
+    let budget = Budget::new(of_each.into_iter().chain([role(2, true)]), terms);
+    let mut waiting: Vec<_> = (0..9).map(|_| ask(&budget)).collect();
+    let _held: Vec<_> = waiting.iter_mut().map(poll).collect();
+    budget.answered(0, None, Duration::from_secs(1));
+    assert_eq!((budget.total(), budget.queued()), (3, 6));
+    assert_eq!(budget.backlog(None), Duration::from_secs(2));
+    budget.set_well(0, false);
+    let mut ejected = (0..RULES.eject_after).map(|_| budget.failed(1));
+    assert!(ejected.any(|time| time.is_some()));
+    assert_eq!(budget.total(), 1);
+    assert_eq!(budget.backlog(None), Duration::from_secs(6));
+    // Where the last is out, the backup does what is to be done.
+    budget.unreachable(2);
+    assert_eq!(budget.total(), 2);
 }
 
 #[tokio::test]
