@@ -2,9 +2,9 @@
 //!
 //! Most wanted first: what many wait for helps most people soonest. It is asked anew whenever a place is free, since
 //! people join while a request waits. But whoever has waited for [`PATIENCE`] comes before, in order of arrival, so that
-//! nobody starves; and a client that has had a place of late stands, with what nobody else waits for, behind all that have
-//! had none, so that a thousand requests of one delay the others no more than one would. A refresh that nobody waits for comes
-//! last, and of several the one of the page that is asked for most. Routes may rank above and below all that:
+//! nobody starves; and a client that waits for and has had more than its [equal part](turns) stands behind the others, and
+//! starves only from its last place on, so that a thousand requests of one delay the others no more than a few would. A refresh
+//! that nobody waits for comes last, and of several the one of the page that is asked for most. Routes may rank above and below all that:
 //! what ranks low waits as long as anything above it does.
 //!
 //! What is for one client alone is worth its place only while that client waits. Where such requests keep the queue
@@ -87,6 +87,8 @@ pub struct Queue<T> {
     /// By route; those without a bulkhead share one. As many as are configured, also while nobody is in them.
     lanes: BTreeMap<Option<usize>, Lane<T>>,
     turns: Turns,
+    /// How long a turn counts.
+    counts: Duration,
 }
 
 impl<T> Queue<T> {
@@ -98,6 +100,7 @@ impl<T> Queue<T> {
             waiting: 0,
             lanes: BTreeMap::new(),
             turns: Turns::default(),
+            counts: PATIENCE,
         }
     }
 
@@ -133,7 +136,7 @@ impl<T> Queue<T> {
         tell: T,
         now: Instant,
     ) -> Result<(Ticket, Option<T>), T> {
-        self.turns.forget(now);
+        self.forget_turns(now);
         let route = ask.route();
         let yields = if self.len_of(route) >= share {
             Some(lane::who_yields(&ask, self.lanes.get(&route)))
@@ -153,6 +156,9 @@ impl<T> Queue<T> {
         };
         self.next += 1;
         self.waiting += 1;
+        if let Some(client) = ask.client {
+            self.turns.comes(client);
+        }
         let waiting = Waiting {
             ask,
             since: now,
@@ -166,6 +172,9 @@ impl<T> Queue<T> {
     pub fn leave(&mut self, ticket: Ticket) -> Option<T> {
         let left = self.lanes.get_mut(&ticket.route)?.leave(ticket)?;
         self.waiting -= 1;
+        if let Some(client) = left.ask.client {
+            self.turns.leaves(client);
+        }
         Some(left.tell)
     }
 
@@ -189,7 +198,7 @@ impl<T> Queue<T> {
 
     /// Takes somebody out who has a place now.
     pub fn serve(&mut self, ticket: Ticket, now: Instant) -> Option<T> {
-        self.turns.forget(now);
+        self.forget_turns(now);
         let client = self.lanes.get_mut(&ticket.route)?.serve(ticket)?;
         if let Some(client) = client {
             self.turns.had(client, now);
@@ -205,13 +214,23 @@ impl<T> Queue<T> {
         of: impl Fn(Option<usize>) -> (Duration, usize),
     ) -> Vec<T> {
         let mut late = Vec::new();
+        self.counts = PATIENCE;
         for (route, lane) in &mut self.lanes {
             let (takes, places) = of(*route);
+            self.counts = self.counts.max(takes * 2);
             late.extend(lane.late(now, takes, places));
         }
         late.into_iter()
             .filter_map(|ticket| self.leave(ticket))
             .collect()
+    }
+}
+
+impl<T> Queue<T> {
+    fn forget_turns(&mut self, now: Instant) {
+        if let Some(until) = now.checked_sub(self.counts) {
+            self.turns.forget(until);
+        }
     }
 }
 

@@ -7,7 +7,6 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::super::queue::{Ask, Ticket};
-use super::super::standing::Standing;
 use super::{Budget, Refused, Slot, State};
 use crate::clock;
 
@@ -86,8 +85,8 @@ impl Budget {
         loop {
             let mut state = self.state.lock();
             // Looking through the queue is worth it only then.
-            let has_room = |standing: &Standing| standing.in_flight < standing.room.most();
-            if !state.servers.iter().any(has_room) {
+            let pool = Pool::of(&state.servers, &self.terms.rules, None, now);
+            if pool.open().is_empty() {
                 return;
             }
             let shares = &state.shares;

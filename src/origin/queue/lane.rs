@@ -28,7 +28,11 @@ pub(super) struct Lane<T> {
     stands_since: Option<Instant>,
     /// Those that wait for what nobody else waits for.
     pub(super) alone: usize,
+    /// How many of each rank wait.
+    ranks: [usize; 3],
     pressure: Pressure,
+    /// There was pressure, and who has become late by it is still here.
+    refuses: bool,
 }
 
 pub(super) struct Waiting<T> {
@@ -40,9 +44,10 @@ pub(super) struct Waiting<T> {
 /// Who comes before whom: the least first.
 pub(super) type Rank = (Priority, Place);
 
-/// Who of these lanes is to make room: the refresh least asked for of those that nobody waits for, or else the last request
-/// of the client that has the most in one of them, if that is more than `ask`'s own client would have in all, or else, for
-/// one alone, the oldest of these, if its client has as many. A refresh makes room for no colder one.
+/// Who of these lanes is to make room: the refresh least asked for of those that nobody waits for; or else whoever ranks
+/// lower, by the least wanted; or else the last request of the client that has the most in one of them, if that is more than
+/// `ask`'s own client would have in all; or else the oldest alone, which would be last, if its client has as many. A refresh
+/// makes room for no colder one, and nobody for who ranks lower.
 pub(super) fn who_yields<'q, T: 'q>(
     ask: &Ask,
     lanes: impl IntoIterator<Item = &'q Lane<T>>,
@@ -57,20 +62,30 @@ pub(super) fn who_yields<'q, T: 'q>(
     if is_idle {
         return None;
     }
+    let below = lanes
+        .iter()
+        .filter_map(|lane| lane.least_below(ask.priority));
+    if let Some((.., Reverse(ticket))) = below.min() {
+        return Some(ticket);
+    }
     let has = |client| lanes.iter().map(|lane| lane.has(client)).sum::<usize>();
     let would_have = ask.client.map_or(0, has) + 1;
     let greediest = lanes
         .iter()
         .filter_map(|lane| Some((lane.by_number.last()?, lane)));
-    let (&(most, client), lane) = greediest.max_by_key(|(most, _)| **most)?;
-    if most <= would_have {
-        // The newest would be first, and the oldest last.
-        let oldest = lanes.iter().filter_map(|lane| lane.oldest_alone());
-        let (ticket, client) = oldest.min().filter(|_| ask.wanted.is_none())?;
-        let its = client.map_or(usize::MAX, has);
-        return (its >= would_have).then_some(ticket);
+    let greediest = greediest.max_by_key(|(most, _)| **most);
+    if let Some((&(most, client), lane)) = greediest
+        && most > would_have
+    {
+        return lane.last_of(client, ask.priority);
     }
-    lane.last_own(client)
+    // The newest would be first.
+    let oldest = lanes
+        .iter()
+        .filter_map(|lane| lane.oldest_alone(ask.priority));
+    let (ticket, client) = oldest.min()?;
+    let its = client.map_or(usize::MAX, has);
+    (its >= would_have).then_some(ticket)
 }
 
 impl<T> Lane<T> {
@@ -89,6 +104,7 @@ impl<T> Lane<T> {
         if new.ask.wanted() == 0 {
             self.refreshes.insert(ticket);
         }
+        self.ranks[new.ask.priority as usize] += 1;
         if new.ask.wanted.is_none() {
             self.alone += 1;
             self.pressure.came += 1;
@@ -111,11 +127,13 @@ impl<T> Lane<T> {
             }
         }
         self.refreshes.remove(&ticket);
+        self.ranks[left.ask.priority as usize] -= 1;
         if left.ask.wanted.is_none() {
             self.alone -= 1;
             if self.alone == 0 {
                 self.stands_since = None;
                 self.pressure = Pressure::default();
+                self.refuses = false;
             }
         }
         Some(left)
@@ -166,28 +184,57 @@ impl<T> Lane<T> {
         idle.min_by_key(|(heat, _)| *heat)
     }
 
+    /// Of those who rank below, the least wanted of the lowest, the newest first.
+    fn least_below(&self, rank: Priority) -> Option<(Reverse<Priority>, usize, Reverse<Ticket>)> {
+        if self.ranks[rank as usize + 1..]
+            .iter()
+            .all(|some| *some == 0)
+        {
+            return None;
+        }
+        let all = self.waiting.iter();
+        let below = all.filter(|(_, waiting)| waiting.ask.priority > rank);
+        let key = |(ticket, waiting): (&Ticket, &Waiting<T>)| {
+            (
+                Reverse(waiting.ask.priority),
+                waiting.ask.wanted(),
+                Reverse(*ticket),
+            )
+        };
+        below.map(key).min()
+    }
+
     /// With whose it is.
-    fn oldest_alone(&self) -> Option<(Ticket, Option<Client>)> {
+    fn oldest_alone(&self, rank: Priority) -> Option<(Ticket, Option<Client>)> {
         let mut all = self.waiting.iter();
-        let (ticket, oldest) = all.find(|(_, waiting)| waiting.ask.wanted.is_none())?;
+        let is_alone = |ask: &Ask| ask.wanted.is_none() && ask.priority >= rank;
+        let (ticket, oldest) = all.find(|(_, waiting)| is_alone(&waiting.ask))?;
         Some((*ticket, oldest.ask.client))
     }
 
-    /// The last request of a client that others don't wait for as well.
-    fn last_own(&self, client: Client) -> Option<Ticket> {
-        let of = |ticket: &Ticket| self.waiting.get(ticket);
-        // What others wait for with it is not its own.
-        let own = |ticket: &&Ticket| of(ticket).is_some_and(|waiting| waiting.ask.wanted() <= 1);
-        self.clients.get(&client)?.iter().rev().find(own).copied()
+    /// The last request of a client that others don't wait for as well; what they do is not its own, unless it has a quarter
+    /// of all: then the least wanted goes.
+    fn last_of(&self, client: Client, rank: Priority) -> Option<Ticket> {
+        let its = self.clients.get(&client)?;
+        let is_too_much = its.len() * 4 >= self.waiting.len();
+        let wanted = its.iter().rev().filter_map(|ticket| {
+            let ask = &self.waiting.get(ticket)?.ask;
+            (ask.priority >= rank).then(|| (ask.wanted(), *ticket))
+        });
+        let least = wanted.min_by_key(|(wanted, _)| (*wanted).max(1))?;
+        (least.0 <= 1 || is_too_much).then_some(least.1)
     }
 
-    /// Who waits alone and longer than an answer takes, while more such requests come than go; but for the
+    /// Who waits alone and longer than an answer takes, while more such requests come than go, and until those who came
+    /// meanwhile are gone; but for the
     /// last `places` of them, so that no place has to wait for somebody. A client's first in line has twice the time, and
     /// all it needs where the clients are no more than can be served in that: where one has many here, its own have to go
     /// before another's only one.
     pub fn late(&mut self, now: Instant, takes: Duration, places: usize) -> Vec<Ticket> {
         let worth = takes.max(LEAST);
-        if !self.pressure.persists(now, worth) || takes.is_zero() {
+        let is_pressed = self.pressure.persists(now, worth);
+        self.refuses |= is_pressed;
+        if !self.refuses || takes.is_zero() {
             return Vec::new();
         }
         let served = 2.0 * places as f64 * (worth.as_secs_f64() / takes.as_secs_f64());
@@ -209,7 +256,9 @@ impl<T> Lane<T> {
             false => now >= *since + worth,
         });
         let late = late.take(alone.len().saturating_sub(places));
-        late.map(|(ticket, ..)| *ticket).collect()
+        let late: Vec<Ticket> = late.map(|(ticket, ..)| *ticket).collect();
+        self.refuses = is_pressed || !late.is_empty();
+        late
     }
 }
 
@@ -219,21 +268,21 @@ impl<T> Waiting<T> {
     fn rank(&self, now: Instant, standing: Option<Duration>, turns: &Turns) -> (Priority, Place) {
         let mut since = self.since;
         let wanted = self.ask.wanted();
-        let client = self.ask.client.filter(|_| wanted <= 1);
-        let served = client.and_then(|client| turns.last(client));
+        let over = self.ask.client.and_then(|client| turns.over(client));
         if let Some(worth) = standing.filter(|_| self.ask.wanted.is_none()) {
             let age = now.saturating_duration_since(since);
-            // By then it would have been refused, were there too many.
+            // By then it would have been refused, were there too many; and nobody has starved who just came.
             if age < PATIENCE.max(worth * 2 + LEAST) {
-                since = now.checked_sub(worth.saturating_sub(age)).unwrap_or(since);
+                let as_if = worth.min(PATIENCE - LEAST).saturating_sub(age);
+                since = now.checked_sub(as_if).unwrap_or(since);
             }
         }
-        let turn = served.map_or(since, |served| since.max(served));
+        let turn = over.map_or(since, |last| since.max(last));
         let starves = now.saturating_duration_since(turn) >= PATIENCE;
         let place = match wanted {
             0 => Place::Idle(Reverse(self.ask.heat()), since),
             _ if starves => Place::ByArrival(turn),
-            _ => Place::ByWish(Reverse(wanted), served, since),
+            _ => Place::ByWish(Reverse(wanted), over, since),
         };
         (self.ask.priority, place)
     }
@@ -248,7 +297,9 @@ impl<T> Default for Lane<T> {
             refreshes: BTreeSet::new(),
             stands_since: None,
             alone: 0,
+            ranks: [0; 3],
             pressure: Pressure::default(),
+            refuses: false,
         }
     }
 }
@@ -256,7 +307,7 @@ impl<T> Default for Lane<T> {
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     ByArrival(Instant),
-    /// And when its client has had a place, if it has: none is before any.
+    /// And when its client last had a place, if it has more than its share: those who have not are before all who have.
     ByWish(Reverse<usize>, Option<Instant>, Instant),
     Idle(Reverse<u32>, Instant),
 }

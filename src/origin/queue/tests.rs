@@ -128,7 +128,7 @@ fn beside(greedy: usize) -> Vec<&'static str> {
 fn c84_a_greedy_client_has_no_turn_before_another_has_had_one() {
     for greedy in [1, 3, 50] {
         let order = beside(greedy);
-        assert!(order.len() <= 3, "{greedy} at once: {order:?}");
+        assert!(order.len() <= 5, "{greedy} at once: {order:?}");
     }
 }
 
@@ -161,6 +161,105 @@ fn c84_an_only_request_is_not_late_where_all_clients_can_be_served() {
     assert!(late.contains(&"polite"), "{late:?}");
 }
 
+/// A client's few requests for parts of a page are no greed.
+#[test]
+fn who_asks_for_a_few_pages_starves_no_later_than_others() {
+    let mut line = Line::of(1000);
+    let led = |client: u8| Ask {
+        client: of(client).client,
+        ..page(&by(1))
+    };
+    for name in ["first", "second", "third"] {
+        line.enter(led(1), name);
+    }
+    (2..30).for_each(|client| drop(line.queue.enter(led(client), ALL, "other", line.now)));
+    line.after(300);
+    assert_eq!(line.pop(), "first");
+    line.enter(page(&by(9)), "hot");
+    line.after(100);
+    assert_eq!([line.pop(), line.pop()], ["second", "third"]);
+}
+
+/// Two addresses, of which one asks for what the other has asked for.
+#[test]
+fn requests_that_another_joins_are_still_their_clients() {
+    let mut line = Line::of(8);
+    let led = |wanted: usize| Ask {
+        client: of(1).client,
+        ..page(&by(wanted))
+    };
+    for _ in 0..8 {
+        line.enter(led(2), "joined");
+    }
+    let (_, made) = line.queue.enter(of(3), ALL, "one", line.now).unwrap();
+    assert_eq!(made, Some("joined"));
+    // Nor does it starve before others.
+    for _ in 0..3 {
+        assert_eq!(line.after(1).pop(), "joined");
+        line.enter(led(2), "joined");
+    }
+    line.after(397);
+    assert_eq!([line.pop(), line.pop()], ["one", "joined"]);
+}
+
+#[test]
+fn nobody_starves_who_has_just_come_however_long_answers_take() {
+    for takes in [1, 6] {
+        let takes = Duration::from_secs(takes);
+        let mut line = Line::of(100);
+        line.enter(of(1), "stands");
+        line.after(100).enter(page(&by(500)), "hot");
+        line.after(100).enter(of(2), "new");
+        let first = line.queue.first(line.now, |_| Some(takes)).unwrap().0;
+        assert_eq!(line.queue.leave(first), Some("hot"));
+    }
+}
+
+#[test]
+fn what_ranks_low_makes_room_for_what_ranks_above() {
+    let mut line = Line::of(3);
+    let ranked = |priority, ask: Ask| Ask { priority, ..ask };
+    line.enter(ranked(Priority::High, of(1)), "high");
+    line.enter(ranked(Priority::Low, page(&by(5))), "low, wanted");
+    line.enter(ranked(Priority::Low, of(2)), "low");
+    let mut enter = |priority, client| {
+        let ask = ranked(priority, of(client));
+        let entered = line.queue.enter(ask, ALL, "none", line.now);
+        entered.map(|(_, made_room)| made_room)
+    };
+    assert_eq!(enter(Priority::Normal, 3), Ok(Some("low")));
+    assert_eq!(enter(Priority::High, 4), Ok(Some("low, wanted")));
+    assert_eq!(enter(Priority::Low, 5), Err("none"));
+    // The oldest of those that don't rank above it.
+    assert_eq!(enter(Priority::Normal, 6), Ok(Some("none")));
+    assert_eq!(line.queue.lanes[&None].waiting.len(), 3);
+    assert!(
+        line.queue.lanes[&None]
+            .waiting
+            .values()
+            .any(|one| one.tell == "high")
+    );
+}
+
+#[test]
+fn c84_who_was_late_when_the_crowd_went_is_not_served_after_it() {
+    let mut line = Line::of(1000);
+    // The last of them come while others are there.
+    for wave in 0..20 {
+        for client in 0..50 {
+            line.enter(of(client + 50 * (wave % 4)), "one");
+        }
+        let now = line.after(30).now;
+        line.queue.late(now, |_| (TAKES, 0));
+    }
+    let (late, most) = windows(&mut line, 10, 0, 8);
+    assert!(late > 60, "{late}");
+    assert!(most <= 150, "{most} ms");
+    // What comes later is a crowd of its own.
+    assert_eq!(windows(&mut line, 1, 100, 8).0, 0);
+    assert_eq!(windows(&mut line, 40, 0, 8).0, 0);
+}
+
 #[test]
 fn a_turn_is_forgotten() {
     let mut line = Line::of(9);
@@ -168,7 +267,7 @@ fn a_turn_is_forgotten() {
     assert_eq!(line.pop(), "one");
     assert_eq!(line.queue.turns.len(), (1, 1));
     line.after(399).enter(of(2), "two");
-    assert_eq!(line.queue.turns.len(), (1, 1));
+    assert_eq!(line.queue.turns.len(), (2, 1));
     line.after(1);
     assert_eq!(line.pop(), "two");
     assert_eq!(line.queue.turns.len(), (1, 1));
@@ -206,7 +305,7 @@ fn where_all_have_one_the_oldest_makes_room_for_the_newest() {
         Err("second")
     );
     let another = line.queue.enter(page(&by(1)), ALL, "another", line.now);
-    assert_eq!(another, Err("another"), "it has a longer time to wait");
+    assert_eq!(another.unwrap().1, Some("older"));
 }
 
 #[test]
@@ -457,8 +556,11 @@ fn pressure_is_each_routes_own() {
 #[test]
 fn a_turn_is_had_in_the_whole_queue() {
     let mut line = Line::of(9);
-    line.enter(slow(of(1)), "slow");
-    assert_eq!(line.pop(), "slow");
+    // More than its part.
+    for _ in 0..5 {
+        line.enter(slow(of(1)), "slow");
+        assert_eq!(line.pop(), "slow");
+    }
     line.enter(of(1), "again");
     line.after(10).enter(of(2), "other");
     assert_eq!([line.pop(), line.pop()], ["other", "again"]);

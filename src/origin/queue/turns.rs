@@ -1,52 +1,94 @@
-//! Whose turn it was of late.
+//! Whose turn it was of late, and who has more than a fair share.
 
 use std::collections::VecDeque;
 
 use foldhash::{HashMap, HashMapExt};
 use tokio::time::Instant;
 
-use super::PATIENCE;
 use crate::rules::client::Client;
 
-/// Clients that have had a place within [`PATIENCE`]: who has had none for so long is as good as one who has had none.
+/// So many requests beyond an equal part are no greed: a page has some parts.
+const GRACE: usize = 2;
+
+/// Clients that wait, or have had a place of late.
 pub(super) struct Turns {
-    last: HashMap<Client, Instant>,
-    order: VecDeque<(Instant, Client)>,
+    clients: HashMap<Client, Has>,
+    /// Requests of all of them that wait.
+    waiting: usize,
+    /// Places they have had, in order.
+    had: VecDeque<(Instant, Client)>,
+}
+
+#[derive(Default)]
+struct Has {
+    waiting: usize,
+    had: usize,
+    last: Option<Instant>,
 }
 
 impl Turns {
-    /// When it last had a place.
-    pub fn last(&self, client: Client) -> Option<Instant> {
-        self.last.get(&client).copied()
+    pub fn comes(&mut self, client: Client) {
+        self.clients.entry(client).or_default().waiting += 1;
+        self.waiting += 1;
     }
 
+    pub fn leaves(&mut self, client: Client) {
+        if let Some(has) = self.clients.get_mut(&client) {
+            has.waiting -= 1;
+            self.waiting -= 1;
+            self.drop_if_idle(client);
+        }
+    }
+
+    /// One of its requests has a place.
     pub fn had(&mut self, client: Client, now: Instant) {
-        self.last.insert(client, now);
-        self.order.push_back((now, client));
+        let has = self.clients.entry(client).or_default();
+        has.had += 1;
+        has.last = Some(now);
+        self.had.push_back((now, client));
     }
 
-    pub fn forget(&mut self, now: Instant) {
-        while let Some((at, client)) = self.order.front()
-            && now >= *at + PATIENCE
+    /// What was up to `until` no longer counts.
+    pub fn forget(&mut self, until: Instant) {
+        while let Some((at, client)) = self.had.front().copied()
+            && at <= until
         {
-            if self.last.get(client) == Some(at) {
-                self.last.remove(client);
+            self.had.pop_front();
+            if let Some(has) = self.clients.get_mut(&client) {
+                has.had -= 1;
+                self.drop_if_idle(client);
             }
-            self.order.pop_front();
+        }
+    }
+
+    /// When a client last had a place, if it has more, had or asked for, than an equal part of all and [`GRACE`].
+    pub fn over(&self, client: Client) -> Option<Instant> {
+        let has = self.clients.get(&client)?;
+        let all = self.waiting + self.had.len();
+        let beyond = (has.waiting + has.had).saturating_sub(GRACE);
+        has.last.filter(|_| beyond * self.clients.len() > all)
+    }
+
+    fn drop_if_idle(&mut self, client: Client) {
+        if let Some(has) = self.clients.get(&client)
+            && has.waiting + has.had == 0
+        {
+            self.clients.remove(&client);
         }
     }
 
     #[cfg(test)]
     pub fn len(&self) -> (usize, usize) {
-        (self.last.len(), self.order.len())
+        (self.clients.len(), self.had.len())
     }
 }
 
 impl Default for Turns {
     fn default() -> Turns {
         Turns {
-            last: HashMap::new(),
-            order: VecDeque::new(),
+            clients: HashMap::new(),
+            waiting: 0,
+            had: VecDeque::new(),
         }
     }
 }
