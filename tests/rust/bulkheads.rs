@@ -74,7 +74,7 @@ fn slow_route() -> Outcome {
     let asked = thread::scope(|scope| {
         // What is fetched for the cache, and what goes past it.
         let ask = |n: usize| {
-            let method = if n % 2 == 0 { "GET" } else { "POST" };
+            let method = if n.is_multiple_of(2) { "GET" } else { "POST" };
             let reply = site.client()?.ask(method, &format!("/slow/{n}"), "", b"")?;
             reply.is(200).map(drop)
         };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::super::balance::Pool;
 use super::super::queue::{Ask, Ticket};
 use super::{Budget, Refused, Slot, State};
 use crate::clock;
@@ -85,6 +86,9 @@ impl Budget {
         loop {
             let mut state = self.state.lock();
             // Looking through the queue is worth it only then.
+            if state.waiting.is_empty() {
+                return;
+            }
             let pool = Pool::of(&state.servers, &self.terms.rules, None, now);
             if pool.open().is_empty() {
                 return;

@@ -172,7 +172,9 @@ fn who_asks_for_a_few_pages_starves_no_later_than_others() {
     for name in ["first", "second", "third"] {
         line.enter(led(1), name);
     }
-    (2..30).for_each(|client| drop(line.queue.enter(led(client), ALL, "other", line.now)));
+    for client in 2..30 {
+        line.enter(led(client), "other");
+    }
     line.after(300);
     assert_eq!(line.pop(), "first");
     line.enter(page(&by(9)), "hot");
