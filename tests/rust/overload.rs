@@ -222,22 +222,20 @@ fn learned() -> Outcome {
     };
     thread::scope(|scope| {
         let pressing: Vec<_> = (0..32).map(|_| scope.spawn(press)).collect();
-        let settled = (|| {
-            // More is tried now and then, and less.
-            let is_near = |middle: usize| (CAN - 1..=2 * CAN - 1).contains(&middle);
-            let mut last = (0, 0);
-            let waited = eventually("it settles", || {
-                let (mut at_origin, mut budget) = (Vec::new(), Vec::new());
-                for _ in 0..100 {
-                    at_origin.push(inside.now());
-                    budget.push(site.metric(BUDGET)? as usize);
-                    thread::sleep(Duration::from_millis(10));
-                }
-                last = (middle(at_origin), middle(budget));
-                Ok((is_near(last.0) && is_near(last.1)).then_some(()))
-            });
-            waited.map_err(|why| format!("{why}: {last:?} at once"))
-        })();
+        // More is tried now and then, and less.
+        let is_near = |middle: usize| (CAN - 1..=2 * CAN - 1).contains(&middle);
+        let mut last = (0, 0);
+        let settled = eventually("it settles", || {
+            let (mut at_origin, mut budget) = (Vec::new(), Vec::new());
+            for _ in 0..100 {
+                at_origin.push(inside.now());
+                budget.push(site.metric(BUDGET)? as usize);
+                thread::sleep(Duration::from_millis(10));
+            }
+            last = (middle(at_origin), middle(budget));
+            Ok((is_near(last.0) && is_near(last.1)).then_some(()))
+        });
+        let settled = settled.map_err(|why| format!("{why}: {last:?} at once"));
         over.store(true, Ordering::Relaxed);
         let joined = |client: thread::ScopedJoinHandle<'_, Outcome>| {
             client.join().unwrap_or(Err("a client panicked".into()))
