@@ -233,8 +233,9 @@ pub async fn stream(
                 let window = reserve_window(fetcher, expected).await;
                 filler.flight().reserve(window.map_err(Stopped::Failed)?);
             }
-            if keeping.is_some() && expected == Some(len) {
-                // Held back until the page is in the store: who has read it whole and asks again gets a hit.
+            if expected == Some(len) {
+                // Held back until the page is in the store, and the connection free: who has read it whole and asks again gets
+                // a hit, or that connection.
                 last = Some(piece);
                 break;
             }

@@ -42,7 +42,8 @@ pub fn free_port() -> SocketAddr {
     loop {
         let port = OWN.1 + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if TcpListener::bind(address).is_ok() {
+        // Not by binding it: a process that is being started would hold that for a moment longer, and its owner find it taken.
+        if TcpStream::connect(address).is_err() {
             return address;
         }
     }
