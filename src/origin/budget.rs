@@ -137,6 +137,13 @@ impl Budget {
         self.state.lock().shares.is_full(route)
     }
 
+    /// How many places a route's requests may have.
+    pub(super) fn places(&self, route: Option<usize>) -> usize {
+        let state = self.state.lock();
+        let places = state.places(&self.terms.rules, clock::timer());
+        places.min(state.shares.most(route))
+    }
+
     /// Requests of a route in flight, and those of it that wait.
     pub(super) fn of_route(&self, route: usize) -> (usize, usize) {
         let state = self.state.lock();

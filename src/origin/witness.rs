@@ -63,7 +63,7 @@ impl Witness {
     /// How long its answer's head is waited for once all was sent.
     pub(super) fn patience(&self) -> Duration {
         let most = self.upstream.spec.first_byte_timeout;
-        let places = || self.upstream.budget.total();
+        let places = || self.upstream.budget.places(self.route);
         let hurry = self.trial.as_ref().and_then(|trial| trial.hurry(places()));
         hurry.map_or(most, |hurry| hurry.min(most))
     }
@@ -93,9 +93,8 @@ impl Witness {
             }
             _ => {
                 self.is_praised = true;
-                let took = self.took();
                 self.upstream
-                    .answered(&self.server, self.route, took, trial);
+                    .answered(&self.server, self.route, self.took(), trial);
             }
         }
     }

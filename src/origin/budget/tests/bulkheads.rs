@@ -152,3 +152,13 @@ async fn who_is_late_its_own_routes_answers_say() {
     let left = come(30, 500).await;
     assert!(left < 60, "more come than go for long: {left} wait on");
 }
+
+#[tokio::test]
+async fn a_route_has_as_many_places_as_its_number_and_its_servers_say() {
+    let budget = budget(2, 2, 8, 1);
+    let [one, other] = [slow(), of_route(2, 100)].map(|ask| budget.slot(LONG, ask));
+    let _both = (one.await.unwrap(), other.await.unwrap());
+    assert_eq!(budget.places(Some(1)), 2);
+    assert_eq!(budget.places(Some(2)), 4);
+    assert_eq!(budget.places(None), 4);
+}
