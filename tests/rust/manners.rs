@@ -1,7 +1,7 @@
 //! What a server does to those who ask: as a test says, and as long as it says so.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use super::Outcome;
 use super::site::answer;
@@ -10,10 +10,12 @@ use crate::harness::wire::Conn;
 pub const WELL: u8 = 0;
 pub const RESETS: u8 = 1;
 pub const FAILS: u8 = 2;
+/// Every third time.
+pub const FAILS_OFTEN: u8 = 3;
 
 /// A server's, and its test's. At first it is well.
 #[derive(Clone, Default)]
-pub struct Manners(Arc<AtomicU8>);
+pub struct Manners(Arc<AtomicU8>, Arc<AtomicUsize>);
 
 impl Manners {
     pub fn become_like(&self, manners: u8) {
@@ -25,6 +27,9 @@ impl Manners {
         match self.0.load(Ordering::SeqCst) {
             RESETS => Some(Err("on purpose".into())),
             FAILS => Some(answer(conn, 503, "Cache-Control: no-store\r\n", b"not now")),
+            FAILS_OFTEN if self.1.fetch_add(1, Ordering::SeqCst) % 3 == 2 => {
+                Some(answer(conn, 502, "Cache-Control: no-store\r\n", b"broken"))
+            }
             _ => None,
         }
     }
