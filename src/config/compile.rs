@@ -283,6 +283,7 @@ impl Compile<'_, '_> {
             rules: Rules {
                 eject_after: u32::try_from(upstream.eject_after.value).unwrap_or(u32::MAX),
                 eject_for: upstream.eject_for.value,
+                eject_share: u32::try_from(upstream.eject_share.value).unwrap_or(u32::MAX),
                 eject_most: upstream.eject_most.value,
                 panic_below: upstream.panic_below.value,
                 slow_start: upstream.slow_start.value,

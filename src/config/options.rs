@@ -364,6 +364,10 @@ table! {
     /// After so many failures in a row (no answer, or 502, 503 or 504) a server is left alone; 0 is never.
     eject_after: usize = Default("5"), "0" to "1000000";
 
+    /// So is one that fails more often than the others together by so many hundredths of its requests, of half a minute
+    /// and 20 at least; 0 is never.
+    eject_share: usize = Default("20"), "0" to "100";
+
     /// For how long, the first time; the second time twice that, and so on to five minutes at most.
     eject_for: Duration = Default("10s"), "100ms" to "5m";
 

@@ -25,6 +25,8 @@ use super::queue::Queue;
 use super::standing::{Role, Rules, Standing};
 use crate::clock;
 use crate::rules::concurrency::Begun;
+use crate::rules::outlier;
+use crate::rules::recent::Came;
 use crate::telemetry::ids;
 pub(super) use slot::{Slot, Stream};
 
@@ -269,7 +271,11 @@ impl Budget {
 
     /// The server has ended one.
     pub(super) fn ended(&self, server: usize) {
-        self.with(server, |standing, _| standing.ended());
+        let now = clock::moment();
+        self.with(server, |standing, _| {
+            standing.ended();
+            standing.lately.slice(now).answered += 1;
+        });
     }
 
     /// The server has failed a request. How long it is ejected for that, if it is.
@@ -279,6 +285,7 @@ impl Budget {
         let rules = &self.terms.rules;
         let place = state.place(server)?;
         let is_due = state.servers[place].failed(rules, now);
+        let is_due = state.stands_out(place, rules, now) || is_due;
         (is_due && state.can_spare(place, rules, now))
             .then(|| state.servers[place].eject(rules, now))
     }
@@ -370,6 +377,25 @@ impl State {
     /// What the servers in use may have together.
     fn places(&self, rules: &Rules, now: Instant) -> usize {
         Pool::of(&self.servers, rules, None, now).places()
+    }
+
+    /// It has failed, and fails more often than the others that are in use.
+    fn stands_out(&mut self, server: usize, rules: &Rules, now: Instant) -> bool {
+        let moment = clock::moment();
+        self.servers[server].lately.slice(moment).failed += 1;
+        if self.servers[server].is_ejected(now) {
+            return false;
+        }
+        let own = self.servers[server].lately.sum(moment);
+        let used = |one: &&mut Standing| one.role.weight > 0 && one.is_trusted(now);
+        let others = self.servers.iter_mut().enumerate();
+        let others = others.filter_map(|(at, one)| (at != server).then_some(one));
+        let others = others.filter(used).map(|one| one.lately.sum(moment));
+        outlier::stands_out(
+            own,
+            others.fold(Came::default(), Came::and),
+            rules.eject_share,
+        )
     }
 
     /// Whether enough of its like are left without it; where backups stand ready, none has to be.

@@ -1,7 +1,7 @@
 //! What is known of a server: how busy it is, how quick, and whether it is to be trusted with requests.
 //!
 //! Quickness is a peak EWMA (Finagle): a slow answer counts at once and is forgotten over ten seconds. A server that fails
-//! several times in a row is *ejected*, each time for longer, as long as enough others are left; it comes back slowly, by
+//! several times in a row, or more often than the others, is *ejected*, each time for longer, as long as enough others are left; it comes back slowly, by
 //! time or by success, whichever is sooner. One that can't even be reached rests for a second, then one request a second
 //! tries it.
 
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::room::Room;
 use crate::rules::concurrency::Begun;
+use crate::rules::outlier::Lately;
 use crate::rules::sticky::Token;
 
 /// How long an answer's quickness counts.
@@ -36,6 +37,8 @@ pub struct Rules {
     pub eject_after: u32,
     /// The first ejection's time; the second is twice that, and so on.
     pub eject_for: Duration,
+    /// By how much its share of failures has to be above the others', in hundredths; 0 ejects nobody.
+    pub eject_share: u32,
     /// The most servers that are ejected at once, in hundredths.
     pub eject_most: usize,
     /// With fewer usable servers than this, in hundredths, all are used.
@@ -78,6 +81,8 @@ pub struct Standing {
     pub in_flight: usize,
     /// How many it may have.
     pub room: Room,
+    /// What came of its requests, since it was ejected last.
+    pub lately: Lately,
     /// What it is owed where servers take turns.
     pub turn: f64,
     /// Since when its probes call it ill.
@@ -141,6 +146,7 @@ impl Standing {
             self.ejections = 0;
         }
         self.is_forgiven = self.ill_since.is_some_and(|at| at >= since);
+        self.lately = Lately::default();
         self.failures = 0;
     }
 
@@ -203,6 +209,7 @@ impl Standing {
         let time = rules.eject_for.saturating_mul(self.ejections).min(LONGEST);
         self.ejected_until = Some(now + time);
         self.ejected_at = Some(now);
+        self.lately = Lately::default();
         self.failures = 0;
         self.answers = 0;
         time
@@ -313,6 +320,7 @@ pub mod tests {
     pub const RULES: Rules = Rules {
         eject_after: 3,
         eject_for: Duration::from_secs(10),
+        eject_share: 20,
         eject_most: 50,
         panic_below: 25,
         slow_start: Duration::from_secs(10),

@@ -16,16 +16,16 @@
 
 use std::time::Duration;
 
+use super::recent::{Recent, SLICES};
 use super::time::Moment;
 
 #[cfg(test)]
 mod tests;
 
 /// What is looked back on, in slices of a second.
-const SLICES: usize = 10;
 const SLICE: u64 = 1_000;
 /// So far back: what counts towards opening has happened since.
-pub const WINDOW: Duration = Duration::from_millis(SLICES as u64 * SLICE);
+pub const WINDOW: Duration = Duration::from_millis(SLICES * SLICE);
 /// Where not one server is left that can be used, so many failures in a row are enough.
 pub const NONE_LEFT: u32 = 3;
 /// The first rest, what each failed trial adds to it, and the longest, in milliseconds. Each is up to a quarter shorter.
@@ -90,7 +90,7 @@ pub enum Why {
 pub struct Breaker {
     rules: Rules,
     at: At,
-    window: Window,
+    window: Recent<SLICE>,
     /// Failures in a row, while closed.
     row: u32,
     outages: u64,
@@ -114,7 +114,7 @@ impl Breaker {
         Breaker {
             rules,
             at: At::Closed,
-            window: Window::default(),
+            window: Recent::default(),
             row: 0,
             outages: 0,
             trials: 0,
@@ -183,7 +183,7 @@ impl Breaker {
         is_of_now.then(|| {
             self.at = At::Closed;
             self.row = 0;
-            self.window = Window::default();
+            self.window = Recent::default();
             Change::Closed
         })
     }
@@ -243,10 +243,9 @@ impl Breaker {
         if none_left && self.row >= NONE_LEFT.min(self.rules.after) {
             return Some(Why::NoneLeft);
         }
-        let Slice { answered, failed } = self.window.sum(now);
-        let all = u64::from(answered) + u64::from(failed);
-        let is_most = u64::from(failed) * 100 >= all * u64::from(self.rules.share);
-        (failed >= self.rules.after && is_most).then_some(Why::Failures)
+        let came = self.window.sum(now);
+        let is_most = u64::from(came.failed) * 100 >= came.all() * u64::from(self.rules.share);
+        (came.failed >= self.rules.after && is_most).then_some(Why::Failures)
     }
 
     /// When a rest that begins now is over.
@@ -255,42 +254,6 @@ impl Breaker {
             .saturating_add(GROWS.saturating_mul(self.failed))
             .min(LONGEST);
         Moment(now.0 + whole - random % (whole / 4 + 1))
-    }
-}
-
-/// What came of requests of late.
-#[derive(Debug, Default)]
-struct Window {
-    slices: [Slice; SLICES],
-    /// The second that was counted last.
-    last: u64,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct Slice {
-    answered: u32,
-    failed: u32,
-}
-
-impl Window {
-    fn slice(&mut self, now: Moment) -> &mut Slice {
-        let second = now.0 / SLICE;
-        let passed = second.saturating_sub(self.last).min(SLICES as u64);
-        for step in 0..passed {
-            self.slices[((second - step) % SLICES as u64) as usize] = Slice::default();
-        }
-        self.last = self.last.max(second);
-        &mut self.slices[(self.last % SLICES as u64) as usize]
-    }
-
-    fn sum(&mut self, now: Moment) -> Slice {
-        self.slice(now);
-        self.slices
-            .iter()
-            .fold(Slice::default(), |sum, slice| Slice {
-                answered: sum.answered.saturating_add(slice.answered),
-                failed: sum.failed.saturating_add(slice.failed),
-            })
     }
 }
 

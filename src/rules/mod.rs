@@ -30,8 +30,8 @@
 //! | [`cache_status`] | what the client is told of all this | RFC 9211 |
 //!
 //! Towards the servers of an upstream: [`rendezvous`], which of them a key belongs to; [`sticky`], which a visitor does; and
-//! beside all requests [`health`], which are well; [`concurrency`], how many at once one is good for; [`breaker`], whether it is
-//! there at all; [`retry_after`], when those who were refused are to come back; [`resolve`], where servers are.
+//! beside all requests [`health`], which are well; [`concurrency`], how many at once one is good for; [`outlier`], which of them
+//! fails more than the others ([`recent`] counts); [`breaker`], whether there is one at all; [`retry_after`], when those who were refused are to come back; [`resolve`], where servers are.
 
 pub mod breaker;
 pub mod cache_control;
@@ -51,7 +51,9 @@ pub mod hop;
 pub mod host;
 pub mod identity;
 pub mod invalidate;
+pub mod outlier;
 pub mod range;
+pub mod recent;
 pub mod refresh;
 pub mod rendezvous;
 pub mod request;

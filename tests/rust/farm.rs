@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::manners::{FAILS, Manners, RESETS, WELL};
+use super::manners::{FAILS, FAILS_OFTEN, Manners, RESETS, WELL};
 use super::site::{Origin, Site, answer, equal, eventually};
 use super::{Outcome, Test};
 use crate::harness::proxy::free_port;
@@ -21,6 +21,10 @@ pub fn tests() -> Vec<Test> {
         (
             "farm::c77_a_server_that_fails_is_ejected_and_comes_back",
             ejected,
+        ),
+        (
+            "farm::c77_a_server_that_fails_more_often_than_the_others_is_ejected",
+            ejected_by_share,
         ),
         ("farm::a_single_server_is_never_ejected", single),
     ]
@@ -142,6 +146,44 @@ fn ejected() -> Outcome {
         site.get(&format!("/{}", bad.asked() + good.asked()), "")?
             .is(200)?;
         Ok((bad.asked() > 6).then_some(()))
+    })
+}
+
+/// Never twice in a row, but every third time.
+fn ejected_by_share() -> Outcome {
+    let bad = Server::start("bad")?;
+    let good = [Server::start("one")?, Server::start("two")?];
+    let servers = [&bad, &good[0], &good[1]].map(|server| server.origin.address);
+    bad.behave(FAILS_OFTEN);
+    let site = |more: &str| {
+        let more = format!("balance = 'round_robin'\neject_for = '4s'\n{more}");
+        site(&servers, &more)
+    };
+    let lenient = site("eject_share = 0")?;
+    let mut told = 0;
+    for n in 0..120 {
+        told += usize::from(lenient.get(&format!("/{n}"), "")?.status == 502);
+    }
+    equal("its requests", bad.asked(), 40)?;
+    equal("its errors, passed on", told, 13)?;
+    equal("ejected", lenient.metric(EJECTED)?, 0.0)?;
+    drop(lenient);
+    let site = site("")?;
+    for n in 0..120 {
+        site.get(&format!("/{n}"), "")?;
+    }
+    equal("ejected", site.metric(EJECTED)?, 1.0)?;
+    // Twenty at least, and on to the next failure.
+    let asked = bad.asked() - 40;
+    equal("soon", (20..=23).contains(&asked), true)?;
+    for n in 0..30 {
+        site.get(&format!("/after-{n}"), "")?.is(200)?;
+    }
+    bad.behave(WELL);
+    site.until(EJECTED, |ejected| ejected == 0.0)?;
+    eventually("it is asked again", || {
+        site.get(&format!("/{}", bad.asked()), "")?.is(200)?;
+        Ok((bad.asked() > 40 + asked).then_some(()))
     })
 }
 

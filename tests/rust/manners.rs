@@ -1,7 +1,7 @@
 //! What a server does to those who ask: as a test says, and as long as it says so.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use super::Outcome;
 use super::site::{Gate, answer};
@@ -12,10 +12,12 @@ pub const RESETS: u8 = 1;
 pub const FAILS: u8 = 2;
 /// Answers nobody.
 pub const HANGS: u8 = 3;
+/// Every third time.
+pub const FAILS_OFTEN: u8 = 4;
 
 /// A server's, and its test's. At first it is well.
 #[derive(Clone, Default)]
-pub struct Manners(Arc<AtomicU8>, Arc<Gate>);
+pub struct Manners(Arc<AtomicU8>, Arc<Gate>, Arc<AtomicUsize>);
 
 impl Manners {
     pub fn become_like(&self, manners: u8) {
@@ -35,6 +37,9 @@ impl Manners {
             HANGS => {
                 self.1.wait();
                 Some(Err("too late".into()))
+            }
+            FAILS_OFTEN if self.2.fetch_add(1, Ordering::SeqCst) % 3 == 2 => {
+                Some(answer(conn, 502, "Cache-Control: no-store\r\n", b"broken"))
             }
             _ => None,
         }

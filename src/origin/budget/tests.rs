@@ -530,6 +530,33 @@ async fn where_backups_stand_ready_every_other_may_be_ejected() {
     assert!(!fails(2), "the last of all is not");
 }
 
+#[tokio::test]
+async fn who_fails_more_often_than_the_others_is_ejected() {
+    let asked = |budget: &Budget, server, n| match n % 3 {
+        0 => budget.failed(server).is_some(),
+        _ => {
+            budget.ended(server);
+            false
+        }
+    };
+    let budget = budget(3, 2, 8, 1);
+    let mut when = None;
+    for n in 1..=60 {
+        budget.ended(0);
+        budget.ended(1);
+        if asked(&budget, 2, n) {
+            when.get_or_insert(n);
+        }
+    }
+    assert_eq!(when, Some(21), "the first failure after twenty requests");
+    // Among those who are as bad, and alone, nobody is.
+    for servers in [1, 3] {
+        let budget = self::budget(servers, 2, 8, 1);
+        let ejects = |n| (0..servers).any(|server| asked(&budget, server, n));
+        assert!(!(1..=60).any(ejects), "of {servers}");
+    }
+}
+
 #[test]
 fn many_threads_many_cancellations_no_permit_lost() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
