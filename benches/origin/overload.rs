@@ -170,7 +170,7 @@ fn judge(loaded: &Loaded, unloaded: Duration, checks: &mut Checks) {
     let ratio = p99.as_secs_f64() / unloaded.as_secs_f64();
     checks.check(
         ratio <= SLOWER,
-        format!("{times}×: p99 of who is admitted at most {SLOWER} times the unloaded"),
+        format!("{times}×: p99 of who is admitted and served while the crowd comes at most {SLOWER} times the unloaded"),
         format!(
             "{} to {}, ratio {ratio:.2}; {} once settled",
             ms(p99),

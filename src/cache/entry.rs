@@ -385,8 +385,8 @@ pub struct EntryParts {
 }
 
 /// After a failed refresh a page rests before the next try (1 s, doubling to 30 s; always 1 s where the origin had no place
-/// for it): clients get it stale meanwhile. What
-/// happened before its upstream went away and returned counts no longer: `returned` is that moment.
+/// for it): clients get it stale meanwhile. What happened before its upstream went away and returned counts no longer:
+/// `returned` is that moment.
 #[derive(Debug, Default)]
 pub struct Rest {
     /// When it failed last.
@@ -412,23 +412,18 @@ impl Rest {
 
     /// One failure, however many requests shared it.
     pub fn failed(&self, now: Moment, returned: Moment) {
-        if self.holds(now, returned) {
-            return;
-        }
-        if self.is_of_before(returned) {
-            self.failures.store(0, Ordering::Relaxed);
-        }
-        self.since.store(now.0, Ordering::Relaxed);
-        let failures = self
-            .failures
-            .fetch_add(1, Ordering::Relaxed)
-            .saturating_add(1);
-        self.until
-            .store(now.after(refresh::rest(failures)).0, Ordering::Relaxed);
+        self.rests(now, returned, || {
+            let before = self.failures.fetch_add(1, Ordering::Relaxed);
+            refresh::rest(before.saturating_add(1))
+        });
     }
 
     /// The origin was not asked, for want of a place: that's no failure, and over as soon as there is one.
     pub fn turned_away(&self, now: Moment, returned: Moment) {
+        self.rests(now, returned, || refresh::TURNED_AWAY);
+    }
+
+    fn rests(&self, now: Moment, returned: Moment, time: impl FnOnce() -> Duration) {
         if self.holds(now, returned) {
             return;
         }
@@ -436,8 +431,7 @@ impl Rest {
             self.failures.store(0, Ordering::Relaxed);
         }
         self.since.store(now.0, Ordering::Relaxed);
-        self.until
-            .store(now.after(refresh::TURNED_AWAY).0, Ordering::Relaxed);
+        self.until.store(now.after(time()).0, Ordering::Relaxed);
     }
 
     /// Whether this request is to start the refresh: one a second is, and none while the page rests.

@@ -7,6 +7,9 @@
 //! window (a private page's spool, a body that turned out too large, no memory) is paced by its fastest reader; who
 //! falls behind the window is broken off.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -227,6 +230,15 @@ impl Flight {
 }
 
 impl State {
+    /// Memory for a piece: out of what was taken beforehand, or now.
+    fn hold(&mut self, piece: &Bytes, memory: &Arc<Memory>) -> Option<Bytes> {
+        let allowed = self.allowance.as_mut();
+        match allowed.and_then(|left| left.split(weight(piece.len()))) {
+            Some(charge) => Some(held(piece.clone(), charge)),
+            None => memory.hold(piece.clone()),
+        }
+    }
+
     fn fastest(&self) -> u64 {
         self.positions.iter().flatten().copied().max().unwrap_or(0)
     }
@@ -480,14 +492,7 @@ impl Filler {
         let mut state = self.flight.state.lock();
         let memory = &self.flight.memory;
         let Some(window) = state.window else {
-            let allowed = state
-                .allowance
-                .as_mut()
-                .and_then(|left| left.split(weight(piece.len())));
-            let kept = match allowed {
-                Some(charge) => Some(held(piece.clone(), charge)),
-                None => memory.hold(piece.clone()),
-            };
+            let kept = state.hold(piece, memory);
             return Ok(Some(
                 kept.map_or(Pushed::NoMemory, |kept| self.append(state, kept)),
             ));
@@ -518,14 +523,7 @@ impl Filler {
         let mut state = self.flight.state.lock();
         let has_window = state.window.is_some();
         let hold = |piece: &Bytes| {
-            let allowed = state
-                .allowance
-                .as_mut()
-                .and_then(|left| left.split(weight(piece.len())));
-            let kept = match allowed {
-                Some(charge) => Some(held(piece.clone(), charge)),
-                None => self.flight.memory.hold(piece.clone()),
-            };
+            let kept = state.hold(piece, &self.flight.memory);
             // The window's reserve is for this.
             kept.or_else(|| has_window.then(|| piece.clone()))
         };
@@ -600,132 +598,5 @@ impl Filler {
 impl Drop for Filler {
     fn drop(&mut self) {
         self.finish(Err(Failure::Lost));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn flight(window: Option<usize>) -> (Arc<Flight>, Filler, Arc<Memory>) {
-        let memory = Memory::new(10 << 20);
-        let flight = Flight::new(&memory, clock::instant(), 0, window);
-        let filler = Filler::new(&flight, false);
-        (flight, filler, memory)
-    }
-
-    async fn read_all(reader: &mut Reader) -> Result<Vec<u8>, Failure> {
-        let mut out = Vec::new();
-        while reader.body(1 << 20, &mut out).await? > 0 {}
-        Ok(out.concat())
-    }
-
-    #[tokio::test]
-    async fn readers_follow_from_the_start_whenever_they_board() {
-        let (flight, filler, _memory) = flight(None);
-        let mut early = flight.board_first();
-        filler.push(&Bytes::from_static(b"ab")).await.unwrap();
-        let mut late = flight.board().unwrap();
-        filler.push(&Bytes::from_static(b"cd")).await.unwrap();
-        filler.complete();
-        assert_eq!(read_all(&mut early).await.unwrap(), b"abcd");
-        assert_eq!(read_all(&mut late).await.unwrap(), b"abcd");
-    }
-
-    #[tokio::test]
-    async fn a_broken_flight_is_an_error_and_never_a_short_body() {
-        let (flight, filler, _memory) = flight(None);
-        let mut reader = flight.board_first();
-        filler.push(&Bytes::from_static(b"ab")).await.unwrap();
-        drop(filler);
-        assert_eq!(read_all(&mut reader).await, Err(Failure::Lost));
-    }
-
-    #[tokio::test]
-    async fn a_window_waits_for_its_fastest_reader_and_breaks_off_the_slow() {
-        let (flight, filler, _memory) = flight(Some(WINDOW_FLOOR));
-        let mut fast = flight.board_first();
-        let mut slow = flight.board().unwrap();
-        let piece = Bytes::from(vec![1; WINDOW_FLOOR]);
-        let mut out = Vec::new();
-        for _ in 0..4 {
-            filler.push(&piece).await.unwrap();
-            assert!(
-                futures_poll_once(filler.push(&piece)).await.is_none(),
-                "a full window must wait for a reader"
-            );
-            fast.body(WINDOW_FLOOR, &mut out).await.unwrap();
-        }
-        assert_eq!(
-            slow.body(WINDOW_FLOOR, &mut out).await,
-            Err(Failure::FellBehind)
-        );
-        assert!(flight.board().is_none(), "the start is gone");
-    }
-
-    #[tokio::test]
-    async fn long_pieces_are_read_in_parts_and_lose_nothing() {
-        let (flight, filler, _memory) = flight(None);
-        let mut reader = flight.board_first();
-        let pieces: Vec<Bytes> = (0..3u8).map(|n| Bytes::from(vec![n; 100_000])).collect();
-        for piece in &pieces {
-            filler.push(piece).await.unwrap();
-        }
-        filler.complete();
-        let (mut out, mut largest) = (Vec::new(), 0);
-        loop {
-            match reader.body(65_536, &mut out).await.unwrap() {
-                0 => break,
-                taken => largest = largest.max(taken),
-            }
-        }
-        assert_eq!(out.concat(), pieces.concat());
-        assert!(largest <= 65_536);
-    }
-
-    #[tokio::test]
-    async fn leadership_moves_with_the_request_that_is_sent() {
-        let (flight, _filler, _memory) = flight(None);
-        let first = flight.board_first();
-        let second = flight.board().unwrap();
-        assert!(first.is_leader() && !second.is_leader());
-        flight.lead(second.id());
-        assert!(!first.is_leader() && second.is_leader());
-    }
-
-    #[tokio::test]
-    async fn without_readers_a_flight_that_is_not_kept_is_abandoned() {
-        let (flight, filler, _memory) = flight(None);
-        let reader = flight.board_first();
-        filler.push(&Bytes::from_static(b"ab")).await.unwrap();
-        drop(reader);
-        assert_eq!(
-            filler.push(&Bytes::from_static(b"cd")).await,
-            Err(Abandoned)
-        );
-        filler.abandoned().await;
-    }
-
-    #[tokio::test]
-    async fn memory_comes_back_when_the_flight_and_its_readers_are_gone() {
-        let (flight, filler, memory) = flight(None);
-        let reader = flight.board_first();
-        filler.push(&Bytes::from(vec![0; 100_000])).await.unwrap();
-        assert!(memory.used() >= 100_000);
-        drop((filler, flight));
-        assert!(memory.used() >= 100_000, "a reader holds it");
-        drop(reader);
-        assert_eq!(memory.used(), 0);
-    }
-
-    async fn futures_poll_once<F: Future>(future: F) -> Option<F::Output> {
-        tokio::pin!(future);
-        std::future::poll_fn(|cx| {
-            std::task::Poll::Ready(match future.as_mut().poll(cx) {
-                std::task::Poll::Ready(out) => Some(out),
-                std::task::Poll::Pending => None,
-            })
-        })
-        .await
     }
 }

@@ -352,8 +352,9 @@ table! {
     /// the name; it never sees the cookie, nor does the cache count it. It is set where an answer went to the app for
     /// this visitor alone and no cache may keep it (such an answer becomes `private` if it says nothing), never with stored or
     /// shared pages nor with a server's errors, and ends with the browser's session (`Path=/; HttpOnly; SameSite=Lax`, over
-    /// TLS `Secure`; with a name that begins with `__Host-` or `__Secure-` always). Its value tells nothing, and is signed: one that was made up is ignored and replaced. When
-    /// the server is ill, left alone, drained, full, or a backup whose time is over, the visitor is bound to another.
+    /// TLS `Secure`; with a name that begins with `__Host-` or `__Secure-` always). Its value tells nothing, and is signed:
+    /// one that was made up is ignored and replaced. When the server is ill,
+    /// left alone, drained, full, or a backup whose time is over, the visitor is bound to another.
     sticky: Option<CookieName> = Unset("app_server");
 
     /// What signs that cookie: at least 16 bytes, the same for all proxies of a site, as `${NAME}` or as
@@ -361,7 +362,7 @@ table! {
     /// anew, and so does each of several proxies.
     sticky_key: Option<Secret> = Unset("file:/run/secrets/sticky");
 
-    /// After so many failures in a row (no answer, or 502, 503 or 504) a server is left alone; 0 is never.
+    /// After so many failures in a row (no answer, or 502, 503 or 504) a server is left alone; 0 is never for that alone.
     eject_after: usize = Default("5"), "0" to "1000000";
 
     /// So is one that fails more often than the others together by so many hundredths of its requests, of half a minute
@@ -382,7 +383,8 @@ table! {
 
     /// With so many failures within ten seconds and hardly an answer beside them (`breaker_share`), the servers as a whole
     /// count as down, a single one too: nobody waits or is sent there, but for one request about every half second,
-    /// until one is answered (within 2s, but for one of them at a time, which has as long as any). Three failures in a row are enough where no server is left that can be used. 0 is never.
+    /// until one is answered (within 2s, but for one of them at a time, which has as long as any). Three failures in a row
+    /// are enough where no server is left that can be used. 0 is never.
     breaker_after: usize = Default("10"), "0" to "1000000";
 
     /// How much of what comes of requests has to be failures for that, in hundredths.

@@ -1,6 +1,5 @@
 //! What an answer comes to: who may read it, what is kept of it, and its way to both.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -184,7 +183,7 @@ pub async fn stream(
         mut keeping,
     } = landing;
     let expected = length(head);
-    let (mut early, is_whole) = at_hand(&mut exchange, expected).await;
+    let (early, is_whole) = at_hand(&mut exchange, expected).await;
     if is_whole && let Some(body) = hold(fetcher, filler, &early).await {
         exchange.finish().await;
         let kept = came_of(keeping.as_ref());
@@ -202,10 +201,11 @@ pub async fn stream(
         return Ok(kept);
     }
     filler.tell(News::Head(answer));
+    let mut early = early.into_iter();
     let mut len = 0u64;
     let mut last = None;
     loop {
-        let event = match early.pop_front() {
+        let event = match early.next() {
             Some(piece) => Event::Body(piece),
             None => tokio::select! {
                 event = exchange.next() => event.map_err(|error| {
@@ -263,8 +263,8 @@ pub async fn stream(
 }
 
 /// Of a short body what is there already, and whether that is all of it. What went wrong is told once more by the next call.
-async fn at_hand(exchange: &mut Exchange, expected: Option<u64>) -> (VecDeque<Bytes>, bool) {
-    let mut pieces = VecDeque::new();
+async fn at_hand(exchange: &mut Exchange, expected: Option<u64>) -> (Vec<Bytes>, bool) {
+    let mut pieces = Vec::new();
     match expected {
         // Its end may come by itself.
         Some(0) => return (pieces, matches!(exchange.next().await, Ok(Event::End))),
@@ -274,7 +274,7 @@ async fn at_hand(exchange: &mut Exchange, expected: Option<u64>) -> (VecDeque<By
     let mut now = Context::from_waker(Waker::noop());
     loop {
         match pin!(exchange.next()).poll(&mut now) {
-            Poll::Ready(Ok(Event::Body(piece))) => pieces.push_back(piece),
+            Poll::Ready(Ok(Event::Body(piece))) => pieces.push(piece),
             Poll::Ready(Ok(Event::End)) => return (pieces, true),
             _ => return (pieces, false),
         }
@@ -282,17 +282,12 @@ async fn at_hand(exchange: &mut Exchange, expected: Option<u64>) -> (VecDeque<By
 }
 
 /// Memory for a whole body, shedding stored pages if need be.
-async fn hold(
-    fetcher: &Arc<Fetcher>,
-    filler: &Filler,
-    body: &VecDeque<Bytes>,
-) -> Option<Vec<Bytes>> {
-    let body: Vec<Bytes> = body.iter().cloned().collect();
-    if let Some(held) = filler.hold(&body) {
+async fn hold(fetcher: &Arc<Fetcher>, filler: &Filler, body: &[Bytes]) -> Option<Vec<Bytes>> {
+    if let Some(held) = filler.hold(body) {
         return Some(held);
     }
     fetcher.make_room().await;
-    filler.hold(&body)
+    filler.hold(body)
 }
 
 /// Lets whoever has been given the origin's place ask on this thread first: it takes three turns, as the connection's

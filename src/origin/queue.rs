@@ -4,14 +4,14 @@
 //! people join while a request waits. But whoever has waited for [`PATIENCE`] comes before, in order of arrival, so that
 //! nobody starves; and a client that waits for and has had more than its [equal part](turns) stands behind the others, and
 //! starves only from its last place on, so that a thousand requests of one delay the others no more than a few would. A refresh
-//! that nobody waits for comes last, and of several the one of the page that is asked for most. Routes may rank above and below all that:
-//! what ranks low waits as long as anything above it does.
+//! that nobody waits for comes last, and of several the one of the page that is asked for most. Routes may rank above and
+//! below all that: what ranks low waits as long as anything above it does.
 //!
 //! What is for one client alone is worth its place only while that client waits. Where such requests keep the queue
 //! standing, the newest is first (adaptive LIFO), so that those who are served have hardly waited; and where more of them come
-//! than go, for several [windows](Pressure), whoever has waited longer than an answer takes is refused at once instead of late
-//! (controlled delay: both Maurer, "Fail at Scale", ACM Queue 2015, after CoDel: Nichols and Jacobson, ACM Queue 2012). A
-//! crowd that comes once and no more is served, however long that takes.
+//! than go, for several [windows](lane::Pressure), whoever has waited longer than an answer takes is refused at once instead of
+//! late (controlled delay: both Maurer, "Fail at Scale", ACM Queue 2015, after CoDel: Nichols and Jacobson, ACM Queue 2012).
+//! A crowd that comes once and no more is served, however long that takes.
 //!
 //! Requests of a route with a [bulkhead](super::bulkhead) stand in a [lane] of their own, that is passed over while the route
 //! has all it may have. Whether more come than go, who stands for long and who is late is each lane's own affair, as the
@@ -124,8 +124,8 @@ impl<T> Queue<T> {
         all.filter(|(_, waiting)| *waiting > 0)
     }
 
-    /// Puts somebody in. Where there is no room, in the queue or in its route's `share` of it, a refresh makes some, or the
-    /// client with the most requests, if it has more than this one would.
+    /// Puts somebody in. Where there is no room, in the queue or in its route's `share` of it, [another](lane::who_yields) may
+    /// have to make some.
     ///
     /// # Errors
     /// No room: whom it is to be told to.
@@ -224,9 +224,7 @@ impl<T> Queue<T> {
             .filter_map(|ticket| self.leave(ticket))
             .collect()
     }
-}
 
-impl<T> Queue<T> {
     fn forget_turns(&mut self, now: Instant) {
         if let Some(until) = now.checked_sub(self.counts) {
             self.turns.forget(until);

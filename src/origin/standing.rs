@@ -1,9 +1,9 @@
 //! What is known of a server: how busy it is, how quick, and whether it is to be trusted with requests.
 //!
 //! Quickness is a peak EWMA (Finagle): a slow answer counts at once and is forgotten over ten seconds. A server that fails
-//! several times in a row, or more often than the others, is *ejected*, each time for longer, as long as enough others are left; it comes back slowly, by
-//! time or by success, whichever is sooner. One that can't even be reached rests for a second, then one request a second
-//! tries it.
+//! several times in a row, or more often than the others, is *ejected*, each time for longer, as long as enough others are left;
+//! it comes back slowly, by time or by success, whichever is sooner. One that can't even be reached rests for a second, then
+//! one request a second tries it.
 
 use std::time::Duration;
 

@@ -19,13 +19,17 @@ fn budget(servers: usize, per_server: usize, queue: usize, streams: usize) -> Ar
         most: Some(per_server),
         ..Role::default()
     };
-    let terms = Terms {
-        queue,
-        max_streams: streams,
-        balance: Balance::LeastInFlight,
-        rules: RULES,
-    };
+    let terms = terms(queue, streams, Balance::LeastInFlight);
     Budget::new(vec![role; servers], terms)
+}
+
+fn terms(queue: usize, max_streams: usize, balance: Balance) -> Terms {
+    Terms {
+        queue,
+        max_streams,
+        balance,
+        rules: RULES,
+    }
 }
 
 /// Servers of these ids that may have so many requests each.
@@ -338,13 +342,7 @@ async fn who_returns_may_have_what_was_learned_and_begins_in_full() {
         most: None,
         ..Role::default()
     };
-    let terms = Terms {
-        queue: 8,
-        max_streams: 1,
-        balance: Balance::LeastInFlight,
-        rules: RULES,
-    };
-    let budget = Budget::new([auto.clone()], terms);
+    let budget = Budget::new([auto.clone()], terms(8, 1, Balance::LeastInFlight));
     // Ends its requests while it is away, too: they fail.
     let mut held = Vec::new();
     for _ in 0..12 {
@@ -372,14 +370,11 @@ async fn servers_that_are_out_and_backups_that_stand_by_work_nothing_off() {
         backup,
         ..Role::default()
     };
-    let terms = Terms {
-        queue: 8,
-        max_streams: 1,
-        balance: Balance::LeastInFlight,
-        rules: RULES,
-    };
     let of_each = [1, 1, 1].map(|most| role(most, false));
-    let budget = Budget::new(of_each.into_iter().chain([role(2, true)]), terms);
+    let budget = Budget::new(
+        of_each.into_iter().chain([role(2, true)]),
+        terms(8, 1, Balance::LeastInFlight),
+    );
     let mut waiting: Vec<_> = (0..9).map(|_| ask(&budget)).collect();
     let _held: Vec<_> = waiting.iter_mut().map(poll).collect();
     budget.answered(0, None, Duration::from_secs(1));
@@ -514,13 +509,10 @@ async fn where_backups_stand_ready_every_other_may_be_ejected() {
         backup,
         ..Role::default()
     };
-    let terms = Terms {
-        queue: 8,
-        max_streams: 1,
-        balance: Balance::RoundRobin,
-        rules: RULES,
-    };
-    let budget = Budget::new([role(false), role(false), role(true)], terms);
+    let budget = Budget::new(
+        [role(false), role(false), role(true)],
+        terms(8, 1, Balance::RoundRobin),
+    );
     let fails = |server| {
         let mut all = (0..RULES.eject_after).map(|_| budget.failed(server));
         all.any(|ejected| ejected.is_some())

@@ -226,10 +226,9 @@ impl<T> Lane<T> {
     }
 
     /// Who waits alone and longer than an answer takes, while more such requests come than go, and until those who came
-    /// meanwhile are gone; but for the
-    /// last `places` of them, so that no place has to wait for somebody. A client's first in line has twice the time, and
-    /// all it needs where the clients are no more than can be served in that: where one has many here, its own have to go
-    /// before another's only one.
+    /// meanwhile are gone; but for the last `places` of them, so that no place has to wait for somebody. A client's first in
+    /// line has twice the time, and all it needs where the clients are no more than can be served in that: where one has many
+    /// here, its own have to go before another's only one.
     pub fn late(&mut self, now: Instant, takes: Duration, places: usize) -> Vec<Ticket> {
         let worth = takes.max(LEAST);
         let is_pressed = self.pressure.persists(now, worth);
@@ -314,7 +313,7 @@ pub(super) enum Place {
 
 /// Whether more requests that are for one client alone come than go, by windows as long as an answer takes.
 #[derive(Default)]
-struct Pressure {
+pub(super) struct Pressure {
     since: Option<Instant>,
     came: usize,
     served: usize,
