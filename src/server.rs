@@ -1,6 +1,7 @@
 //! Assembly: a policy becomes a running proxy. Wired once, top to bottom; [`sockets`] are how people come in, [`leave`] is
 //! how it ends, [`handover`] how another begins in its place.
 
+mod files;
 mod handover;
 mod leave;
 mod sockets;
@@ -14,7 +15,6 @@ use arc_swap::ArcSwap;
 use pingora::server::Server;
 use pingora::server::configuration::ServerConf;
 use pingora::services::background::{GenBackgroundService, background_service};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, Admin, Health, State};
@@ -33,6 +33,7 @@ use crate::origin::{self, FirstRound, Upstream};
 use crate::rules::breaker;
 use crate::rules::encoding::Coding;
 use crate::telemetry::{self, Metrics, ProbeResult, ResolveResult, Telemetry, names};
+use files::Files;
 use leave::{Entrance, Leave};
 use sockets::Sockets;
 
@@ -206,7 +207,8 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
         refused_client: metrics.counter(&names::CONNECTIONS_REFUSED, &["client"]),
         refused_full: metrics.counter(&names::CONNECTIONS_REFUSED, &["full"]),
     };
-    let guests = Guests::new(room(&policy), told);
+    let files = Files::raise(&policy);
+    let guests = Guests::new(files.guests(), told);
     let (asked, most) = (policy.listen.max_connections, guests.most(&policy.listen));
     if asked > most {
         tracing::warn!(
@@ -214,6 +216,9 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
             most,
             "open files allow fewer connections than `max_connections`"
         );
+    }
+    if let Err(why) = files.make_room(most) {
+        tracing::warn!(why = %why, "no room for open files beforehand");
     }
     Ok(Arc::new(Site {
         guests: Arc::new(guests),
@@ -234,33 +239,6 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
         policy: Arc::new(ArcSwap::from_pointee(policy)),
     }))
 }
-
-/// How many connections of clients the process's open files leave room for, once it may have as many as the system lets
-/// it: origins, the admin listener and logs keep theirs.
-fn room(policy: &Policy) -> usize {
-    let limits = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limits.maximum,
-        ..limits
-    };
-    // Where that is not allowed, what was allowed before still is.
-    let files = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limits.maximum,
-        Err(_) => limits.current,
-    };
-    let files = files.map_or(usize::MAX, |files| {
-        usize::try_from(files).unwrap_or(usize::MAX)
-    });
-    let servers = policy.upstreams.iter().map(|upstream| {
-        let probes = usize::from(upstream.health.is_some());
-        upstream.most_in_flight() + upstream.places() * probes + upstream.max_streams
-    });
-    let kept = servers.sum::<usize>().min(files / 4) + OWN_FILES.min(files / 4);
-    (files - kept).max(1)
-}
-
-/// Descriptors of the process itself: the admin listener's connections, logs, runtimes, certificates being read.
-const OWN_FILES: usize = 256;
 
 fn server(policy: &Policy, fronts: Vec<GenBackgroundService<Front>>) -> Server {
     let conf = ServerConf {

@@ -290,15 +290,14 @@ async fn hold(fetcher: &Arc<Fetcher>, filler: &Filler, body: &[Bytes]) -> Option
     filler.hold(body)
 }
 
-/// Lets whoever has been given the origin's place ask on this thread first: it takes three turns, as the connection's
-/// keeper has to let go of it in between.
+/// Lets whoever has been given the origin's place ask on this thread first.
 async fn step_aside() {
-    let mut turns = 3;
+    let mut is_back = false;
     poll_fn(|context| {
-        if turns == 0 {
+        if is_back {
             return Poll::Ready(());
         }
-        turns -= 1;
+        is_back = true;
         context.waker().wake_by_ref();
         Poll::Pending
     })

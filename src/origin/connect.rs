@@ -189,17 +189,14 @@ async fn connect_http1(
     server: &Server,
     from: Source,
 ) -> Result<Connection, BError> {
-    let pool = upstream.connector.transport();
     if from == Source::PoolOrNew
-        && let Some(stream) = pool.reused_stream(&server.http1_peer).await
+        && let Some(connection) = idle_http1(server)
     {
-        return Ok(Connection {
-            what: Wire::Http1(stream),
-            reused: true,
-        });
+        return Ok(connection);
     }
+    let connector = upstream.connector.transport();
     Ok(Connection {
-        what: Wire::Http1(pool.new_stream(&server.http1_peer).await?),
+        what: Wire::Http1(connector.new_stream(&server.http1_peer).await?),
         reused: false,
     })
 }
@@ -218,16 +215,9 @@ async fn connect_negotiating(
             });
         }
         if upstream.spec.protocol == Protocol::Auto
-            && let Some(stream) = upstream
-                .connector
-                .transport()
-                .reused_stream(&server.peer)
-                .await
+            && let Some(connection) = idle_http1(server)
         {
-            return Ok(Connection {
-                what: Wire::Http1(stream),
-                reused: true,
-            });
+            return Ok(connection);
         }
     }
     let what = match upstream
@@ -249,6 +239,13 @@ async fn connect_negotiating(
     Ok(Connection {
         what,
         reused: false,
+    })
+}
+
+fn idle_http1(server: &Server) -> Option<Connection> {
+    Some(Connection {
+        what: Wire::Http1(server.idle.take()?),
+        reused: true,
     })
 }
 

@@ -308,7 +308,7 @@ impl Http1 {
         }))
     }
 
-    /// Puts the connection back into the pool if another request may use it; else closes it.
+    /// Keeps the connection if another request may use it; else closes it.
     pub(super) fn release(self, body: &Arc<Home>, upstream: &Upstream, server: &Server) {
         let Persistence::Keep(origin) = self.persistence else {
             return;
@@ -321,11 +321,7 @@ impl Http1 {
             return;
         }
         if let Some(write) = body.take_clean() {
-            let stream = self.read.unsplit(write);
-            upstream
-                .connector
-                .transport()
-                .release_stream(stream, server.pool_key, Some(idle));
+            server.idle.put(self.read.unsplit(write), idle);
         }
     }
 }

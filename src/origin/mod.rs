@@ -5,9 +5,10 @@
 //!  servers, budget, pool    one request at one server        one connection          or Switched Body* End
 //! ```
 //!
-//! Connecting, TLS, ALPN, the pool and HTTP/2 are pingora's. HTTP/1 on a connected stream is spoken here, because
-//! an answer must be judged on the bytes as they came, before anything believes them, and because both directions
-//! have to flow at once: through a tunnel, and past an answer that comes before the request's body has ended.
+//! Connecting, TLS, ALPN and HTTP/2 are pingora's. HTTP/1 on a connected stream is spoken here, because an answer must
+//! be judged on the bytes as they came, before anything believes them, and because both directions have to flow at
+//! once: through a tunnel, and past an answer that comes before the request's body has ended. Connections that wait for
+//! the next request are kept here as well, because the next request is there already when a crowd waits.
 //!
 //! Beside all this [`watch`] asks the servers whether they are well, and [`resolve`](fn@resolve) asks DNS where they are; both tell
 //! the budget.
@@ -28,6 +29,7 @@ mod gone;
 mod health;
 mod http1;
 mod http2;
+mod idle;
 mod probe;
 mod queue;
 mod resolve;

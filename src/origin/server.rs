@@ -1,15 +1,18 @@
 //! One server of an upstream, and how to reach it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::protocols::TcpKeepalive;
-use pingora::upstreams::peer::{HttpPeer, Peer};
+use pingora::protocols::{Stream, TcpKeepalive};
+use pingora::upstreams::peer::HttpPeer;
 
 use super::health::Seen;
+use super::idle::Idle;
 use super::standing::Role;
 use super::sticky::Signer;
 use super::upstream::{Protocol, UpstreamSpec};
+use crate::rules::concurrency::MOST;
 use crate::rules::rendezvous;
 use crate::rules::sticky::Token;
 
@@ -18,6 +21,9 @@ const HTTP2_STREAMS: usize = 100;
 /// Bytes an origin may send ahead on one HTTP/2 stream; a connection has room for all of its streams, so that a
 /// reader that stops never stops the others.
 const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
+
+/// HTTP/1 connections that wait for a request at most.
+const IDLE: usize = 1024;
 
 /// A server of an upstream as it is configured; by name it may be several, or none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +77,7 @@ pub struct Server {
     pub(super) peer: HttpPeer,
     /// The same without HTTP/2, for upgrades.
     pub(super) http1_peer: HttpPeer,
-    pub(super) pool_key: u64,
+    pub(super) idle: Arc<Idle<Stream>>,
     /// What visitors who are bound to it bring.
     pub(super) token: Option<Token>,
     /// Requests in flight to it; none: it is learned.
@@ -111,6 +117,7 @@ impl Server {
             #[cfg(target_os = "linux")]
             user_timeout: Duration::ZERO,
         });
+        let most = upstream.max_in_flight_at(spec);
         let mut http1_peer = peer.clone();
         http1_peer.options.set_http_version(1, 1);
         match upstream.protocol {
@@ -127,11 +134,11 @@ impl Server {
                 Place::Name { host, .. } => format!("{host}/{addr}"),
             },
             id,
-            pool_key: peer.reuse_hash(),
+            idle: Idle::new(most.unwrap_or(MOST).clamp(1, IDLE)),
             peer,
             http1_peer,
             token: signer.map(|key| key.token(&upstream.name, &spec.authority, addr)),
-            most: upstream.max_in_flight_at(spec),
+            most,
             seen: Seen::default(),
         }
     }

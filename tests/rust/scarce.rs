@@ -22,6 +22,10 @@ pub fn tests() -> Vec<Test> {
         ("scarce::c68_an_upload_without_end_streams", c68_upload),
         ("scarce::c68_a_download_without_end_streams", c68_download),
         ("scarce::c87_out_of_files_hits_go_on", c87_files),
+        (
+            "scarce::room_for_a_crowds_files_is_made_before_it_comes",
+            crowd,
+        ),
         ("scarce::c87_out_of_memory_hits_go_on", c87_memory),
         ("scarce::c87_without_room_to_start_it_ends", c87_start),
         ("scarce::c87_full_standard_output_harms_nobody", c87_output),
@@ -143,6 +147,25 @@ fn used(pid: u32) -> Result<u64, String> {
     let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
     let times = fields.skip(11).take(2).map(|n| n.parse().unwrap_or(0u64));
     Ok(times.sum())
+}
+
+/// Made when it is needed, it has a worker wait for the kernel's other processors, and everybody wait for the worker.
+fn crowd() -> Outcome {
+    const GUESTS: usize = 3000;
+    let origin = Origin::start(|_, conn: &mut Conn| answer(conn, 200, "", b"page"))?;
+    let site = Site::start(
+        origin.address,
+        &format!("[listen]\nmax_connections = {GUESTS}\n"),
+    )?;
+    site.client()?.get("/", "")?.is(200)?;
+    let file = format!("/proc/{}/status", site.pid()?);
+    let status = fs::read_to_string(&file).map_err(|e| format!("{file}: {e}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
+    let places = line.and_then(|line| line.trim().parse::<usize>().ok());
+    match places {
+        Some(places) if places >= GUESTS => Ok(()),
+        _ => Err(format!("room for {places:?} files")),
+    }
 }
 
 fn c87_files() -> Outcome {

@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::clock;
 
+/// After so many milliseconds nobody is put off.
+const LONG: u64 = PATIENCE.as_millis() as u64;
+
 impl Wanted for AtomicUsize {
     fn by(&self) -> usize {
         self.load(Ordering::Relaxed)
@@ -82,7 +85,7 @@ fn the_most_wanted_is_first_as_things_stand_when_a_place_is_free() {
 fn who_has_waited_long_starves_no_longer() {
     let mut line = Line::of(9);
     line.enter(page(&by(1)), "rare");
-    line.after(399).enter(page(&by(100)), "hot");
+    line.after(LONG - 1).enter(page(&by(100)), "hot");
     assert_eq!(line.pop(), "hot");
     line.enter(page(&by(100)), "hot");
     assert_eq!(line.after(1).pop(), "rare");
@@ -175,7 +178,7 @@ fn who_asks_for_a_few_pages_starves_no_later_than_others() {
     for client in 2..30 {
         line.enter(led(client), "other");
     }
-    line.after(300);
+    line.after(LONG - 100);
     assert_eq!(line.pop(), "first");
     line.enter(page(&by(9)), "hot");
     line.after(100);
@@ -200,7 +203,7 @@ fn requests_that_another_joins_are_still_their_clients() {
         assert_eq!(line.after(1).pop(), "joined");
         line.enter(led(2), "joined");
     }
-    line.after(397);
+    line.after(LONG - 3);
     assert_eq!([line.pop(), line.pop()], ["one", "joined"]);
 }
 
@@ -268,7 +271,7 @@ fn a_turn_is_forgotten() {
     line.enter(of(1), "one");
     assert_eq!(line.pop(), "one");
     assert_eq!(line.queue.turns.len(), (1, 1));
-    line.after(399).enter(of(2), "two");
+    line.after(LONG - 1).enter(of(2), "two");
     assert_eq!(line.queue.turns.len(), (2, 1));
     line.after(1);
     assert_eq!(line.pop(), "two");

@@ -1,0 +1,90 @@
+//! The process's open files: as many as it may have, and room for them before anybody comes.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::config::policy::Policy;
+
+/// Descriptors of the process itself: the admin listener's connections, logs, runtimes, certificates being read.
+const OWN: usize = 256;
+/// For more than so many no room is made beforehand: it would take more than 2 MiB.
+const BEFOREHAND: usize = 1 << 18;
+
+/// How many there may be, and how many of them are not for clients: those of origins, of the admin listener, and logs.
+pub struct Files {
+    most: usize,
+    kept: usize,
+}
+
+impl Files {
+    /// Raises what the process may have to what the system lets it.
+    pub fn raise(policy: &Policy) -> Files {
+        let limits = getrlimit(Resource::Nofile);
+        let raised = Rlimit {
+            current: limits.maximum,
+            ..limits
+        };
+        // Where that is not allowed, what was allowed before still is.
+        let most = match setrlimit(Resource::Nofile, raised) {
+            Ok(()) => limits.maximum,
+            Err(_) => limits.current,
+        };
+        let most = most.map_or(usize::MAX, |most| {
+            usize::try_from(most).unwrap_or(usize::MAX)
+        });
+        let servers = policy.upstreams.iter().map(|upstream| {
+            let probes = usize::from(upstream.health.is_some());
+            upstream.most_in_flight() + upstream.places() * probes + upstream.max_streams
+        });
+        let kept = servers.sum::<usize>().min(most / 4) + OWN.min(most / 4);
+        Files { most, kept }
+    }
+
+    /// Connections of clients that there is room for.
+    pub fn guests(&self) -> usize {
+        (self.most - self.kept).max(1)
+    }
+
+    /// Has the kernel make its table of our descriptors as large as so many `guests` may need. Else it doubles the table
+    /// whenever it is full, and where a process has threads, the one that opens the file waits for a grace period of RCU
+    /// each time (`expand_files` in Linux): more than 10 ms in which a worker serves nobody, in the middle of a crowd.
+    ///
+    /// # Errors
+    /// What the system says; nothing but that wait is lost.
+    pub fn make_room(&self, guests: usize) -> io::Result<()> {
+        let needed = guests.saturating_add(self.kept);
+        let last = needed.min(self.most).clamp(1, BEFOREHAND) - 1;
+        let last = RawFd::try_from(last).map_err(io::Error::other)?;
+        // The table never shrinks.
+        drop(fcntl_dupfd_cloexec(io::stderr(), last)?);
+        Ok(())
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// How many descriptors the kernel's table has places for.
+    fn places() -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
+        line.unwrap().trim().parse().unwrap()
+    }
+
+    #[test]
+    fn the_table_has_room_for_guests_before_they_come() {
+        let files = Files {
+            most: 4000,
+            kept: 10,
+        };
+        files.make_room(3000).unwrap();
+        assert!(places() >= 3010, "{}", places());
+        // No more than there may be, however many are asked for.
+        files.make_room(usize::MAX).unwrap();
+        assert!((4000..10_000).contains(&places()), "{}", places());
+    }
+}
