@@ -2,8 +2,8 @@
 //! from when its request was due. A server that stalls is met by as large a crowd as one that doesn't (a closed loop would
 //! wait with it, and leave the stall out of its figures: "coordinated omission").
 //!
-//! Each request takes an idle connection of its client, or opens one. One thread does it all. What it does not know: times
-//! below two milliseconds, the timer's grain; [`Driven::late`] tells how far the driver itself fell behind.
+//! Each request takes an idle connection of its client, or opens one. One thread does it all; [`Driven::late`] tells how far
+//! it fell behind.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
-use tokio::time::{sleep, sleep_until, timeout_at};
+use tokio::time::{sleep, timeout_at};
 
 use super::schedule::Arrival;
+use super::timer::Timer;
 use super::wire::{Answer, Connection, Failed, get};
 use crate::clock;
 
@@ -55,9 +56,10 @@ pub struct Driven {
 /// Sends the load and gives every outcome to `told`, in the order they come; returns when there is one for each.
 ///
 /// # Errors
-/// There is no runtime to be had.
+/// There is no runtime or timer to be had.
 pub fn drive(load: &Load, mut told: impl FnMut(Outcome)) -> io::Result<Driven> {
     alone()?.block_on(LocalSet::new().run_until(async {
+        let mut timer = Timer::new()?;
         let began = clock::instant();
         let (done, mut outcomes) = mpsc::unbounded_channel();
         let idle = Rc::new(RefCell::new(Idle::new()));
@@ -65,10 +67,7 @@ pub fn drive(load: &Load, mut told: impl FnMut(Outcome)) -> io::Result<Driven> {
         let send = async {
             for (number, arrival) in load.arrivals.iter().enumerate() {
                 let due = began + arrival.at;
-                let ahead = due.saturating_duration_since(clock::instant());
-                if !ahead.is_zero() {
-                    sleep_until(due.into()).await;
-                }
+                timer.until(due).await?;
                 late = late.max(clock::instant().saturating_duration_since(due));
                 let request = get(&load.host, &(load.path)(arrival.page));
                 let (idle, done) = (idle.clone(), done.clone());
@@ -86,6 +85,7 @@ pub fn drive(load: &Load, mut told: impl FnMut(Outcome)) -> io::Result<Driven> {
                     let _ = done.send(outcome);
                 });
             }
+            Ok(())
         };
         let receive = async {
             for _ in 0..load.arrivals.len() {
@@ -93,8 +93,9 @@ pub fn drive(load: &Load, mut told: impl FnMut(Outcome)) -> io::Result<Driven> {
                     told(outcome);
                 }
             }
+            Ok::<(), io::Error>(())
         };
-        tokio::join!(send, receive);
+        tokio::try_join!(send, receive)?;
         Ok(Driven { began, late })
     }))
 }

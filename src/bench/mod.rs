@@ -11,4 +11,5 @@ pub mod origin;
 pub mod schedule;
 pub mod simulate;
 pub mod tally;
+mod timer;
 pub mod wire;

@@ -15,9 +15,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
 use super::ledger::{Fate, Ledger};
+use super::timer::Timer;
 use crate::clock;
 use crate::rules::date;
 
@@ -229,6 +230,9 @@ async fn converse(mut stream: TcpStream, app: Arc<App>) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
+    let Ok(mut timer) = Timer::new() else {
+        return;
+    };
     while let Some(request) = read_request(&mut stream, &mut buffer).await {
         let entry = app.ledger.arrived(&request.path);
         let Ok(place) = app.places.acquire().await else {
@@ -236,8 +240,10 @@ async fn converse(mut stream: TcpStream, app: Arc<App>) {
         };
         entry.begins();
         let slower = app.slower.load(Ordering::Relaxed) as f64 / 1000.0;
-        let began: Instant = clock::timer();
-        sleep_until(began + app.plan.takes.mul_f64(slower)).await;
+        let takes = app.plan.takes.mul_f64(slower);
+        if timer.until(clock::instant() + takes).await.is_err() {
+            return;
+        }
         // The worker is free before anybody has read what it did.
         drop(place);
         if has_gone(&stream) {

@@ -1,11 +1,11 @@
 //! Those who wait for a place at an origin, and who of them is next.
 //!
 //! Most wanted first: what many wait for helps most people soonest. It is asked anew whenever a place is free, since
-//! people join while a request waits. But whoever has waited for [`PATIENCE`] comes before, in order of arrival, so that
-//! nobody starves; and a client that waits for and has had more than its [equal part](turns) stands behind the others, and
-//! starves only from its last place on, so that a thousand requests of one delay the others no more than a few would. A refresh
-//! that nobody waits for comes last, and of several the one of the page that is asked for most. Routes may rank above and
-//! below all that: what ranks low waits as long as anything above it does.
+//! people join while a request waits. But whoever has waited for [`PATIENCE`] comes before, and after [`LAST`] in order of
+//! arrival, so that nobody starves; and a client that waits for and has had more than its [equal part](turns) stands behind
+//! the others, and starves only from its last place on, so that a thousand requests of one delay the others no more than a
+//! few would. A refresh that nobody waits for comes last, and of several the one of the page that is asked for most. Routes
+//! may rank above and below all that: what ranks low waits as long as anything above it does.
 //!
 //! What is for one client alone is worth its place only while that client waits. Where such requests keep the queue
 //! standing, the newest is first (adaptive LIFO), so that those who are served have hardly waited; and where more of them come
@@ -34,10 +34,14 @@ use crate::rules::client::Client;
 use lane::{Lane, Waiting};
 use turns::Turns;
 
-/// After this one is served before what is more wanted. The longer, the less most people wait and the longer some do: over
-/// twelve simulated crowds of `make bench-origin`'s cold spike, p99 is 0.76 to 0.87 and p99.9 1.03 to 1.06 of first come, first
-/// served; with 400 ms 0.82 to 0.90 and 1.02 to 1.04, with 460 ms 0.72 to 0.82 and 1.07 to 1.10.
-pub const PATIENCE: Duration = Duration::from_millis(430);
+/// Who has waited so long comes before those who have not, however wanted; among themselves the most wanted goes first, ...
+///
+/// The longer, the less most people wait, and the more some do. Simulated over twelve crowds of `make bench-origin`'s cold spike,
+/// three at a time, p99 is 0.75 to 0.86 and p99.9 1.02 to 1.05 of first come, first served. With first come among those who
+/// have waited for 400 ms it would be 0.78 to 0.88 and 1.02 to 1.04, for 420 ms 0.75 to 0.86 and 1.04 to 1.07.
+pub const PATIENCE: Duration = Duration::from_millis(410);
+/// ... and who has waited so long goes before all others, in order of arrival.
+const LAST: Duration = Duration::from_millis(500);
 
 /// How many wait for what a request brings.
 pub trait Wanted: Send + Sync {

@@ -8,7 +8,7 @@ use foldhash::{HashMap, HashMapExt};
 use tokio::time::Instant;
 
 use super::turns::Turns;
-use super::{Ask, PATIENCE, Priority, Ticket};
+use super::{Ask, LAST, PATIENCE, Priority, Ticket};
 use crate::rules::client::Client;
 
 /// A place is worth waiting for so long in any case: nobody notices.
@@ -277,10 +277,11 @@ impl<T> Waiting<T> {
             }
         }
         let turn = over.map_or(since, |last| since.max(last));
-        let starves = now.saturating_duration_since(turn) >= PATIENCE;
+        let waited = now.saturating_duration_since(turn);
         let place = match wanted {
             0 => Place::Idle(Reverse(self.ask.heat()), since),
-            _ if starves => Place::ByArrival(turn),
+            _ if waited >= LAST => Place::ByArrival(turn),
+            _ if waited >= PATIENCE => Place::Starving(Reverse(wanted), turn),
             _ => Place::ByWish(Reverse(wanted), over, since),
         };
         (self.ask.priority, place)
@@ -306,6 +307,7 @@ impl<T> Default for Lane<T> {
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     ByArrival(Instant),
+    Starving(Reverse<usize>, Instant),
     /// And when its client last had a place, if it has more than its share: those who have not are before all who have.
     ByWish(Reverse<usize>, Option<Instant>, Instant),
     Idle(Reverse<u32>, Instant),

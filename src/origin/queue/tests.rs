@@ -92,6 +92,21 @@ fn who_has_waited_long_starves_no_longer() {
 }
 
 #[test]
+fn of_those_who_starve_the_most_wanted_is_first_and_after_half_a_second_the_first() {
+    let mut line = Line::of(9);
+    line.enter(page(&by(1)), "first");
+    line.after(10).enter(page(&by(2)), "second");
+    line.enter(page(&by(3)), "third");
+    line.after(LONG).enter(page(&by(9)), "hot");
+    assert_eq!(line.pop(), "third");
+    line.after(500 - LONG - 10);
+    assert_eq!(
+        [line.pop(), line.pop(), line.pop()],
+        ["first", "second", "hot"]
+    );
+}
+
+#[test]
 fn a_greedy_client_takes_turns_with_the_others() {
     let mut line = Line::of(100);
     for _ in 0..50 {
