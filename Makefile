@@ -101,8 +101,9 @@ bench-upgrade: build ## Change the binary and restart it under load
 bench-hostile: build ## Run the hostile wire scripts against nginx, Varnish and HAProxy too
 	cargo bench --locked --bench hostile -- $(ARGS)
 
-soak: build ## Watch resident memory under a million pages and slow readers
+soak: build ## Watch resident memory under a million pages and slow readers; then look for stale or mixed pages (10 min)
 	cargo bench --locked --bench memory -- $(ARGS)
+	TIDEGATE_SECONDS=600 cargo test --locked --test main -- consistency::
 
 .PHONY: differential fuzz
 N ?= 100000
