@@ -329,9 +329,8 @@ table! {
 
     /// The most requests in flight to a server at once, unless it has its own. What comes on top waits in the queue. With
     /// `auto` it is learned, for each server: it grows while more at once take no longer, and shrinks while they only wait
-    /// in the server; it begins at 16 and stays between 1 and 1024. Now and then a few less or more are tried. Requests
-    /// that take more than ten times as long as the others have places beside it: up to as many again, or 16. A server
-    /// that only says "overloaded" (429, 503, 504) or nothing in time gets half.
+    /// in the server; it begins at 16 and stays between 1 and 1024. Now and then a few less or more are tried. A server that
+    /// only says "overloaded" (429, 503, 504) or nothing in time gets half.
     max_in_flight: OrAuto = Default("auto"), "1" to "65536";
 
     /// How a server is chosen: `p2c` takes the better of two at random, by requests in flight and quickness of late;

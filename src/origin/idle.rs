@@ -5,13 +5,15 @@
 //! old; a sweep closes what is too old, and what the server closed.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::task::unconstrained;
 use tokio::time::Instant;
 
 use crate::clock;
@@ -33,6 +35,7 @@ struct Waiting<S> {
 
 struct One<S> {
     stream: S,
+    since: Instant,
     until: Instant,
 }
 
@@ -53,7 +56,7 @@ impl<S: AsyncRead + Unpin + Send + 'static> Idle<S> {
     pub(super) fn take(&self) -> Option<S> {
         let now = clock::timer();
         loop {
-            // Not tried under the lock: it is a system call.
+            // Not looked at under the lock: it may be a system call.
             let one = self.waiting.lock().all.pop_back()?;
             if let Some(stream) = one.if_good(now) {
                 return Some(stream);
@@ -64,12 +67,17 @@ impl<S: AsyncRead + Unpin + Send + 'static> Idle<S> {
     /// Keeps one whose last answer was read to its end, for so long at most. If there are too many, the one that was used
     /// first is closed. Must run in a runtime.
     pub(super) fn put(self: &Arc<Self>, stream: S, keep: Duration) {
-        let until = clock::timer() + keep;
+        let since = clock::timer();
+        let one = One {
+            stream,
+            since,
+            until: since + keep,
+        };
         let mut waiting = self.waiting.lock();
         let too_many = (waiting.all.len() >= self.most)
             .then(|| waiting.all.pop_front())
             .flatten();
-        waiting.all.push_back(One { stream, until });
+        waiting.all.push_back(one);
         let starts = !std::mem::replace(&mut waiting.is_swept, true);
         drop(waiting);
         drop(too_many);
@@ -94,48 +102,60 @@ impl<S: AsyncRead + Unpin + Send + 'static> Idle<S> {
         });
     }
 
-    /// Whether none is left.
+    /// Looks at each once, those that were used first first. Whether none is left.
     fn sweep(&self) -> bool {
         let now = clock::timer();
-        // Those that come meanwhile are newer than all of these.
-        let swept = std::mem::take(&mut self.waiting.lock().all);
-        let mut good: VecDeque<One<S>> = swept
-            .into_iter()
-            .filter_map(|one| {
-                let until = one.until;
-                one.if_good(now).map(|stream| One { stream, until })
-            })
-            .collect();
-        let mut waiting = self.waiting.lock();
-        good.append(&mut waiting.all);
-        let too_many = good.len().saturating_sub(self.most);
-        let too_many: Vec<_> = good.drain(..too_many).collect();
-        waiting.all = good;
-        waiting.is_swept = !waiting.all.is_empty();
-        let is_over = !waiting.is_swept;
-        drop(waiting);
-        drop(too_many);
-        is_over
+        let mut looked_at = 0;
+        loop {
+            // One at a time: all others are there for who asks meanwhile.
+            let mut waiting = self.waiting.lock();
+            let next = match waiting.all.get(looked_at) {
+                Some(one) if one.since < now => waiting.all.remove(looked_at),
+                _ => None,
+            };
+            let Some(one) = next else {
+                waiting.is_swept = !waiting.all.is_empty();
+                return !waiting.is_swept;
+            };
+            drop(waiting);
+            let (since, until) = (one.since, one.until);
+            if let Some(stream) = one.if_good(now) {
+                let one = One {
+                    stream,
+                    since,
+                    until,
+                };
+                let mut waiting = self.waiting.lock();
+                let place = looked_at.min(waiting.all.len());
+                waiting.all.insert(place, one);
+                looked_at = place + 1;
+            }
+        }
     }
 }
 
 impl<S: AsyncRead + Unpin> One<S> {
     /// Unless it is too old, or its server closed it or said something unasked.
     fn if_good(mut self, now: Instant) -> Option<S> {
-        let mut byte = [0];
-        let mut nobody = Context::from_waker(Waker::noop());
-        let mut silent = |stream: &mut S| {
-            Pin::new(stream)
-                .poll_read(&mut nobody, &mut ReadBuf::new(&mut byte))
-                .is_pending()
-        };
-        (now < self.until && silent(&mut self.stream)).then_some(self.stream)
+        (now < self.until && is_silent(&mut self.stream)).then_some(self.stream)
     }
+}
+
+/// Looks, whatever the task that asks has read before: a task that has had its turn would be told that nothing is there.
+fn is_silent(stream: &mut (impl AsyncRead + Unpin)) -> bool {
+    let mut byte = [0];
+    let read =
+        poll_fn(|context| Pin::new(&mut *stream).poll_read(context, &mut ReadBuf::new(&mut byte)));
+    let mut nobody = Context::from_waker(Waker::noop());
+    pin!(unconstrained(read)).poll(&mut nobody).is_pending()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -213,6 +233,24 @@ mod tests {
         assert!(!idle.waiting.lock().is_swept);
         let _next = pair(&idle, LONG);
         assert!(idle.waiting.lock().is_swept, "the next is swept again");
+    }
+
+    /// A task is told that nothing is there once it has read 128 times in its turn.
+    #[tokio::test]
+    async fn those_that_were_closed_are_known_however_many_they_are() {
+        const MANY: usize = 300;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let idle = Idle::new(MANY);
+        for _ in 0..MANY {
+            let (ours, theirs) = tokio::join!(TcpStream::connect(address), listener.accept());
+            drop(theirs);
+            let ours = ours.unwrap();
+            ours.readable().await.unwrap();
+            idle.put(ours, LONG);
+        }
+        let taken = tokio::spawn(async move { idle.take().is_some() });
+        assert!(!taken.await.unwrap(), "a closed one was taken");
     }
 
     #[tokio::test(start_paused = true)]

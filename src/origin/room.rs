@@ -37,13 +37,6 @@ impl Room {
         }
     }
 
-    /// Time passes, though nothing begins or ends.
-    pub fn pass(&mut self, now: Duration) {
-        if let Room::Learned(limit) = self {
-            limit.pass(now);
-        }
-    }
-
     /// It has ended.
     pub fn end(&mut self, begun: Option<Begun>, now: Duration, came: Came) {
         if let (Room::Learned(limit), Some(begun)) = (self, begun) {

@@ -16,20 +16,14 @@
 //! Of a window, the requests that begin first are its sample, and it is judged when nearly all of *these* have ended: the
 //! first answers after a change are the quickest, and those to requests from before it belong to another regime. When far
 //! fewer answers come than must, nobody waits for the sample: what is in flight and what came tells enough to fall.
-//!
-//! A few requests may take a thousand times as long as the others; what becomes of them, [`long`] says.
 
 mod belief;
-mod long;
 #[cfg(test)]
 mod tests;
-mod window;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use belief::{Belief, Seen, capacity};
-use window::Window;
 
 /// The bounds of the limit, and the first one, until something is known.
 pub const LEAST: usize = 1;
@@ -91,29 +85,13 @@ pub struct Begun {
     /// The window it began in.
     window: u32,
     is_sampled: bool,
-    /// How many had begun before.
-    number: u64,
-}
-
-/// One that is in flight and not set aside.
-#[derive(Clone, Copy, Debug)]
-struct Runs {
-    begun: Begun,
-    /// How many had been answered when it began.
-    answered: u64,
 }
 
 /// The limit of one origin.
 #[derive(Clone, Debug)]
 pub struct Limit {
     limit: usize,
-    /// By their numbers: the first is the oldest.
-    running: BTreeMap<u64, Runs>,
-    /// How many are in flight beside these, set aside.
-    aside: usize,
-    /// How many have begun, and how many were answered.
-    begun: u64,
-    answered: u64,
+    in_flight: usize,
     stands: Stands,
     /// The limit fell, and more is still in flight: nothing begins, and nothing is sampled.
     is_draining: bool,
@@ -137,14 +115,32 @@ enum Stands {
     High,
 }
 
+/// What is counted while a limit is tried.
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    /// Seconds on the clock; none until something begins or ends.
+    began: Option<f64>,
+    until: f64,
+    /// In-flight requests times seconds, of all and of the sample.
+    load: f64,
+    sample_load: f64,
+    ended: u32,
+    answered: u32,
+    /// Of those that began in it.
+    failed: u32,
+    /// Requests in the sample, those of them in flight, and those answered.
+    sampled: u32,
+    pending: u32,
+    timed: u32,
+    /// The sum of the squares of their seconds.
+    squares: f64,
+}
+
 impl Default for Limit {
     fn default() -> Limit {
         Limit {
             limit: WARM,
-            running: BTreeMap::new(),
-            aside: 0,
-            begun: 0,
-            answered: 0,
+            in_flight: 0,
             stands: Stands::Hold,
             is_draining: false,
             low_allowance: 1.0,
@@ -159,64 +155,47 @@ impl Default for Limit {
 }
 
 impl Limit {
-    /// Requests that may be in flight, those that are set aside among them.
+    /// Requests that may be in flight.
     pub fn get(&self) -> usize {
-        (self.limit + self.aside).min(MOST)
+        self.limit
     }
 
     /// A request begins. `now` is any clock's that never steps.
     pub fn begin(&mut self, now: Duration) -> Begun {
-        self.window.pass(now.as_secs_f64(), self.running.len());
+        self.window.pass(now.as_secs_f64(), self.in_flight);
         let is_short = self.window.sampled < self.sample() || self.window.lasted() < SHORTEST;
         let is_sampled = is_short && !self.is_draining;
+        self.in_flight += 1;
         self.window.sampled += u32::from(is_sampled);
         self.window.pending += u32::from(is_sampled);
-        let begun = Begun {
+        Begun {
             at: now,
             window: self.windows,
             is_sampled,
-            number: self.begun,
-        };
-        self.begun += 1;
-        let answered = self.answered;
-        self.running.insert(begun.number, Runs { begun, answered });
-        begun
+        }
     }
 
     /// It has ended.
     pub fn end(&mut self, begun: Begun, now: Duration, came: Came) {
-        self.window.pass(now.as_secs_f64(), self.running.len());
+        self.window.pass(now.as_secs_f64(), self.in_flight);
+        self.in_flight = self.in_flight.saturating_sub(1);
         let is_current = begun.window == self.windows;
-        if self.running.remove(&begun.number).is_none() {
-            self.aside = self.aside.saturating_sub(1);
-            self.window.failed += u32::from(is_current && came == Came::Failed);
-            return self.settle();
-        }
         let is_sampled = is_current && begun.is_sampled;
         self.window.pending = self.window.pending.saturating_sub(u32::from(is_sampled));
         self.window.ended += 1;
-        self.window.ended_last = self.window.until;
         match came {
-            Came::Untold if is_sampled => self.window.forget(begun),
-            Came::Untold => {}
+            Came::Untold => {
+                self.window.sampled = self.window.sampled.saturating_sub(u32::from(is_sampled));
+            }
             Came::Failed => self.window.failed += u32::from(is_current),
             Came::Answered => {
-                self.answered += 1;
                 self.window.answered += 1;
                 if is_sampled {
-                    let took = now.saturating_sub(begun.at).as_secs_f64();
                     self.window.timed += 1;
-                    self.window.seconds += took;
-                    self.window.squares += took.powi(2);
+                    self.window.squares += now.saturating_sub(begun.at).as_secs_f64().powi(2);
                 }
             }
         }
-        self.set_overtaken_aside();
-        self.settle();
-    }
-
-    /// Looks whether the window tells enough, or has to end.
-    fn settle(&mut self) {
         if self.window.is_failing() {
             // Of what it can do now, nothing is known but that it's less.
             let half = (self.limit / 2).max(LEAST);
@@ -224,15 +203,12 @@ impl Limit {
             self.stand(Stands::Hold, half);
         } else if self.belief.is_overdue(&self.window) {
             self.fall();
-        } else if !self.is_draining && self.window.is_complete(self.sample()) {
-            self.judge(self.window.sample_load);
-        } else if !self.is_draining && self.is_late() {
-            self.pay_low();
-            self.judge(self.window.seconds);
-        } else if self.outlasts() {
-            self.give_up();
-        } else if self.is_draining && self.running.len() <= self.limit {
-            self.stand(self.stands, self.limit);
+        } else if self.is_draining {
+            if self.in_flight <= self.limit {
+                self.stand(self.stands, self.limit);
+            }
+        } else if self.window.is_complete(self.sample()) {
+            self.judge();
         }
     }
 
@@ -263,9 +239,8 @@ impl Limit {
         );
     }
 
-    /// The window is complete, and its answers took so many seconds together: learns from it, and says where the limit stands
-    /// next.
-    fn judge(&mut self, seconds: f64) {
+    /// The window is complete: learns from it, and says where the limit stands next.
+    fn judge(&mut self) {
         let in_flight = self.window.in_flight();
         if in_flight < DEMAND * self.limit as f64 {
             // Nothing is tried; what was asked low is taken back.
@@ -277,7 +252,7 @@ impl Limit {
             return self.stand(Stands::Hold, hold.max(self.limit));
         }
         let answers = self.window.timed.max(1);
-        let took = seconds / f64::from(answers);
+        let took = self.window.sample_load / f64::from(answers);
         let variance = self.window.squares / f64::from(answers) / took.powi(2) - 1.0;
         self.belief.scatters(variance);
         self.belief.learn(Seen {
@@ -340,14 +315,48 @@ impl Limit {
     fn stand(&mut self, stands: Stands, limit: usize) {
         self.stands = stands;
         self.limit = limit.clamp(LEAST, MOST);
-        self.is_draining = self.running.len() > self.limit;
+        self.is_draining = self.in_flight > self.limit;
         self.windows = self.windows.wrapping_add(1);
         let now = self.window.until;
         self.window = Window {
             began: Some(now),
             until: now,
-            ended_last: now,
             ..Window::default()
         };
+    }
+}
+
+impl Window {
+    /// Time has passed with so many in flight.
+    fn pass(&mut self, now: f64, in_flight: usize) {
+        if self.began.is_none() {
+            (self.began, self.until) = (Some(now), now);
+        }
+        let passed = (now - self.until).max(0.0);
+        self.load += passed * in_flight as f64;
+        self.sample_load += passed * f64::from(self.pending);
+        self.until = self.until.max(now);
+    }
+
+    fn lasted(&self) -> f64 {
+        self.began.map_or(0.0, |began| self.until - began)
+    }
+
+    /// On average.
+    fn in_flight(&self) -> f64 {
+        self.load / self.lasted().max(f64::MIN_POSITIVE)
+    }
+
+    /// The sample is large enough, and nearly all of it has ended.
+    fn is_complete(&self, sample: u32) -> bool {
+        self.sampled >= sample
+            && self.pending <= self.sampled / LATE
+            && self.timed > 0
+            && self.lasted() >= SHORTEST
+    }
+
+    fn is_failing(&self) -> bool {
+        let all = f64::from(self.answered + self.failed);
+        self.failed >= FAILED && f64::from(self.failed) > all * FAILING
     }
 }

@@ -112,13 +112,6 @@ impl Budget {
         }
     }
 
-    /// What a server may have can change though none of its requests ends.
-    fn pass_time(&self) {
-        let now = self.at(clock::timer());
-        let mut state = self.state.lock();
-        state.servers.iter_mut().for_each(|one| one.room.pass(now));
-    }
-
     /// Tells those who would be served too late.
     fn refuse_late(&self) {
         let now = clock::timer();
@@ -160,15 +153,14 @@ impl State {
     }
 }
 
-/// Looks after those who wait, as long as any do: a rest or an ejection may have ended, a limit grown, or an answer have
-/// become too late, without a request that begins or ends to notice it.
+/// Looks after those who wait, as long as any do: a rest or an ejection may have ended, or an answer have become too late,
+/// without a request that begins or ends to notice it.
 async fn tend(budget: Weak<Budget>) {
     loop {
         tokio::time::sleep(TENDS).await;
         let Some(budget) = budget.upgrade() else {
             return;
         };
-        budget.pass_time();
         budget.serve_waiting();
         budget.refuse_late();
         let mut state = budget.state.lock();

@@ -93,18 +93,14 @@ impl Belief {
         self.noise += ADAPT * ((CAUTION * variance).max(LEAST_NOISE) - self.noise);
     }
 
-    /// Seconds that an answer takes with so many in flight, by the middle.
-    pub fn takes(&self, in_flight: f64) -> f64 {
-        (f64::from(self.time[self.middle]) + waits(in_flight, self.middle)).exp()
-    }
-
     /// Far fewer answers came than the middle foretells.
     pub fn is_overdue(&self, window: &Window) -> bool {
         let in_flight = window.in_flight();
         if self.learned < 2 || window.lasted() < OVERDUE {
             return false;
         }
-        let foretold = window.load / self.takes(in_flight);
+        let foretold =
+            window.load / (f64::from(self.time[self.middle]) + waits(in_flight, self.middle)).exp();
         let came = f64::from(window.ended);
         foretold > (OVERDUE_TURNS * in_flight.min(self.capacity())).max(FEW)
             && came < OVERDUE_PART * foretold

@@ -41,11 +41,6 @@ struct Origin {
     working: BinaryHeap<Reverse<(u64, usize)>>,
     /// Nanoseconds each has been worked on, when they share.
     shared: f64,
-    /// So many requests are always in flight that cost the origin no work but take so many seconds: their clients read slowly.
-    readers: (usize, f64),
-    reading: BinaryHeap<Reverse<(u64, usize)>>,
-    /// One request of so many takes so many seconds of work.
-    exports: Option<(usize, f64)>,
     /// Seconds times what was worked on, what could have been, what was in flight, and the limit.
     worked: f64,
     could: f64,
@@ -66,9 +61,6 @@ impl Origin {
             queued: VecDeque::new(),
             working: BinaryHeap::new(),
             shared: 0.0,
-            readers: (0, 0.0),
-            reading: BinaryHeap::new(),
-            exports: None,
             worked: 0.0,
             could: 0.0,
             load: 0.0,
@@ -104,20 +96,8 @@ impl Origin {
         let end = self.now + seconds;
         while self.now < end {
             let (capacity, service) = at(self.now);
-            self.limit.pass(Duration::from_secs_f64(self.now));
             while self.in_flight < self.limit.get().min(clients) {
-                if self.reading.len() < self.readers.0 {
-                    let ends = (self.now + self.readers.1) * 1e9;
-                    let begun = self.limit.begin(Duration::from_secs_f64(self.now));
-                    self.in_flight += 1;
-                    self.reading.push(Reverse((ends as u64, self.begun.len())));
-                    self.begun.push((begun, 0.0));
-                    continue;
-                }
-                let takes = match self.exports {
-                    Some((each, seconds)) if self.begun.len() % each == each / 2 => seconds * 1e9,
-                    _ => self.takes() * service * 1e9,
-                };
+                let takes = self.takes() * service * 1e9;
                 let begun = self.limit.begin(Duration::from_secs_f64(self.now));
                 self.in_flight += 1;
                 self.queued.push_back(self.begun.len());
@@ -136,31 +116,24 @@ impl Origin {
             } else {
                 1.0
             };
-            let next = self.working.peek().map(|Reverse(next)| *next);
+            let Reverse((ends, name)) = *self.working.peek().unwrap();
             let from = if shares { self.shared } else { self.now * 1e9 };
-            let wait = next.map_or(f64::INFINITY, |(ends, _)| {
-                ((ends as f64 - from).max(0.0) / speed / 1e9).max(1e-9)
-            });
+            let wait = ((ends as f64 - from).max(0.0) / speed / 1e9).max(1e-9);
             let passed = wait.min(0.01);
             self.now += passed;
             self.shared += passed * speed * 1e9;
             self.could += passed * capacity as f64;
-            let quick = self.in_flight - self.reading.len();
-            self.worked += passed * quick.min(capacity) as f64;
-            self.load += passed * quick as f64;
+            self.worked += passed * self.in_flight.min(capacity) as f64;
+            self.load += passed * self.in_flight as f64;
             self.limits += passed * self.limit.get() as f64;
-            let now = Duration::from_secs_f64(self.now);
-            if let Some((_, name)) = next.filter(|_| wait <= passed) {
+            if wait <= passed {
                 self.working.pop();
                 self.in_flight -= 1;
-                self.limit.end(self.begun[name].0, now, Came::Answered);
-            }
-            if let Some(Reverse((ends, name))) = self.reading.peek().copied()
-                && ends as f64 <= self.now * 1e9
-            {
-                self.reading.pop();
-                self.in_flight -= 1;
-                self.limit.end(self.begun[name].0, now, Came::Untold);
+                self.limit.end(
+                    self.begun[name].0,
+                    Duration::from_secs_f64(self.now),
+                    Came::Answered,
+                );
             }
         }
     }
@@ -335,119 +308,6 @@ fn failures_halve_it_once_a_window_and_answers_bring_it_back() {
         turn(&mut limit, Came::Untold);
     }
     assert_eq!(limit.get(), before);
-}
-
-#[test]
-fn clients_that_hardly_read_are_in_nobodys_way() {
-    each(1, &[Constant, Exponential], |works, times, seed| {
-        for (capacity, service) in [(8, 0.05), (50, 0.05), (8, 0.3)] {
-            for readers in [2, 4, 8] {
-                let mut origin = Origin::new(works, times, seed);
-                origin.readers = (readers, 600.0);
-                origin.run(25.0, ENDLESS, |_| (capacity, service));
-                origin.run(15.0, ENDLESS, |_| (capacity, service));
-                let when = format!("seed {seed}, {readers} readers, {service} s");
-                origin.limits -= 15.0 * readers as f64;
-                origin.is_near(capacity, 0.9, &when);
-            }
-        }
-    });
-}
-
-#[test]
-fn clients_that_read_for_some_answers_time_freeze_nothing() {
-    each(1, &[Constant, Exponential], |works, times, seed| {
-        let mut origin = Origin::new(works, times, seed);
-        origin.readers = (2, 1.5);
-        origin.run(30.0, ENDLESS, |_| (30, 0.3));
-        origin.run(30.0, ENDLESS, |_| (30, 0.3));
-        let goodput = origin.worked / origin.could;
-        let longer = origin.load / origin.worked;
-        let told = format!(
-            "{works:?} {times:?} seed {seed}: goodput {goodput:.3}, {longer:.2} times as long"
-        );
-        assert!(goodput >= 0.85 && longer <= 1.7, "{told}");
-    });
-}
-
-#[test]
-fn clients_that_take_all_there_is_at_once_block_nobody_for_long() {
-    each(1, &[Constant, Exponential], |works, times, seed| {
-        for capacity in [2, 8, 50] {
-            let mut origin = Origin::new(works, times, seed);
-            origin.run(15.0, ENDLESS, |_| (capacity, 0.05));
-            origin.readers = (origin.limit.get(), 600.0);
-            origin.run(20.0, ENDLESS, |_| (capacity, 0.05));
-            origin.run(15.0, ENDLESS, |_| (capacity, 0.05));
-            let goodput = origin.worked / origin.could;
-            let readers = origin.readers.0;
-            assert!(
-                goodput >= 0.8,
-                "{works:?} {times:?} seed {seed}, {readers} of {capacity}: {goodput:.3}"
-            );
-        }
-    });
-}
-
-#[test]
-fn clients_that_come_while_it_asks_low_do_not_keep_it_there() {
-    each(3, &[Constant, Exponential], |works, times, seed| {
-        let mut origin = Origin::new(works, times, seed);
-        origin.run(10.0, ENDLESS, |_| (20, 0.05));
-        while origin.limit.stands != Stands::Low {
-            origin.run(0.01, ENDLESS, |_| (20, 0.05));
-        }
-        origin.readers = (origin.limit.limit, 600.0);
-        origin.run(10.0, ENDLESS, |_| (20, 0.05));
-        origin.run(10.0, ENDLESS, |_| (20, 0.05));
-        let goodput = origin.worked / origin.could;
-        let readers = origin.readers.0;
-        assert!(
-            goodput >= 0.85,
-            "{works:?} {times:?} seed {seed}, {readers}: {goodput:.3}"
-        );
-    });
-}
-
-/// A third of all work is of requests that take two hundred times as long.
-#[test]
-fn long_work_of_its_own_is_bounded() {
-    each(1, &[Constant, Exponential], |works, times, seed| {
-        for capacity in [8, 50] {
-            let mut origin = Origin::new(works, times, seed);
-            origin.exports = Some((500, 10.0));
-            for turn in 0..4 {
-                origin.run(20.0, ENDLESS, |_| (capacity, 0.05));
-                let limit = origin.limits * capacity as f64 / origin.could;
-                let goodput = origin.worked / origin.could;
-                assert!(
-                    limit <= 2.5 * capacity as f64 + 2.0 && (turn == 0 || goodput >= 0.8),
-                    "{works:?} {times:?} seed {seed} turn {turn}: limit {limit:.1} for {capacity}, goodput {goodput:.3}"
-                );
-            }
-        }
-    });
-}
-
-#[test]
-fn an_origin_that_has_come_to_a_halt_gets_as_much_again_at_most() {
-    let mut origin = Origin::new(FirstComeFirstServed, Exponential, 1);
-    origin.run(20.0, ENDLESS, |_| (8, 0.05));
-    let mut now = origin.now;
-    while origin.in_flight < origin.limit.get() {
-        origin.limit.begin(Duration::from_secs_f64(now));
-        origin.in_flight += 1;
-    }
-    let most = 2 * origin.limit.get().max(WARM);
-    for _ in 0..6_000 {
-        now += 0.025;
-        origin.limit.pass(Duration::from_secs_f64(now));
-        while origin.in_flight < origin.limit.get() {
-            origin.limit.begin(Duration::from_secs_f64(now));
-            origin.in_flight += 1;
-        }
-        assert!(origin.in_flight <= most, "{} at {now:.3}", origin.in_flight);
-    }
 }
 
 #[test]
