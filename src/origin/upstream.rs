@@ -1,4 +1,4 @@
-//! An upstream: its servers, their budget, and the connector that pools connections to them.
+//! An upstream: its servers, their budget, and the connector that opens connections to them and pools those of HTTP/2.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

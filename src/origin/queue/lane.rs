@@ -307,6 +307,7 @@ impl<T> Default for Lane<T> {
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     ByArrival(Instant),
+    /// For [`PATIENCE`] at least, and not yet for [`LAST`].
     Starving(Reverse<usize>, Instant),
     /// And when its client last had a place, if it has more than its share: those who have not are before all who have.
     ByWish(Reverse<usize>, Option<Instant>, Instant),

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::clock;
 
-/// After so many milliseconds nobody is put off.
+/// After so many milliseconds nobody is put off by who has just come.
 const LONG: u64 = PATIENCE.as_millis() as u64;
 
 impl Wanted for AtomicUsize {
