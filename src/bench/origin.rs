@@ -230,8 +230,9 @@ async fn converse(mut stream: TcpStream, app: Arc<App>) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let Ok(mut timer) = Timer::new() else {
-        return;
+    let mut timer = match Timer::new() {
+        Ok(timer) => timer,
+        Err(error) => return eprintln!("the origin has no timer for a connection: {error}"),
     };
     while let Some(request) = read_request(&mut stream, &mut buffer).await {
         let entry = app.ledger.arrived(&request.path);

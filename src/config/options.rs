@@ -395,7 +395,7 @@ table! {
     retries: usize = Default("10"), "0" to "100";
 
     /// The most requests that wait for a place; more get a stale copy, else 503.
-    queue: usize = Default("1024"), "0" to "1000000";
+    queue: usize = Default("1024"), "0" to "16384";
 
     /// How long a request may wait for a place.
     queue_wait: Duration = Default("5s"), "0" to "10m";
