@@ -42,7 +42,7 @@ const TURNS: usize = 2;
 const SHORTEST: f64 = 0.05;
 /// One part in so many of a sample may be late: it counts with the time it has taken so far.
 const LATE: u32 = 32;
-/// And one in so many where the window has lasted so many times what the others took; then it doesn't count.
+/// And one in so many where it has taken so many times what the others took; then it doesn't count.
 const LINGERING: u32 = 4;
 const LINGERS: f64 = 30.0;
 /// A window in which less than this part of what may be was in flight had no demand.
@@ -401,20 +401,25 @@ impl Window {
             && self.lasted() >= SHORTEST
     }
 
-    /// Who has not ended takes far longer than the others.
+    /// Those of the sample that have not ended take far longer than the others did; what is from before the window, too.
     fn is_lingered_in(&self) -> bool {
         let took = (self.squares / f64::from(self.timed)).sqrt();
-        self.lasted() >= LINGERS * took
+        self.pending > 0 && self.waited() >= LINGERS * took * f64::from(self.pending)
     }
 
     /// Seconds an answer took.
     fn took(&self) -> f64 {
         let lingering = if self.is_lingered_in() {
-            self.until * f64::from(self.pending) - self.began_pending
+            self.waited()
         } else {
             0.0
         };
         (self.sample_load - lingering) / f64::from(self.timed.max(1))
+    }
+
+    /// How long those of the sample that have not ended have taken so far, summed.
+    fn waited(&self) -> f64 {
+        self.until * f64::from(self.pending) - self.began_pending
     }
 
     fn is_failing(&self) -> bool {

@@ -271,7 +271,7 @@ impl<T> Waiting<T> {
         if let Some(worth) = standing.filter(|_| self.ask.wanted.is_none()) {
             let age = now.saturating_duration_since(since);
             // By then it would have been refused, were there too many; and nobody has starved who just came.
-            if age < PATIENCE.max(worth * 2 + LEAST) {
+            if age < PATIENCE.max(worth * (PRESSED + 1) + LEAST) {
                 let as_if = worth.min(PATIENCE - LEAST).saturating_sub(age);
                 since = now.checked_sub(as_if).unwrap_or(since);
             }

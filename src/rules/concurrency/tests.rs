@@ -311,6 +311,23 @@ fn a_few_that_take_far_longer_do_not_hold_it() {
 }
 
 #[test]
+fn a_window_that_fills_slowly_has_nobody_linger() {
+    let mut limit = Limit::default();
+    let mut now = Duration::ZERO;
+    let mut before: Option<Begun> = None;
+    for _ in 0..2000 {
+        // One in 40 ms, of 50 ms each: now and then two at once.
+        let begun = limit.begin(now);
+        now += Duration::from_millis(10);
+        if let Some(before) = before.replace(begun) {
+            limit.end(before, now, Came::Answered);
+        }
+        now += Duration::from_millis(30);
+        assert_eq!((limit.lingering, limit.get()), (0, WARM));
+    }
+}
+
+#[test]
 fn what_lingers_and_costs_as_much_has_a_bound() {
     each(3, &[Exports], |works, times, seed| {
         let mut origin = Origin::new(works, times, seed);
