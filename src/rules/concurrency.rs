@@ -16,10 +16,6 @@
 //! Of a window, the requests that begin first are its sample, and it is judged when nearly all of *these* have ended: the
 //! first answers after a change are the quickest, and those to requests from before it belong to another regime. When far
 //! fewer answers come than must, nobody waits for the sample: what is in flight and what came tells enough to fall.
-//!
-//! Some requests take so much longer than the others (an export, a long poll) that no window could wait for them. They are
-//! said to *linger*: the window ends without them, and what they hold is beside the limit, as far as it is no more than the
-//! limit itself. Should they cost the origin as much as others do, then these take longer, and the limit falls.
 
 mod belief;
 #[cfg(test)]
@@ -42,9 +38,6 @@ const TURNS: usize = 2;
 const SHORTEST: f64 = 0.05;
 /// One part in so many of a sample may be late: it counts with the time it has taken so far.
 const LATE: u32 = 32;
-/// And one in so many where it has taken so many times what the others took; then it doesn't count.
-const LINGERING: u32 = 4;
-const LINGERS: f64 = 30.0;
 /// A window in which less than this part of what may be was in flight had no demand.
 const DEMAND: f64 = 0.9;
 
@@ -99,9 +92,6 @@ pub struct Begun {
 pub struct Limit {
     limit: usize,
     in_flight: usize,
-    /// Of these, the ones that began before the window `judged` ended with them, and its sample without them.
-    lingering: usize,
-    judged: u32,
     stands: Stands,
     /// The limit fell, and more is still in flight: nothing begins, and nothing is sampled.
     is_draining: bool,
@@ -141,11 +131,7 @@ struct Window {
     /// Requests in the sample, those of them in flight, and those answered.
     sampled: u32,
     pending: u32,
-    /// Requests in flight that began in it.
-    flying: usize,
     timed: u32,
-    /// When those pending began, in seconds on the clock, summed.
-    began_pending: f64,
     /// The sum of the squares of their seconds.
     squares: f64,
 }
@@ -155,8 +141,6 @@ impl Default for Limit {
         Limit {
             limit: WARM,
             in_flight: 0,
-            lingering: 0,
-            judged: 0,
             stands: Stands::Hold,
             is_draining: false,
             low_allowance: 1.0,
@@ -173,7 +157,7 @@ impl Default for Limit {
 impl Limit {
     /// Requests that may be in flight.
     pub fn get(&self) -> usize {
-        (self.limit + self.lingering.min(self.limit)).min(MOST)
+        self.limit
     }
 
     /// A request begins. `now` is any clock's that never steps.
@@ -182,12 +166,8 @@ impl Limit {
         let is_short = self.window.sampled < self.sample() || self.window.lasted() < SHORTEST;
         let is_sampled = is_short && !self.is_draining;
         self.in_flight += 1;
-        self.window.flying += 1;
         self.window.sampled += u32::from(is_sampled);
-        if is_sampled {
-            self.window.pending += 1;
-            self.window.began_pending += now.as_secs_f64();
-        }
+        self.window.pending += u32::from(is_sampled);
         Begun {
             at: now,
             window: self.windows,
@@ -200,17 +180,8 @@ impl Limit {
         self.window.pass(now.as_secs_f64(), self.in_flight);
         self.in_flight = self.in_flight.saturating_sub(1);
         let is_current = begun.window == self.windows;
-        self.window.flying = self.window.flying.saturating_sub(usize::from(is_current));
-        let since = self.windows.wrapping_sub(begun.window);
-        let since_judged = self.windows.wrapping_sub(self.judged);
-        if since > since_judged || since == since_judged && begun.is_sampled {
-            self.lingering = self.lingering.saturating_sub(1);
-        }
         let is_sampled = is_current && begun.is_sampled;
-        if is_sampled {
-            self.window.pending = self.window.pending.saturating_sub(1);
-            self.window.began_pending -= begun.at.as_secs_f64();
-        }
+        self.window.pending = self.window.pending.saturating_sub(u32::from(is_sampled));
         self.window.ended += 1;
         match came {
             Came::Untold => {
@@ -230,10 +201,10 @@ impl Limit {
             let half = (self.limit / 2).max(LEAST);
             self.belief = Belief::new(half);
             self.stand(Stands::Hold, half);
-        } else if self.belief.is_overdue(&self.window, self.lingering) {
+        } else if self.belief.is_overdue(&self.window) {
             self.fall();
         } else if self.is_draining {
-            if self.in_flight <= self.get() {
+            if self.in_flight <= self.limit {
                 self.stand(self.stands, self.limit);
             }
         } else if self.window.is_complete(self.sample()) {
@@ -250,14 +221,14 @@ impl Limit {
     /// answers there will show it.
     fn fall(&mut self) {
         let window = self.window;
-        let in_flight = window.busy(self.lingering);
+        let in_flight = window.in_flight();
         if in_flight < DEMAND * self.limit as f64 {
             return self.stand(Stands::Hold, self.limit);
         }
         let answers = window.ended.max(1);
         self.belief.learn(Seen {
             in_flight,
-            took: in_flight * window.lasted() / f64::from(answers),
+            took: window.load / f64::from(answers),
             answers,
         });
         // Whether it comes back is asked soon.
@@ -270,12 +241,7 @@ impl Limit {
 
     /// The window is complete: learns from it, and says where the limit stands next.
     fn judge(&mut self) {
-        if self.window.is_lingered_in() {
-            let older = self.in_flight.saturating_sub(self.window.flying);
-            self.lingering = older + self.window.pending as usize;
-            self.judged = self.windows;
-        }
-        let in_flight = self.window.busy(self.lingering);
+        let in_flight = self.window.in_flight();
         if in_flight < DEMAND * self.limit as f64 {
             // Nothing is tried; what was asked low is taken back.
             let hold = if self.stands == Stands::Low {
@@ -286,7 +252,7 @@ impl Limit {
             return self.stand(Stands::Hold, hold.max(self.limit));
         }
         let answers = self.window.timed.max(1);
-        let took = self.window.took();
+        let took = self.window.sample_load / f64::from(answers);
         let variance = self.window.squares / f64::from(answers) / took.powi(2) - 1.0;
         self.belief.scatters(variance);
         self.belief.learn(Seen {
@@ -309,9 +275,7 @@ impl Limit {
         self.held += 1;
         self.held_low += 1;
         let was = self.stands;
-        let asks_low = (below >= NEAR || self.held_low >= HELD_LOW)
-            && was != Stands::Low
-            && self.at(Stands::Low) >= self.lingering;
+        let asks_low = (below >= NEAR || self.held_low >= HELD_LOW) && was != Stands::Low;
         let asks_high = (above >= NEAR || self.held >= HELD) && was != Stands::High;
         let stands = if asks_low && low_price <= self.low_allowance {
             self.low_allowance -= low_price;
@@ -351,7 +315,7 @@ impl Limit {
     fn stand(&mut self, stands: Stands, limit: usize) {
         self.stands = stands;
         self.limit = limit.clamp(LEAST, MOST);
-        self.is_draining = self.in_flight > self.get();
+        self.is_draining = self.in_flight > self.limit;
         self.windows = self.windows.wrapping_add(1);
         let now = self.window.until;
         self.window = Window {
@@ -383,43 +347,12 @@ impl Window {
         self.load / self.lasted().max(f64::MIN_POSITIVE)
     }
 
-    /// On average, without those that linger.
-    fn busy(&self, lingering: usize) -> f64 {
-        (self.in_flight() - lingering as f64).max(1.0)
-    }
-
     /// The sample is large enough, and nearly all of it has ended.
     fn is_complete(&self, sample: u32) -> bool {
-        let late = if self.is_lingered_in() {
-            LINGERING
-        } else {
-            LATE
-        };
         self.sampled >= sample
-            && self.pending <= self.sampled / late
+            && self.pending <= self.sampled / LATE
             && self.timed > 0
             && self.lasted() >= SHORTEST
-    }
-
-    /// Those of the sample that have not ended take far longer than the others did; what is from before the window, too.
-    fn is_lingered_in(&self) -> bool {
-        let took = (self.squares / f64::from(self.timed)).sqrt();
-        self.pending > 0 && self.waited() >= LINGERS * took * f64::from(self.pending)
-    }
-
-    /// Seconds an answer took.
-    fn took(&self) -> f64 {
-        let lingering = if self.is_lingered_in() {
-            self.waited()
-        } else {
-            0.0
-        };
-        (self.sample_load - lingering) / f64::from(self.timed.max(1))
-    }
-
-    /// How long those of the sample that have not ended have taken so far, summed.
-    fn waited(&self) -> f64 {
-        self.until * f64::from(self.pending) - self.began_pending
     }
 
     fn is_failing(&self) -> bool {

@@ -94,13 +94,13 @@ impl Belief {
     }
 
     /// Far fewer answers came than the middle foretells.
-    pub fn is_overdue(&self, window: &Window, lingering: usize) -> bool {
-        let in_flight = window.busy(lingering);
+    pub fn is_overdue(&self, window: &Window) -> bool {
+        let in_flight = window.in_flight();
         if self.learned < 2 || window.lasted() < OVERDUE {
             return false;
         }
-        let foretold = in_flight * window.lasted()
-            / (f64::from(self.time[self.middle]) + waits(in_flight, self.middle)).exp();
+        let foretold =
+            window.load / (f64::from(self.time[self.middle]) + waits(in_flight, self.middle)).exp();
         let came = f64::from(window.ended);
         foretold > (OVERDUE_TURNS * in_flight.min(self.capacity())).max(FEW)
             && came < OVERDUE_PART * foretold

@@ -21,11 +21,9 @@ enum Times {
     LogNormal,
     /// 90 % are quick, 10 % take 20 times as long.
     Bimodal,
-    /// 98 % are quick, 2 % take 600 times as long, and as much of the origin.
-    Exports,
 }
 
-use Times::{Bimodal, Constant, Exponential, Exports, LogNormal, Uniform};
+use Times::{Bimodal, Constant, Exponential, LogNormal, Uniform};
 use Works::{FirstComeFirstServed, SharingProcessors};
 
 /// An origin under a limit.
@@ -38,8 +36,6 @@ struct Origin {
     /// Each with the nanoseconds it takes alone, by number.
     begun: Vec<(Begun, f64)>,
     in_flight: usize,
-    /// In flight, and nothing that it works on.
-    others: usize,
     queued: VecDeque<usize>,
     /// By the nanosecond they end, on the clock or in `shared`.
     working: BinaryHeap<Reverse<(u64, usize)>>,
@@ -62,7 +58,6 @@ impl Origin {
             now: 0.0,
             begun: Vec::new(),
             in_flight: 0,
-            others: 0,
             queued: VecDeque::new(),
             working: BinaryHeap::new(),
             shared: 0.0,
@@ -91,7 +86,6 @@ impl Origin {
                 let far = (-2.0 * self.random().ln()).sqrt();
                 (far * (std::f64::consts::TAU * self.random()).cos() - 0.5).exp()
             }
-            Exports => (if self.random() < 0.98 { 1.0 } else { 600.0 }) / 12.98,
             Bimodal => (if self.random() < 0.9 { 5.0 } else { 100.0 }) / 14.5,
         }
     }
@@ -102,7 +96,7 @@ impl Origin {
         let end = self.now + seconds;
         while self.now < end {
             let (capacity, service) = at(self.now);
-            while self.in_flight + self.others < self.limit.get().min(clients) {
+            while self.in_flight < self.limit.get().min(clients) {
                 let takes = self.takes() * service * 1e9;
                 let begun = self.limit.begin(Duration::from_secs_f64(self.now));
                 self.in_flight += 1;
@@ -122,13 +116,7 @@ impl Origin {
             } else {
                 1.0
             };
-            let Some(Reverse((ends, name))) = self.working.peek().copied() else {
-                panic!(
-                    "{:?}: the others have all {} places",
-                    self.times,
-                    self.limit.get()
-                );
-            };
+            let Reverse((ends, name)) = *self.working.peek().unwrap();
             let from = if shares { self.shared } else { self.now * 1e9 };
             let wait = ((ends as f64 - from).max(0.0) / speed / 1e9).max(1e-9);
             let passed = wait.min(0.01);
@@ -279,116 +267,6 @@ fn a_slow_origin_is_not_a_full_one() {
             origin.is_near(40, 0.9, &format!("seed {seed}, {service} s"));
         }
     });
-}
-
-#[test]
-fn a_few_that_take_far_longer_do_not_hold_it() {
-    for few in [1, 2, 4, 6] {
-        each(2, &[Uniform, Exponential], |works, times, seed| {
-            let mut origin = Origin::new(works, times, seed);
-            for _ in 0..4 {
-                // These cost the origin nothing, and their places.
-                let begin =
-                    |origin: &mut Origin| origin.limit.begin(Duration::from_secs_f64(origin.now));
-                let long: Vec<_> = (0..few).map(|_| begin(&mut origin)).collect();
-                let end = origin.now + 30.0;
-                origin.others = few;
-                origin.run(15.0, ENDLESS, |_| (40, 0.05));
-                origin.run(15.0, ENDLESS, |_| (40, 0.05));
-                let (limit, goodput) = (origin.limits / 15.0, origin.worked / origin.could);
-                assert!(
-                    (36.0..=68.0).contains(&limit) && goodput >= 0.9,
-                    "{few}, {works:?} {times:?}, seed {seed}, {end:.0} s: limit {limit:.1}, goodput {goodput:.3}"
-                );
-                for begun in long {
-                    origin
-                        .limit
-                        .end(begun, Duration::from_secs_f64(origin.now), Came::Answered);
-                }
-            }
-        });
-    }
-}
-
-#[test]
-fn a_window_that_fills_slowly_has_nobody_linger() {
-    let mut limit = Limit::default();
-    let mut now = Duration::ZERO;
-    let mut before: Option<Begun> = None;
-    for _ in 0..2000 {
-        // One in 40 ms, of 50 ms each: now and then two at once.
-        let begun = limit.begin(now);
-        now += Duration::from_millis(10);
-        if let Some(before) = before.replace(begun) {
-            limit.end(before, now, Came::Answered);
-        }
-        now += Duration::from_millis(30);
-        assert_eq!((limit.lingering, limit.get()), (0, WARM));
-    }
-}
-
-#[test]
-fn what_lingers_and_costs_as_much_has_a_bound() {
-    each(3, &[Exports], |works, times, seed| {
-        let mut origin = Origin::new(works, times, seed);
-        for _ in 0..40 {
-            origin.run(5.0, ENDLESS, |_| (40, 0.65));
-            let limit = origin.limits / 5.0;
-            assert!(
-                limit <= 2.0 * 1.5 * 40.0,
-                "{works:?}, seed {seed}: {limit:.1} at {:.0} s",
-                origin.now
-            );
-        }
-    });
-}
-
-#[test]
-fn where_all_hang_nothing_is_added_and_each_halving_is_seen() {
-    let mut limit = Limit::default();
-    let hung: Vec<_> = (0..WARM).map(|_| limit.begin(Duration::ZERO)).collect();
-    for (ended, begun) in hung.into_iter().enumerate() {
-        assert!(limit.get() <= WARM);
-        limit.end(begun, Duration::from_secs(30), Came::Failed);
-        assert!(limit.get() <= WARM / if ended + 1 < FAILED as usize { 1 } else { 2 });
-    }
-    // Some linger, and then all hang.
-    let mut now = Duration::from_secs(40);
-    let mut limit = Limit::default();
-    let lingering: Vec<_> = (0..4).map(|_| limit.begin(now)).collect();
-    for _ in 0..1000 {
-        let begun: Vec<_> = (4..limit.get()).map(|_| limit.begin(now)).collect();
-        now += Duration::from_millis(20);
-        begun
-            .iter()
-            .for_each(|begun| limit.end(*begun, now, Came::Answered));
-    }
-    assert_eq!(limit.lingering, 4);
-    let mut before = limit.get();
-    while before > 2 {
-        let begun: Vec<_> = (4..limit.get()).map(|_| limit.begin(now)).collect();
-        if begun.is_empty() {
-            break;
-        }
-        now += Duration::from_secs(30);
-        begun
-            .iter()
-            .for_each(|begun| limit.end(*begun, now, Came::Failed));
-        assert!(limit.get() <= before.max(2 * FAILED as usize), "{limit:?}");
-        if begun.len() >= FAILED as usize {
-            assert!(limit.get() < before, "{limit:?}");
-        }
-        if limit.get() == before {
-            break;
-        }
-        before = limit.get();
-    }
-    assert!(before <= 8, "{limit:?}");
-    // And are gone at last: what is left is the limit alone.
-    lingering
-        .into_iter()
-        .for_each(|begun| limit.end(begun, now, Came::Answered));
-    assert_eq!((limit.lingering, limit.in_flight), (0, 0));
 }
 
 #[test]
