@@ -1,4 +1,5 @@
 mod bulkheads;
+mod overload;
 
 use std::future::Future;
 use std::pin::Pin;

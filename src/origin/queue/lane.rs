@@ -13,8 +13,8 @@ use crate::rules::client::Client;
 
 /// A place is worth waiting for so long in any case: nobody notices.
 const LEAST: Duration = Duration::from_millis(50);
-/// So many windows in a row in which more came than went are no crowd that comes once.
-const PRESSED: u32 = 4;
+/// Where more came than went in so many windows together, without the one in which most did, that is no crowd that comes once.
+const PRESSED: usize = 4;
 
 pub(super) struct Lane<T> {
     /// By ticket, so by arrival.
@@ -227,8 +227,8 @@ impl<T> Lane<T> {
 
     /// Who waits alone and longer than an answer takes, while more such requests come than go, and until those who came
     /// meanwhile are gone; but for the last `places` of them, so that no place has to wait for somebody. A client's first in
-    /// line has twice the time, and all it needs where the clients are no more than can be served in that: where one has many
-    /// here, its own have to go before another's only one.
+    /// line has twice the time, and all it needs where the clients are no more than can be served in that and most requests are
+    /// not the first of theirs: where one has many here, its own have to go before another's only one.
     pub fn late(&mut self, now: Instant, takes: Duration, places: usize) -> Vec<Ticket> {
         let worth = takes.max(LEAST);
         let is_pressed = self.pressure.persists(now, worth);
@@ -249,7 +249,8 @@ impl<T> Lane<T> {
                 (*ticket, waiting.since, is_first)
             })
             .collect();
-        let firsts_are_served = lines as f64 <= served;
+        // Where hardly any is not its client's first, there are none that would go before these.
+        let firsts_are_served = lines as f64 <= served && lines * 2 <= alone.len();
         let late = alone.iter().filter(|(_, since, is_first)| match is_first {
             true => !firsts_are_served && now >= *since + worth * 2,
             false => now >= *since + worth,
@@ -271,7 +272,7 @@ impl<T> Waiting<T> {
         if let Some(worth) = standing.filter(|_| self.ask.wanted.is_none()) {
             let age = now.saturating_duration_since(since);
             // By then it would have been refused, were there too many; and nobody has starved who just came.
-            if age < PATIENCE.max(worth * (PRESSED + 1) + LEAST) {
+            if age < PATIENCE.max(worth * (PRESSED as u32 + 1) + LEAST) {
                 let as_if = worth.min(PATIENCE - LEAST).saturating_sub(age);
                 since = now.checked_sub(as_if).unwrap_or(since);
             }
@@ -320,8 +321,9 @@ pub(super) struct Pressure {
     since: Option<Instant>,
     came: usize,
     served: usize,
-    /// Windows in a row with more of the former.
-    windows: u32,
+    /// By how many more came than went in each of the last windows.
+    last: [i64; PRESSED],
+    windows: usize,
 }
 
 impl Pressure {
@@ -329,10 +331,12 @@ impl Pressure {
     fn persists(&mut self, now: Instant, window: Duration) -> bool {
         let since = *self.since.get_or_insert(now);
         if now >= since + window {
-            let is_pressed = self.came > self.served;
-            self.windows = if is_pressed { self.windows + 1 } else { 0 };
+            self.last.rotate_left(1);
+            self.last[PRESSED - 1] = self.came as i64 - self.served as i64;
+            self.windows += 1;
             (self.since, self.came, self.served) = (Some(now), 0, 0);
         }
-        self.windows >= PRESSED
+        let most = self.last.iter().max().copied().unwrap_or_default();
+        self.windows >= PRESSED && self.last.iter().sum::<i64>() > most
     }
 }
