@@ -206,6 +206,7 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
         shed: metrics.counter(&names::CONNECTIONS_SHED, &[]),
         refused_client: metrics.counter(&names::CONNECTIONS_REFUSED, &["client"]),
         refused_full: metrics.counter(&names::CONNECTIONS_REFUSED, &["full"]),
+        refused_proxy: metrics.counter(&names::CONNECTIONS_REFUSED, &["proxy"]),
     };
     let files = Files::raise(&policy);
     let guests = Guests::new(files.guests(), told);

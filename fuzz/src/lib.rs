@@ -2,10 +2,12 @@
 //! `tests/rust/corpus.rs` runs them over `corpus/`, so that what was found once is tested ever after. [`strict`] is a reader that the parsers are held against.
 
 pub mod chunked;
+pub mod claims;
 pub mod config;
 pub mod fields;
 pub mod key;
 pub mod merge;
+pub mod proxy_protocol;
 pub mod request;
 pub mod response;
 pub mod strict;
@@ -17,10 +19,12 @@ pub type Target = (&'static str, fn(&[u8]));
 
 pub const TARGETS: &[Target] = &[
     ("chunked", chunked::run),
+    ("claims", claims::run),
     ("config", config::run),
     ("fields", fields::run),
     ("key", key::run),
     ("merge", merge::run),
+    ("proxy_protocol", proxy_protocol::run),
     ("request", request::run),
     ("response", response::run),
 ];

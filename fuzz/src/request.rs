@@ -147,6 +147,7 @@ fn forwarded(request: &Request<'_>, kind: Kind) {
         upstream_host: host.is_empty().then_some("origin.test"),
         accept_encoding: AcceptEncoding::Identity,
         client: Some([192, 0, 2, 1].into()),
+        proxies: &[],
         via_version: request.version.number(),
         cdn_id: "tidegate-test",
         request_id: "id",

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, header};
+use ipnet::IpNet;
 
 use super::file::File;
 use super::nearest::nearest;
@@ -26,6 +27,8 @@ use crate::origin::{
     Asking, Check, HealthSpec, Place, ResolveSpec, Rules, ServerSpec, UpstreamSpec,
 };
 use crate::rules::breaker;
+use crate::rules::claims::ClaimedBy;
+use crate::rules::client::IPV6_PREFIX;
 use crate::rules::health::{Expects, Hysteresis};
 use crate::rules::identity::{self, Harmless};
 use crate::rules::request::HeadLimits;
@@ -88,6 +91,11 @@ impl Compile<'_, '_> {
                 .and_then(|port| u16::try_from(port).ok()),
             max_connections: listen.max_connections.value,
             max_connections_per_client: listen.max_connections_per_client.value,
+            client_ipv6_prefix: u8::try_from(listen.client_ipv6_prefix.value)
+                .unwrap_or(IPV6_PREFIX),
+            trusted_proxies: self.trusted_proxies(listen),
+            claimed_by: listen.client_ip_header.value,
+            proxy_protocol: listen.proxy_protocol.value,
             http2: listen.http2.value,
             h2c: listen.h2c.value,
             max_streams: listen.max_streams.value,
@@ -109,6 +117,24 @@ impl Compile<'_, '_> {
             max_body: listen.max_body.value.0,
             request_buffer: to_usize(listen.request_buffer.value.0),
         }
+    }
+
+    fn trusted_proxies(&mut self, listen: &options::Listen) -> Vec<IpNet> {
+        let trusted = &listen.trusted_proxies;
+        if trusted.value.is_empty() && trusted.at != At::Told {
+            if listen.proxy_protocol.value {
+                let what =
+                    "with `proxy_protocol` only trusted proxies are let in, and there are none";
+                let help = "add `trusted_proxies` with their addresses or networks";
+                self.tell(&listen.proxy_protocol.at, what, help);
+            }
+            if listen.client_ip_header.value != ClaimedBy::XForwardedFor {
+                let what = "nobody is trusted to say who clients are";
+                let help = "add `trusted_proxies`, or leave it out";
+                self.tell(&listen.client_ip_header.at, what, help);
+            }
+        }
+        trusted.value.iter().map(|network| network.0).collect()
     }
 
     fn tls(&mut self, listen: &options::Listen) -> Option<Tls> {

@@ -13,9 +13,9 @@ use super::steering::{CookieName, HashBy, Secret};
 use super::value::{Bounds, Kind, Literal, OrAuto, OrOff, Rate, Size, Value, Wrong};
 use super::walk::{Found, Given, Walk};
 use super::words::{
-    AcceptEncoding, Authority, Balance, CdnId, Coding, Family, Field, Health, HealthMethod, Host,
-    Level, Member, Name, Output, PathPrefix, Pattern, Priority, Protocol, Resolver, Server,
-    SetCookie, Statuses, Target,
+    AcceptEncoding, Authority, Balance, CdnId, ClaimedBy, Coding, Family, Field, Health,
+    HealthMethod, Host, Level, Member, Name, Network, Output, PathPrefix, Pattern, Priority,
+    Protocol, Resolver, Server, SetCookie, Statuses, Target,
 };
 
 /// One table of the file and its options.
@@ -255,9 +255,25 @@ table! {
     /// listener and the logs need. Past it, those that have been between requests the longest are closed.
     max_connections: usize = Default("0"), "0" to "10000000";
 
-    /// The most connections of one client (an IPv4 address, a /64 of IPv6) at once; 0 is a quarter of all. More are
-    /// closed as they come.
+    /// The most connections of one client at once; 0 is a quarter of all. More are closed as they come. Trusted proxies have
+    /// no such bound, since all visitors may come through one.
     max_connections_per_client: usize = Default("0"), "0" to "10000000";
+
+    /// Who counts as one client, wherever clients are counted: an address of IPv4, or all of IPv6 that have so many bits in
+    /// common. Whoever has one address of a /64 can have them all.
+    client_ipv6_prefix: usize = Default("64"), "32" to "64";
+
+    /// The proxies in front of this one, as addresses and networks. What they say of their clients is believed; what others
+    /// say is dropped. The client is the last one named whom none of these vouches for.
+    trusted_proxies: Vec<Network> = Default("[]");
+
+    /// Where trusted proxies say whom they were asked by: `x-forwarded-for` (and the scheme in X-Forwarded-Proto) or `forwarded`
+    /// (RFC 7239). It has to be the one that they write themselves: the other is dropped, whoever sends it.
+    client_ip_header: ClaimedBy = Default("x-forwarded-for");
+
+    /// Whether each connection begins with a header of the PROXY protocol (version 1 or 2), before TLS, as load balancers
+    /// of TCP send it. Then nobody but trusted proxies is let in, and the header says who the client is.
+    proxy_protocol: bool = Default("false");
 
     /// Threads that serve; 0 takes one for each core.
     threads: usize = Default("0"), "0" to "1024";
@@ -339,7 +355,7 @@ table! {
     balance: Balance = Default("p2c");
 
     /// What `consistent_hash` finds a server by: `path` is what the cache knows a page by (host, path and query),
-    /// `header:NAME` and `cookie:NAME` what a request says there, `address` its client's (of IPv6 the /64). Of several
+    /// `header:NAME` and `cookie:NAME` what a request says there, `address` its client (see `client_ipv6_prefix`). Of several
     /// requests that share an answer it's the first one's. A request that doesn't say it goes as with `p2c`. When a server
     /// leaves, its part moves to all the others and comes back with it; nothing else moves.
     hash_by: HashBy = Default("path");

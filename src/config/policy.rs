@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+use ipnet::IpNet;
 
 use super::table::Table;
 pub use super::words::AcceptEncoding;
 use crate::origin::{Bulkhead, Priority, UpstreamSpec};
+use crate::rules::claims::ClaimedBy;
 use crate::rules::encoding::Coding;
 use crate::rules::identity::Harmless;
 use crate::rules::request::HeadLimits;
@@ -71,6 +73,12 @@ pub struct Listen {
     pub max_connections: usize,
     /// 0: a quarter of all.
     pub max_connections_per_client: usize,
+    /// How many bits of an IPv6 address tell clients apart.
+    pub client_ipv6_prefix: u8,
+    /// Networks of IPv4 are written as such.
+    pub trusted_proxies: Vec<IpNet>,
+    pub claimed_by: ClaimedBy,
+    pub proxy_protocol: bool,
     pub http2: bool,
     pub h2c: bool,
     pub max_streams: usize,

@@ -9,6 +9,7 @@ use super::options::{Shown, TABLES};
 use super::policy::AcceptEncoding;
 use super::*;
 use crate::origin::{Balance, Bulkhead, Check, HashBy, Place};
+use crate::rules::claims::ClaimedBy;
 use crate::rules::resolve::Family;
 use crate::rules::storing::SetCookie;
 use crate::telemetry::Output;
@@ -229,6 +230,64 @@ fn what_a_health_check_has_no_use_for_is_told() {
         let (_, told, helps) = one_mistake(&format!("{UPSTREAM}{options}\n"));
         assert!(told.starts_with(what), "{told}");
         assert_eq!(helps, help, "{options}");
+    }
+}
+
+#[test]
+fn proxies_are_trusted_by_name_alone() {
+    let listen = policy(UPSTREAM).listen;
+    assert_eq!(listen.trusted_proxies, []);
+    assert_eq!(
+        (listen.claimed_by, listen.proxy_protocol),
+        (ClaimedBy::XForwardedFor, false)
+    );
+    assert_eq!(listen.client_ipv6_prefix, 64);
+    let listen = policy(&format!(
+        "{UPSTREAM}[listen]\ntrusted_proxies = [\"10.0.0.0/8\", \"::ffff:192.0.2.1\"]\n\
+         client_ip_header = \"forwarded\"\nproxy_protocol = true\nclient_ipv6_prefix = 48\n"
+    ));
+    let listen = listen.listen;
+    let networks = ["10.0.0.0/8", "192.0.2.1/32"].map(|network| network.parse().unwrap());
+    assert_eq!(listen.trusted_proxies, networks);
+    assert_eq!(
+        (listen.claimed_by, listen.proxy_protocol),
+        (ClaimedBy::Forwarded, true)
+    );
+    assert_eq!(listen.client_ipv6_prefix, 48);
+    for (options, line, what, help) in [
+        (
+            "proxy_protocol = true",
+            4,
+            "with `proxy_protocol` only trusted proxies are let in, and there are none",
+            "add `trusted_proxies` with their addresses or networks",
+        ),
+        (
+            "client_ip_header = \"forwarded\"",
+            4,
+            "nobody is trusted to say who clients are",
+            "add `trusted_proxies`, or leave it out",
+        ),
+        (
+            "client_ip_header = \"x-real-ip\"",
+            4,
+            "`client_ip_header`: `x-real-ip` is not one of \"x-forwarded-for\", \"forwarded\"",
+            "write \"x-forwarded-for\" or \"forwarded\"",
+        ),
+        (
+            "client_ipv6_prefix = 65",
+            4,
+            "`client_ipv6_prefix`: `65` is more than 64",
+            "anything from 32 to 64 will do",
+        ),
+        (
+            "proxy_protocol = true\ntrusted_proxies = [\"10.0.0.1/8\"]",
+            5,
+            "`trusted_proxies`: `10.0.0.1/8` is not an address or a network",
+            "did you mean `\"10.0.0.0/8\"`, or the address `\"10.0.0.1\"`?",
+        ),
+    ] {
+        let told = one_mistake(&format!("{UPSTREAM}[listen]\n{options}\n"));
+        assert_eq!(told, (line, what.to_owned(), help.to_owned()));
     }
 }
 

@@ -4,9 +4,11 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use http::{HeaderName, HeaderValue, Method, header};
+use ipnet::{IpNet, Ipv4Net};
 
 use super::value::{Kind, Word, Wrong, choice, is_not};
 pub use crate::origin::{Balance, Priority, Protocol};
+pub use crate::rules::claims::ClaimedBy;
 pub use crate::rules::encoding::Coding;
 use crate::rules::health;
 use crate::rules::hop::is_hop_by_hop;
@@ -255,6 +257,52 @@ impl Word for Resolver {
     }
 }
 
+/// Addresses that begin alike, or a single one. Of IPv4 where IPv6 only stands for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Network(pub IpNet);
+
+impl Word for Network {
+    const WORD: Kind = Kind::Text {
+        noun: "an address or a network",
+        pattern: Some(r"^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$"),
+    };
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let wrong = |help: String| Wrong::new(is_not(text, Self::WORD), help);
+        let network = match (text.parse::<IpNet>(), text.parse::<IpAddr>()) {
+            (Ok(network), _) => network,
+            (_, Ok(ip)) => IpNet::from(ip),
+            _ => {
+                let help = "an address, or one and how many bits of it count: `\"192.0.2.1\"`, `\"10.0.0.0/8\"`, `\"2001:db8::/32\"`";
+                return Err(wrong(help.to_owned()));
+            }
+        };
+        if network != network.trunc() {
+            return Err(wrong(format!(
+                "did you mean `\"{}\"`, or the address `\"{}\"`?",
+                network.trunc(),
+                network.addr()
+            )));
+        }
+        Ok(Network(folded(network)))
+    }
+}
+
+/// What is IPv4 but for how it is written (RFC 4291 §2.5.5.2).
+fn folded(network: IpNet) -> IpNet {
+    let ipv4 = |prefix: u8| match network.addr().to_canonical() {
+        IpAddr::V4(ip) => Ipv4Net::new(ip, prefix).ok(),
+        IpAddr::V6(_) => None,
+    };
+    match network {
+        IpNet::V4(_) => network,
+        IpNet::V6(six) => {
+            let prefix = six.prefix_len().checked_sub(96);
+            prefix.and_then(ipv4).map_or(network, IpNet::V4)
+        }
+    }
+}
+
 /// What is asked for: a path, with a query or without.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target(pub String);
@@ -425,6 +473,11 @@ choice!(AcceptEncoding:
     "client" => AcceptEncoding::Client,
 );
 
+choice!(ClaimedBy:
+    "x-forwarded-for" => ClaimedBy::XForwardedFor,
+    "forwarded" => ClaimedBy::Forwarded,
+);
+
 choice!(Coding:
     "br" => Coding::Br,
     "zstd" => Coding::Zstd,
@@ -588,6 +641,44 @@ mod tests {
             ("/ä", "no query"),
         ] {
             assert!(help::<PathPrefix>(text).contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        for (text, network) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("192.0.2.1", "192.0.2.1/32"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("2001:DB8::/32", "2001:db8::/32"),
+            ("::1", "::1/128"),
+            ("::/0", "::/0"),
+            ("::ffff:192.0.2.1", "192.0.2.1/32"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+        ] {
+            let read = Network::parse(text).map(|network| network.0.to_string());
+            assert_eq!(read, Ok(network.to_owned()), "{text}");
+        }
+        for (text, part) in [
+            (
+                "10.0.0.1/8",
+                "`\"10.0.0.0/8\"`, or the address `\"10.0.0.1\"`",
+            ),
+            ("2001:db8::1/32", "`\"2001:db8::/32\"`"),
+            ("10.0.0.0/33", "how many bits"),
+            ("10.0.0", "how many bits"),
+            ("10.0.0.0/255.0.0.0", "how many bits"),
+            ("[::1]", "how many bits"),
+            ("fe80::1%eth0", "how many bits"),
+            ("localhost", "how many bits"),
+            ("", "how many bits"),
+        ] {
+            assert!(
+                help::<Network>(text).contains(part),
+                "{text}: {}",
+                help::<Network>(text)
+            );
         }
     }
 

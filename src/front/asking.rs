@@ -13,6 +13,7 @@ use crate::config::policy::{AcceptEncoding, Policy, Route};
 use crate::fetch::{Errand, Reason};
 use crate::origin::{HashBy, Steer};
 use crate::rules::cache_control::RequestDirectives;
+use crate::rules::claims;
 use crate::rules::client::Client;
 use crate::rules::fields::Fields;
 use crate::rules::forward::{self, Forward, Kind, Loop};
@@ -102,6 +103,8 @@ pub struct Noted {
     /// A body follows the head.
     pub has_body: bool,
     pub accept: Option<Span>,
+    /// Whom it is from, where that is not its connection's peer.
+    pub client: Option<IpAddr>,
 }
 
 impl Noted {
@@ -121,10 +124,11 @@ impl Noted {
             keep_alive: false,
             has_body: false,
             accept: None,
+            client: None,
         }
     }
 
-    pub fn of(buf: &[u8], request: &Request, head_len: usize, began: Tick) -> Noted {
+    pub fn of(buf: &[u8], request: &Request, head_len: usize, from: Whence, began: Tick) -> Noted {
         let (path, query) = match request.target {
             Target::Origin { path, query } => (Span::of(buf, path.as_bytes()), query),
             Target::Asterisk => (Span::default(), None),
@@ -143,6 +147,7 @@ impl Noted {
             keep_alive: request.keep_alive,
             has_body: request.body != RequestBody::None,
             accept: request.known.accept.map(|accept| Span::of(buf, accept)),
+            client: (from.client != from.peer).then_some(from.client),
         }
     }
 
@@ -153,9 +158,14 @@ impl Noted {
     }
 }
 
-/// Where a request comes from.
+/// Where a request comes from. IPv4 is IPv4, whatever its socket is.
 #[derive(Debug, Clone, Copy)]
 pub struct Whence {
+    /// Who is at the other end of the connection: the socket's, or whom the PROXY protocol names.
+    pub peer: IpAddr,
+    /// Whether what it says of others may be its own word.
+    pub claims: bool,
+    /// Whom the request is from: `peer`, or whom that names, if it is a trusted proxy.
     pub client: IpAddr,
     pub scheme: Scheme,
     /// It is written as HTTP/1.1, but came by HTTP/2.
@@ -164,12 +174,42 @@ pub struct Whence {
     pub redirect: Option<u16>,
 }
 
+impl Whence {
+    /// The same for one request of the connection, which may have come through proxies.
+    pub fn of(self, policy: &Policy, request: &Request) -> Whence {
+        match self.claims && !policy.listen.trusted_proxies.is_empty() {
+            true => self.by_its_word(policy, request),
+            false => self,
+        }
+    }
+
+    fn by_its_word(self, policy: &Policy, request: &Request) -> Whence {
+        let believed = believed(self.peer, policy, request, &mut |_| {});
+        Whence {
+            client: believed.client,
+            scheme: believed.scheme.unwrap_or(self.scheme),
+            ..self
+        }
+    }
+}
+
+fn believed(
+    peer: IpAddr,
+    policy: &Policy,
+    request: &Request,
+    passed: &mut dyn FnMut(IpAddr),
+) -> claims::Believed {
+    let (by, trusted) = (policy.listen.claimed_by, &policy.listen.trusted_proxies);
+    claims::believed(peer, request.lines, by, trusted, passed)
+}
+
 /// A request that has been routed, while its head's bytes are at hand.
 pub struct Asking<'a> {
     pub policy: &'a Policy,
     pub request: &'a Request<'a>,
     pub route: &'a Arc<Route>,
     pub client: IpAddr,
+    peer: IpAddr,
     pub scheme: Scheme,
     http2: bool,
     pub class: Class,
@@ -201,6 +241,7 @@ pub fn with_route<T>(
 ) -> Option<T> {
     let Whence {
         client,
+        peer,
         scheme,
         http2,
         ..
@@ -228,6 +269,7 @@ pub fn with_route<T>(
             request,
             route,
             client,
+            peer,
             scheme,
             http2,
             class,
@@ -278,6 +320,22 @@ impl Asking<'_> {
         self.request.method == Method::Head
     }
 
+    /// Who counts as its client.
+    pub fn who(&self) -> Client {
+        Client::of(self.client, self.policy.listen.client_ipv6_prefix)
+    }
+
+    /// The trusted proxies that it came through, its client's own first.
+    fn proxies(&self) -> Vec<IpAddr> {
+        let mut proxies = Vec::new();
+        if self.client != self.peer {
+            let mut passed = |proxy| proxies.push(proxy);
+            believed(self.peer, self.policy, self.request, &mut passed);
+        }
+        proxies.reverse();
+        proxies
+    }
+
     /// Whether it asks for another protocol that goes on to the origin: a WebSocket, and nothing that has a body.
     pub fn upgrades(&self) -> bool {
         let websocket = |value: &[u8]| value.trim_ascii().eq_ignore_ascii_case(b"websocket");
@@ -312,7 +370,7 @@ impl Asking<'_> {
                     [self.host, self.target].map(str::as_bytes),
                 ));
             }
-            HashBy::Address => match Client::from(self.client) {
+            HashBy::Address => match self.who() {
                 Client::V4(octets) => value.extend_from_slice(&octets),
                 Client::V6(octets) => value.extend_from_slice(&octets),
             },
@@ -371,7 +429,7 @@ impl Asking<'_> {
             key: self.key.to_key(),
             target: self.target.into(),
             class: self.class,
-            client: self.client.into(),
+            client: self.who(),
             steer: self.steer(),
             reason,
             fields,
@@ -417,6 +475,11 @@ impl Asking<'_> {
         };
         let upgrade = kind == Kind::Pass && self.upgrades();
         let show_client = kind != Kind::Shared || self.route.forward_client_address;
+        // What others share is fetched for the client, not for its way: `Vary` may name the field.
+        let proxies = match kind {
+            Kind::Shared => Vec::new(),
+            Kind::SingleReader | Kind::Pass => self.proxies(),
+        };
         forward::fields(
             self.request,
             &Forward {
@@ -433,6 +496,7 @@ impl Asking<'_> {
                     }
                 },
                 client: show_client.then_some(self.client),
+                proxies: &proxies,
                 via_version: match self.http2 {
                     true => "2",
                     false => self.request.version.number(),

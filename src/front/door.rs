@@ -4,7 +4,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,11 +17,15 @@ use tokio_rustls::TlsAcceptor;
 use super::asking::Whence;
 use super::guests::Guest;
 use super::problem::Problem;
+use super::proxied;
 use super::stream::Stream;
 use super::watch::Post;
 use super::wire::{Pace, Wire};
 use super::{Site, h1, h2};
 use crate::clock;
+use crate::config::policy::Listen;
+use crate::rules::claims;
+use crate::rules::client::Client;
 use crate::rules::host::Scheme;
 
 /// A loop that has not turned for this long is not alive.
@@ -188,8 +191,13 @@ async fn accept(site: Arc<Site>, door: Arc<Door>, listener: Arc<tokio::net::TcpL
 
 fn admit(site: &Arc<Site>, door: &Arc<Door>, socket: TcpStream, client: SocketAddr) {
     site.connections.add(1);
-    let client = client.ip();
+    let peer = client.ip().to_canonical();
     let listen = &site.policy.load().listen;
+    let client = countable(peer, listen);
+    if listen.proxy_protocol && client.is_some() {
+        site.guests.refuse_proxy();
+        return tracing::debug!(%peer, "not a trusted proxy");
+    }
     let Some(guest) = site.guests.admit(client, listen, &site.watch) else {
         return;
     };
@@ -198,14 +206,47 @@ fn admit(site: &Arc<Site>, door: &Arc<Door>, socket: TcpStream, client: SocketAd
         return tracing::debug!(%error, "a connection that is gone already");
     }
     let (site, door) = (Arc::clone(site), Arc::clone(door));
-    tokio::spawn(enter(site, door, socket, client, guest));
+    tokio::spawn(enter(site, door, socket, peer, guest));
+}
+
+/// Whose a connection from `ip` is; nobody's if that is a trusted proxy, through which all may come.
+fn countable(ip: IpAddr, listen: &Listen) -> Option<Client> {
+    let anybodys = claims::trusts(&listen.trusted_proxies, ip);
+    (!anybodys).then(|| Client::of(ip, listen.client_ipv6_prefix))
 }
 
 /// One connection, from its first byte to its last.
-async fn enter(site: Arc<Site>, door: Arc<Door>, socket: TcpStream, client: IpAddr, _place: Guest) {
+async fn enter(
+    site: Arc<Site>,
+    door: Arc<Door>,
+    mut socket: TcpStream,
+    peer: IpAddr,
+    mut place: Guest,
+) {
     // A connection that says nothing at all has as long as one that says half a head, or half of TLS's greeting.
     let post = site.watch.enroll();
     post.arm(site.policy.load().listen.head_deadline);
+    let mut whence = Whence {
+        peer,
+        claims: true,
+        client: peer,
+        scheme: door.scheme(),
+        http2: false,
+        redirect: door.redirect,
+    };
+    let proxied = site.policy.load().listen.proxy_protocol;
+    if proxied
+        && !Box::pin(introduce(
+            &site,
+            &mut socket,
+            &post,
+            &mut whence,
+            &mut place,
+        ))
+        .await
+    {
+        return;
+    }
     let stream = match &door.tls {
         None => Stream::Plain(socket),
         // Apart, so that a connection does not keep the room its handshake took.
@@ -214,16 +255,37 @@ async fn enter(site: Arc<Site>, door: Arc<Door>, socket: TcpStream, client: IpAd
             None => return,
         },
     };
-    let whence = Whence {
-        client,
-        scheme: door.scheme(),
-        http2: false,
-        redirect: door.redirect,
-    };
     drop(door);
     match stream.protocol() {
         Some(super::HTTP2) => Box::pin(h2::serve(site, stream, post, Bytes::new(), whence)).await,
         _ => h1::serve(site, stream, post, whence).await,
+    }
+}
+
+/// Learns from the proxy that a connection comes through whom it is from. False: it is to be closed.
+async fn introduce(
+    site: &Site,
+    socket: &mut TcpStream,
+    post: &Post,
+    whence: &mut Whence,
+    place: &mut Guest,
+) -> bool {
+    match proxied::header(socket, post).await {
+        Ok(Some(client)) => {
+            (whence.peer, whence.client) = (client, client);
+            let listen = &site.policy.load().listen;
+            countable(client, listen).is_none_or(|client| place.is_of(client, listen))
+        }
+        // It has not looked at the bytes, and names nobody whose word they could be.
+        Ok(None) => {
+            whence.claims = false;
+            true
+        }
+        Err(error) => {
+            site.guests.refuse_proxy();
+            tracing::debug!(%error, peer = %whence.peer, "no header of the PROXY protocol");
+            false
+        }
     }
 }
 
@@ -250,14 +312,7 @@ async fn shake_hands(
         }
         tls.accept(socket).await
     };
-    let mut hands = std::pin::pin!(hands);
-    let shaken = std::future::poll_fn(|cx| match hands.as_mut().poll(cx) {
-        Poll::Pending => post
-            .poll_due(cx)
-            .map(|()| Err(io::ErrorKind::TimedOut.into())),
-        shaken => shaken,
-    });
-    match shaken.await {
+    match post.in_time(hands).await {
         Ok(stream) => Some(Stream::Tls(Box::new(stream))),
         Err(error) => {
             site.failed_handshakes.add(1);

@@ -2,7 +2,6 @@
 //!
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -34,6 +33,8 @@ pub struct Told {
     pub refused_client: Arc<Counter>,
     /// Those that no idle one could make room for.
     pub refused_full: Arc<Counter>,
+    /// Those that should come through a trusted proxy, and don't, or by which it doesn't say for whom.
+    pub refused_proxy: Arc<Counter>,
 }
 
 fn shard(client: Client) -> usize {
@@ -49,7 +50,8 @@ fn shard(client: Client) -> usize {
 /// A connection's place, given back when dropped.
 pub struct Guest {
     guests: Arc<Guests>,
-    client: Client,
+    /// Whose it is, if it counts as one of somebody's.
+    client: Option<Client>,
 }
 
 impl Guests {
@@ -75,22 +77,17 @@ impl Guests {
         }
     }
 
-    /// Lets a connection in, if there is room or can be made. None: it is to be closed.
-    pub fn admit(self: &Arc<Guests>, ip: IpAddr, listen: &Listen, watch: &Watch) -> Option<Guest> {
-        let (most, client) = (self.most(listen), Client::from(ip));
-        let most_of_client = match listen.max_connections_per_client {
-            0 => most.div_ceil(4),
-            most => most,
-        };
-        {
-            let mut clients = self.clients[shard(client)].lock();
-            let has = clients.entry(client).or_default();
-            if *has >= most_of_client {
-                drop(clients);
-                self.told.refused_client.add(1);
-                return None;
-            }
-            *has += 1;
+    /// Lets a connection in, if there is room or can be made. None: it is to be closed. `client`: whose it is, unless that
+    /// may have any number.
+    pub fn admit(
+        self: &Arc<Guests>,
+        client: Option<Client>,
+        listen: &Listen,
+        watch: &Watch,
+    ) -> Option<Guest> {
+        let most = self.most(listen);
+        if client.is_some_and(|client| !self.enters(client, listen)) {
+            return None;
         }
         // From here on it counts, and is given back by being dropped.
         let guest = Guest {
@@ -107,17 +104,56 @@ impl Guests {
         }
         Some(guest)
     }
+
+    /// Counts a connection that is closed since it is not a trusted proxy's, or does not say for whom it is.
+    pub fn refuse_proxy(&self) {
+        self.told.refused_proxy.add(1);
+    }
+
+    /// Counts one more of a client, unless that has too many.
+    fn enters(&self, client: Client, listen: &Listen) -> bool {
+        let most = match listen.max_connections_per_client {
+            0 => self.most(listen).div_ceil(4),
+            most => most,
+        };
+        let mut clients = self.clients[shard(client)].lock();
+        let has = clients.entry(client).or_default();
+        if *has >= most {
+            drop(clients);
+            self.told.refused_client.add(1);
+            return false;
+        }
+        *has += 1;
+        true
+    }
+
+    fn leaves(&self, client: Client) {
+        let mut clients = self.clients[shard(client)].lock();
+        if let Some(has) = clients.get_mut(&client) {
+            *has -= 1;
+            if *has == 0 {
+                clients.remove(&client);
+            }
+        }
+    }
+}
+
+impl Guest {
+    /// Counts it as `client`'s from now on; false: that has too many.
+    pub fn is_of(&mut self, client: Client, listen: &Listen) -> bool {
+        let enters = self.guests.enters(client, listen);
+        if enters && let Some(before) = self.client.replace(client) {
+            self.guests.leaves(before);
+        }
+        enters
+    }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
         self.guests.open.fetch_sub(1, Relaxed);
-        let mut clients = self.guests.clients[shard(self.client)].lock();
-        if let Some(has) = clients.get_mut(&self.client) {
-            *has -= 1;
-            if *has == 0 {
-                clients.remove(&self.client);
-            }
+        if let Some(client) = self.client {
+            self.guests.leaves(client);
         }
     }
 }

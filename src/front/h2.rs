@@ -31,7 +31,8 @@ use super::wire::{Pace, SLICE, Wire};
 use super::{Site, translate};
 use crate::clock;
 use crate::config::policy::Policy;
-use crate::rules::host::KnownHost;
+use crate::rules::claims;
+use crate::rules::host::{KnownHost, Scheme};
 use crate::telemetry::{Client, RequestId};
 
 /// What a connection of HTTP/2 begins with (RFC 9113 §3.4).
@@ -302,7 +303,7 @@ impl Requests {
             head.clear();
             let ends = request.body().is_end_stream();
             let is_head = request.method() == http::Method::HEAD;
-            let written = translate::head(&request, self.whence.scheme, ends, head);
+            let written = translate::head(&request, self.scheme(&request), ends, head);
             let body = request.into_body();
             let mut noted = Noted::blank(clock::tick());
             let decision = match written {
@@ -331,6 +332,21 @@ impl Requests {
                 decision => self.serve(noted, decision, Exchange::new(body, respond), head),
             }
         });
+    }
+
+    /// The scheme that a request may name: its connection's, or any if it comes from a trusted proxy, which may pass on its
+    /// client's. What is believed is what the fields say.
+    fn scheme(&self, request: &Request<RecvStream>) -> Scheme {
+        let (whence, trusted) = (self.whence, &self.policy.listen.trusted_proxies);
+        match request.uri().scheme_str() {
+            Some(told) if told != whence.scheme.as_str() => {
+                let passed_on = whence.claims && claims::trusts(trusted, whence.peer);
+                let schemes = [Scheme::Http, Scheme::Https];
+                let told = schemes.iter().find(|scheme| scheme.as_str() == told);
+                told.copied().filter(|_| passed_on).unwrap_or(whence.scheme)
+            }
+            _ => whence.scheme,
+        }
     }
 
     /// Answers from memory, at once if the client's windows take the whole page.

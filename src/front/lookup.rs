@@ -17,6 +17,7 @@ use crate::config::policy::{Policy, Route};
 use crate::fetch::{Lane, Reason, Seen};
 use crate::origin::{Steer, Upstream};
 use crate::rules::cache_status::{Detail, Fwd};
+use crate::rules::client::Client;
 use crate::rules::host::{KnownHost, Scheme};
 use crate::rules::refresh;
 use crate::rules::request::{self, Method, Parsed, RequestBody};
@@ -77,6 +78,7 @@ pub struct Miss {
 /// A request that goes past the cache.
 pub struct Pass {
     pub route: Arc<Route>,
+    pub client: Client,
     pub body: RequestBody,
     pub expect_continue: bool,
     pub upgrade: bool,
@@ -103,14 +105,15 @@ pub fn decide(
     noted: &mut Noted,
 ) -> Decision {
     let mut lines = request::lines();
-    let mut another_host = false;
+    let mut another_host = None;
     // Looked at where it lies: it is large.
     let decision = match &request::parse_for(known, buf, &mut lines, &policy.listen.head) {
         Ok(Parsed::Partial) => Decision::More,
         Err(reject) => Decision::Refuse(Problem::reject(*reject)),
         Ok(Parsed::Complete { request, head_len }) => {
-            *noted = Noted::of(buf, request, *head_len, began);
-            another_host = !known.lent(request.host);
+            let from = from.of(policy, request);
+            *noted = Noted::of(buf, request, *head_len, from, began);
+            another_host = (!known.lent(request.host, from.scheme)).then_some(from.scheme);
             match from.redirect {
                 Some(port) => Decision::Here(Problem::to_https(request, port)),
                 None => with_route(policy, request, *head_len, from, known, |asking| {
@@ -120,8 +123,8 @@ pub fn decide(
             }
         }
     };
-    if another_host {
-        known.learn(noted.host.text(buf), from.scheme);
+    if let Some(scheme) = another_host {
+        known.learn(noted.host.text(buf), scheme);
     }
     decision
 }
@@ -136,6 +139,7 @@ pub fn again<T>(
     let mut lines = request::lines();
     match request::parse(buf, &mut lines, &policy.listen.head) {
         Ok(Parsed::Complete { request, head_len }) => {
+            let from = from.of(policy, &request);
             with_route(policy, &request, head_len, from, KnownHost::NONE, then)
         }
         _ => None,
@@ -389,6 +393,7 @@ fn pass(asking: &Asking, noted: &Noted) -> Decision {
     };
     Decision::Pass(Box::new(Pass {
         route: Arc::clone(asking.route),
+        client: asking.who(),
         body: request.body,
         expect_continue: request.expect_continue,
         upgrade: asking.upgrades(),

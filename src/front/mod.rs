@@ -4,7 +4,8 @@
 //! decides ([`liked`]: on the coding); then it is answered from memory ([`deliver`]), by a flight ([`miss`], [`follow`]), past the cache ([`pass`],
 //! its body by [`body`]), or by an answer of our own ([`problem`]; [`down`] where its upstream is); [`record`] counts and logs it. [`lines`] are what their
 //! heads have in common, [`watch`] keeps the deadlines. [`h2`] runs a connection of HTTP/2, over
-//! [`paced`], which gathers its writes. Below HTTP, [`door`] accepts connections, and [`stream`] is one, or [`tls`] on one.
+//! [`paced`], which gathers its writes. Below HTTP, [`door`] accepts connections, [`proxied`] reads whom they
+//! are from where a proxy says so, and [`stream`] is one, or [`tls`] on one.
 //!
 //! A hit goes through `wire`, `lookup`, `deliver`, `record` and awaits nothing but the client's socket.
 
@@ -29,6 +30,7 @@ mod page;
 mod part;
 mod pass;
 mod problem;
+mod proxied;
 mod record;
 mod stream;
 pub mod tls;

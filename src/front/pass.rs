@@ -85,7 +85,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, pass: Pass) -> io::Result<Out
     let invalidates = (!pass.safe).then(|| invalidates(conn.policy(), &pass));
     let passage = Passage {
         route: pass.route,
-        client: conn.whence().client.into(),
+        client: pass.client,
         scheme: pass.scheme,
         steer: pass.steer,
         head: pass.head,

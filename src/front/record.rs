@@ -37,7 +37,7 @@ impl Outcome {
     }
 }
 
-/// Counts and logs an answered request; `buf` holds its head still. Returns when it ended.
+/// Counts and logs an answered request; `buf` holds its head still, and `client` is its connection's. Returns when it ended.
 pub fn answered(
     site: &Site,
     client: &Client,
@@ -53,11 +53,12 @@ pub fn answered(
     };
     metrics.count(outcome.result, outcome.status, outcome.bytes, micros);
     let asked = outcome.route.as_ref().filter(|_| outcome.asked > 0);
+    let named = noted.client.map(Client::from);
     site.access.write(&Access {
         at: ended.moment(),
         request_id: &noted.id,
         trace_id: noted.trace.as_ref().map(|trace| trace.trace_id()),
-        client,
+        client: named.as_ref().unwrap_or(client),
         method: noted.method.text(buf),
         host: noted.host.bytes(buf),
         path: noted.path.bytes(buf),

@@ -3,6 +3,8 @@
 //! A connection writes the moment at which its patience ends into its [`Post`]; one sweep, ten times a second, fires
 //! what is due. Setting a deadline is one store; none is finer than the sweep.
 
+use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
@@ -175,6 +177,21 @@ impl Post {
         } else {
             Poll::Pending
         }
+    }
+
+    /// What comes of `work` before the deadline passes.
+    ///
+    /// # Errors
+    /// Its own, or [`io::ErrorKind::TimedOut`].
+    pub async fn in_time<T>(&self, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        let mut work = pin!(work);
+        std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Pending => self
+                .poll_due(cx)
+                .map(|()| Err(io::ErrorKind::TimedOut.into())),
+            done => done,
+        })
+        .await
     }
 
     fn fire_if_due(&self, now: u64, draining: bool) {

@@ -45,6 +45,8 @@ pub struct Forward<'a> {
     pub accept_encoding: AcceptEncoding<'a>,
     /// The client's address, if the origin is to know it.
     pub client: Option<IpAddr>,
+    /// Then also the proxies that it came through to us, the client's own first.
+    pub proxies: &'a [IpAddr],
     /// The version that the client spoke: `1.0`, `1.1` or `2`.
     pub via_version: &'a str,
     /// Our token in `CDN-Loop`.
@@ -295,11 +297,12 @@ fn add_origin_facts(to: &mut HeaderMap, how: &Forward<'_>) {
         set(to, "x-forwarded-host", how.host_as_keyed.as_bytes());
     }
     if let Some(client) = how.client {
-        set(
-            to,
-            "x-forwarded-for",
-            client.to_canonical().to_string().as_bytes(),
-        );
+        let mut way = client.to_canonical().to_string();
+        for proxy in how.proxies {
+            // Writing to a String does not fail.
+            let _ = write!(way, ", {proxy}");
+        }
+        set(to, "x-forwarded-for", way.as_bytes());
     }
     if how.forwarded {
         set(to, FORWARDED, forwarded(how).as_bytes());

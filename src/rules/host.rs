@@ -8,8 +8,9 @@ use memchr::{memchr, memrchr};
 use super::fields::digits;
 
 /// The scheme by which a client reached us.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Scheme {
+    #[default]
     Http,
     Https,
 }
@@ -115,14 +116,17 @@ fn check_closely(host: &[u8]) -> Result<(), Flaw> {
 pub struct KnownHost {
     /// As received; empty if none is known.
     raw: String,
-    /// In lower case and so on, as [`normalize`] has it.
+    /// In lower case and so on, as [`normalize`] has it ...
     normal: String,
+    /// ... under this scheme.
+    scheme: Scheme,
 }
 
 impl KnownHost {
     pub const NONE: &KnownHost = &KnownHost {
         raw: String::new(),
         normal: String::new(),
+        scheme: Scheme::Http,
     };
 
     /// [`check`], at the price of a comparison if it is this one.
@@ -133,14 +137,14 @@ impl KnownHost {
         check(host)
     }
 
-    /// Whether `host` came from here.
-    pub fn lent(&self, host: &str) -> bool {
-        std::ptr::eq(host, self.raw.as_str())
+    /// Whether `host` came from here, under the same scheme.
+    pub fn lent(&self, host: &str, scheme: Scheme) -> bool {
+        std::ptr::eq(host, self.raw.as_str()) && scheme == self.scheme
     }
 
     /// [`normalize`], at the price of a copy if it is this one.
     pub fn normalize(&self, host: &str, scheme: Scheme, out: &mut String) {
-        if self.lent(host) {
+        if self.lent(host, scheme) {
             out.push_str(&self.normal);
         } else {
             normalize(host, scheme, out);
@@ -153,6 +157,7 @@ impl KnownHost {
         self.raw.push_str(host);
         self.normal.clear();
         normalize(host, scheme, &mut self.normal);
+        self.scheme = scheme;
     }
 }
 
@@ -269,6 +274,19 @@ mod tests {
         let mut out = String::new();
         normalize(host, scheme, &mut out);
         out
+    }
+
+    #[test]
+    fn a_known_host_is_known_under_its_scheme() {
+        let mut known = KnownHost::default();
+        known.learn("a.test:443", Scheme::Https);
+        let host = known.check(b"a.test:443").unwrap();
+        assert!(known.lent(host, Scheme::Https) && !known.lent(host, Scheme::Http));
+        for (scheme, normal) in [(Scheme::Https, "a.test"), (Scheme::Http, "a.test:443")] {
+            let mut out = String::new();
+            known.normalize(host, scheme, &mut out);
+            assert_eq!(out, normal);
+        }
     }
 
     #[test]

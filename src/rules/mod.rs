@@ -10,6 +10,8 @@
 //! | [`request`] | is this a request, how long, and what does it ask | RFC 9112 §2, §3, §6 |
 //! | [`host`] | which site is meant | RFC 9110 §7.2, RFC 3986 §3.2.2 |
 //! | [`target`] | which page is meant: path and query of the key | RFC 3986 §6.2 |
+//! | [`proxy_protocol`] | whom a connection is from, by the proxy it comes through | PROXY protocol 1 and 2 |
+//! | [`claims`] | whom a request is from, by the proxies it came through | RFC 7239 |
 //! | [`client`] | who counts as one client | |
 //! | [`identity`] | is it one of a crowd or somebody | |
 //! | [`vary`] | which variant of the page | RFC 9111 §4.1 |
@@ -37,6 +39,7 @@ pub mod breaker;
 pub mod cache_control;
 pub mod cache_status;
 pub mod chunked;
+pub mod claims;
 pub mod client;
 pub mod concurrency;
 pub mod conditional;
@@ -52,6 +55,7 @@ pub mod host;
 pub mod identity;
 pub mod invalidate;
 pub mod outlier;
+pub mod proxy_protocol;
 pub mod range;
 pub mod recent;
 pub mod refresh;

@@ -39,7 +39,7 @@ families! {
     CONNECTIONS_OPEN: Gauge "tidegate_connections_open" [] "Client connections open.";
 
     CONNECTIONS_SHED: Counter "tidegate_connections_shed_total" [] "Idle client connections closed to make room for others.";
-    CONNECTIONS_REFUSED: Counter "tidegate_connections_refused_total" ["result"] "Client connections closed as they came: client, that has too many; full.";
+    CONNECTIONS_REFUSED: Counter "tidegate_connections_refused_total" ["result"] "Client connections closed as they came: client, that has too many; full; proxy, that is not trusted or does not say for whom it asks.";
     FAILED_HANDSHAKES: Counter "tidegate_tls_handshakes_failed_total" [] "Connections that did not come to speak TLS.";
     CERTIFICATE_EXPIRY: Gauge "tidegate_tls_certificate_expires" [] "When the first of the certificates ends, in Unix seconds.";
     CERTIFICATE_RELOADS: Counter "tidegate_tls_certificate_reloads_total" ["result"] "Changes of certificate files: done, or refused and the old ones kept.";

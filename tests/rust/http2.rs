@@ -10,7 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, Request};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::{Builder, Runtime};
+use tokio_rustls::TlsConnector;
 
 use super::floods::floods;
 use super::frames::{
@@ -61,17 +65,17 @@ pub fn tests() -> Vec<Test> {
 const H2C: &str = "[listen]\nh2c = true\n";
 
 /// A client on one connection.
-struct Client {
+pub struct Client {
     runtime: Runtime,
     requests: SendRequest<Bytes>,
 }
 
 /// An answer.
 #[derive(Debug)]
-struct Reply {
-    status: u16,
+pub struct Reply {
+    pub status: u16,
     fields: HeaderMap,
-    body: Vec<u8>,
+    pub body: Vec<u8>,
 }
 
 impl Reply {
@@ -83,21 +87,29 @@ impl Reply {
 
 impl Client {
     fn connect(to: SocketAddr) -> Result<Client, String> {
+        let stream = TcpStream::connect(to).map_err(|e| e.to_string())?;
+        Client::over(stream, None)
+    }
+
+    /// On a connection that is there already, through TLS if so configured.
+    pub fn over(stream: TcpStream, tls: Option<ClientConfig>) -> Result<Client, String> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .map_err(|e| e.to_string())?;
         let requests = runtime.block_on(async {
-            let stream = tokio::net::TcpStream::connect(to)
-                .await
-                .map_err(|e| e.to_string())?;
-            stream.set_nodelay(true).map_err(|e| e.to_string())?;
-            let (requests, connection) = h2::client::handshake(stream)
-                .await
-                .map_err(|e| e.to_string())?;
-            tokio::spawn(connection);
-            Ok::<_, String>(requests)
+            let told = |e: std::io::Error| e.to_string();
+            stream.set_nonblocking(true).map_err(told)?;
+            stream.set_nodelay(true).map_err(told)?;
+            let stream = tokio::net::TcpStream::from_std(stream).map_err(told)?;
+            let Some(mut config) = tls else {
+                return begin(stream).await;
+            };
+            config.alpn_protocols = vec![b"h2".to_vec()];
+            let name = ServerName::try_from("a.test").map_err(|e| e.to_string())?;
+            let connector = TlsConnector::from(Arc::new(config));
+            begin(connector.connect(name, stream).await.map_err(told)?).await
         })?;
         Ok(Client { runtime, requests })
     }
@@ -106,10 +118,19 @@ impl Client {
         self.ask(request("GET", path, &[]), None)
     }
 
-    fn ask(&self, request: Request<()>, body: Option<&[u8]>) -> Result<Reply, String> {
+    pub fn ask(&self, request: Request<()>, body: Option<&[u8]>) -> Result<Reply, String> {
         self.runtime
             .block_on(ask(self.requests.clone(), request, body))
     }
+}
+
+async fn begin(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<SendRequest<Bytes>, String> {
+    let begun = h2::client::handshake(stream).await;
+    let (requests, connection) = begun.map_err(|e| e.to_string())?;
+    tokio::spawn(connection);
+    Ok(requests)
 }
 
 fn request(method: &str, path: &str, fields: &[(&str, &str)]) -> Request<()> {

@@ -36,19 +36,19 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// Certificates in folders of their own.
-struct Folder(TempDir);
+pub struct Folder(TempDir);
 
 impl Folder {
-    fn new() -> Result<Folder, String> {
+    pub fn new() -> Result<Folder, String> {
         tempfile::tempdir().map(Folder).map_err(|e| e.to_string())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     /// Writes a new certificate for `names`; gives it back.
-    fn write(&self, name: &str, names: &[&str]) -> Result<CertificateDer<'static>, String> {
+    pub fn write(&self, name: &str, names: &[&str]) -> Result<CertificateDer<'static>, String> {
         let new = certificate(names)?;
         self.put(name, &new.cert.pem(), &new.signing_key.serialize_pem())?;
         Ok(new.cert.der().clone())
@@ -73,13 +73,13 @@ fn certificate(names: &[&str]) -> Result<CertifiedKey<rcgen::KeyPair>, String> {
     generate_simple_self_signed(names).map_err(|e| e.to_string())
 }
 
-fn config(certificates: &[PathBuf], more: &str) -> String {
+pub fn config(certificates: &[PathBuf], more: &str) -> String {
     let paths: Vec<String> = certificates.iter().map(|p| format!("{:?}", p)).collect();
     format!("[listen]\ncertificates = [{}]\n{more}", paths.join(", "))
 }
 
 /// A client that trusts whoever it meets: tests look at what it was shown.
-type Tls = StreamOwned<ClientConnection, TcpStream>;
+pub type Tls = StreamOwned<ClientConnection, TcpStream>;
 
 fn connect(
     to: SocketAddr,
@@ -87,6 +87,25 @@ fn connect(
     trusted: &CertificateDer<'static>,
     own: Option<CertifiedKey<rcgen::KeyPair>>,
 ) -> Result<Tls, String> {
+    let stream = TcpStream::connect(to).map_err(|e| e.to_string())?;
+    over(stream, name, trusting(trusted, own)?)
+}
+
+/// TLS on a connection that is there already.
+pub fn over(stream: TcpStream, name: &str, config: ClientConfig) -> Result<Tls, String> {
+    let name = ServerName::try_from(name.to_owned()).map_err(|e| e.to_string())?;
+    let client = ClientConnection::new(Arc::new(config), name).map_err(|e| e.to_string())?;
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .map_err(|e| e.to_string())?;
+    Ok(StreamOwned::new(client, stream))
+}
+
+/// A client that believes in one certificate, and may show its own.
+pub fn trusting(
+    trusted: &CertificateDer<'static>,
+    own: Option<CertifiedKey<rcgen::KeyPair>>,
+) -> Result<ClientConfig, String> {
     let told = |e: rustls::Error| e.to_string();
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).map_err(told)?;
@@ -95,21 +114,14 @@ fn connect(
         .with_safe_default_protocol_versions()
         .map_err(told)?
         .with_root_certificates(roots);
-    let config = match own {
-        None => builder.with_no_client_auth(),
+    match own {
+        None => Ok(builder.with_no_client_auth()),
         Some(own) => {
             let key = PrivateKeyDer::try_from(own.signing_key.serialize_der())?;
             let chain = vec![own.cert.der().clone()];
-            builder.with_client_auth_cert(chain, key).map_err(told)?
+            builder.with_client_auth_cert(chain, key).map_err(told)
         }
-    };
-    let name = ServerName::try_from(name.to_owned()).map_err(|e| e.to_string())?;
-    let client = ClientConnection::new(Arc::new(config), name).map_err(told)?;
-    let stream = TcpStream::connect(to).map_err(|e| e.to_string())?;
-    stream
-        .set_read_timeout(Some(PATIENCE))
-        .map_err(|e| e.to_string())?;
-    Ok(StreamOwned::new(client, stream))
+    }
 }
 
 /// One GET; the whole answer, as text.

@@ -26,7 +26,7 @@ fn page(wanted: &Arc<AtomicUsize>) -> Ask {
 
 fn of(client: u8) -> Ask {
     Ask {
-        client: Some(IpAddr::from([192, 0, 2, client]).into()),
+        client: Some(Client::of(IpAddr::from([192, 0, 2, client]), 64)),
         ..Ask::default()
     }
 }

@@ -14,6 +14,7 @@ fn how(kind: Kind, class: Class) -> Forward<'static> {
         upstream_host: None,
         accept_encoding: AcceptEncoding::Identity,
         client: None,
+        proxies: &[],
         via_version: "1.1",
         cdn_id: "tidegate-7f",
         request_id: "0123456789abcdef",
@@ -363,6 +364,14 @@ fn the_origin_learns_where_the_client_came_in() {
         Some("for=203.0.113.9;host=\"a.example\";proto=http")
     );
     to.client = Some("2001:db8::1".parse().unwrap());
+    let proxies = ["192.0.2.7", "2001:db8::2"].map(|ip| ip.parse().unwrap());
+    to.proxies = &proxies;
+    let map = sent(
+        &[("X-Forwarded-For", "6.6.6.6, 2001:db8::1, 192.0.2.7")],
+        &to,
+    );
+    let way = "2001:db8::1, 192.0.2.7, 2001:db8::2";
+    assert_eq!(value(&map, "x-forwarded-for"), Some(way));
     (to.upstream_host, to.host_as_keyed) = (None, "");
     let map = sent(&[], &to);
     assert_eq!(

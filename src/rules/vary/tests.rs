@@ -188,6 +188,7 @@ fn variants_choose_by_what_a_fetch_forwards() {
         upstream_host: None,
         accept_encoding: AcceptEncoding::Identity,
         client: None,
+        proxies: &[],
         via_version: "1.1",
         cdn_id: "us",
         request_id: "1",
