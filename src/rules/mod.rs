@@ -13,6 +13,9 @@
 //! | [`proxy_protocol`] | whom a connection is from, by the proxy it comes through | PROXY protocol 1 and 2 |
 //! | [`claims`] | whom a request is from, by the proxies it came through | RFC 7239 |
 //! | [`client`] | who counts as one client | |
+//! | [`listing`], [`networks`] | which lists hold it | |
+//! | [`geo`] | where it is | MaxMind DB 2.0 |
+//! | [`expression`] | which rules of the config it meets | |
 //! | [`identity`] | is it one of a crowd or somebody | |
 //! | [`vary`] | which variant of the page | RFC 9111 §4.1 |
 //! | [`reuse`] | may what is stored serve it: fresh, stale, or not before the origin was asked | RFC 9111 §4, RFC 5861 |
@@ -46,14 +49,18 @@ pub mod conditional;
 pub mod date;
 pub mod decimal;
 pub mod encoding;
+pub mod expression;
 pub mod fields;
 pub mod forward;
 pub mod fresh;
+pub mod geo;
 pub mod health;
 pub mod hop;
 pub mod host;
 pub mod identity;
 pub mod invalidate;
+pub mod listing;
+pub mod networks;
 pub mod outlier;
 pub mod proxy_protocol;
 pub mod range;
