@@ -1,21 +1,26 @@
-//! What the rules on a hit's way cost, each alone: the head, the key, whose request it is, the lookup, whether the page
+//! What the rules on a hit's way cost, each alone: the head, the key, whose request it is, who is kept out, the lookup, whether the page
 //! may be reused, and what is told of it.
 
+use std::cell::OnceCell;
 use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, header};
+use ipnet::IpNet;
 use tidegate::cache::entry::{Body, Entry, EntryParts, Head};
 use tidegate::cache::key::{Key, KeyRef};
 use tidegate::cache::memory::Memory;
 use tidegate::cache::store::Store;
 use tidegate::cache::table::Variant;
 use tidegate::rules::cache_status::Told;
+use tidegate::rules::expression::{Expression, View, Whereabouts};
 use tidegate::rules::host::{self, Scheme};
 use tidegate::rules::identity::{self, Class, Harmless};
+use tidegate::rules::networks::{Action, Networks};
 use tidegate::rules::request::{self, HeadLimits, Parsed, Target};
 use tidegate::rules::reuse::{Demand, reuse};
 use tidegate::rules::storing::{Asked, Method, StoreTerms, Terms, Verdict, judge};
@@ -157,6 +162,98 @@ fn storing(c: &mut Criterion) {
     });
 }
 
+/// Who is in a list of so many networks: addresses by turns, half of them in it.
+fn networks(c: &mut Criterion) {
+    // Spread over all that there is, and always the same.
+    let spread = |n: u32| n.wrapping_mul(2_654_435_761);
+    let v4 = |n: u32| IpAddr::V4(Ipv4Addr::from(spread(n)));
+    let v6 = |n: u32| {
+        let high = u128::from(spread(n)) << 64 | 0x2001_0db8 << 96;
+        IpAddr::V6(Ipv6Addr::from(high | 1))
+    };
+    let mut group = c.benchmark_group("networks");
+    for many in [10, 1_000, 100_000] {
+        for (kind, address, prefix) in [("v4", &v4 as &dyn Fn(u32) -> IpAddr, 24), ("v6", &v6, 64)]
+        {
+            let network = |n| {
+                IpNet::new(address(2 * n), prefix)
+                    .expect("a network")
+                    .trunc()
+            };
+            let listed: Vec<IpNet> = (0..many).map(network).collect();
+            let table = Networks::new([(&listed, Some(Action::Deny))]);
+            let mut next = 0;
+            group.bench_function(format!("{kind} of {many}"), |b| {
+                b.iter(|| {
+                    next = (next + 7919) % (2 * many);
+                    table.find(black_box(address(next)))
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+/// A rule each, of a browser's request.
+fn expressions(c: &mut Criterion) {
+    let mut lines = request::lines();
+    let parsed = request::parse(BROWSER.as_bytes(), &mut lines, &HeadLimits::default());
+    let Ok(Parsed::Complete { request, .. }) = parsed else {
+        panic!("the head is whole")
+    };
+    let mut group = c.benchmark_group("rule");
+    for (name, text) in [
+        ("method", "method in ['POST', 'PUT', 'DELETE']"),
+        (
+            "path",
+            "path.startsWith('/wp-admin') || path.endsWith('.php')",
+        ),
+        ("listed", "listed('google') && !listed('office')"),
+        (
+            "client",
+            "client in ['10.0.0.0/8', '192.168.0.0/16', '2001:db8::/32']",
+        ),
+        ("header", "headers['user-agent'].contains('BadBot')"),
+        (
+            "absent header",
+            "!('accept-language' in headers) || headers['x-api-key'] != ''",
+        ),
+        ("country", "country in ['AT', 'CH'] && asn != 64500"),
+        (
+            "all of them",
+            "method == 'GET' && host == 'blog.example' && path.contains('post') && size(query) < 100 \
+             && headers['user-agent'].startsWith('Mozilla/') && !listed('google') && country == 'DE'",
+        ),
+        (
+            "pattern",
+            "headers['user-agent'].matches('(?i)bot|crawl|spider')",
+        ),
+    ] {
+        let expression = Expression::read(text, &["office", "google"]).expect("an expression");
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let view = View {
+                    method: "GET",
+                    scheme: "https",
+                    host: "blog.example",
+                    path: "/posts/42",
+                    query: "page=2&utm_source=feed",
+                    lines: request.lines,
+                    client: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)),
+                    lists: 0,
+                    locate: &|| Whereabouts {
+                        country: Some(*b"DE"),
+                        asn: 64_500,
+                    },
+                    located: OnceCell::new(),
+                };
+                black_box(&expression).holds(black_box(&view))
+            });
+        });
+    }
+    group.finish();
+}
+
 fn page_key(number: usize) -> Key {
     KeyRef::new(format!("http://blog.example/posts/{number}").as_bytes()).to_key()
 }
@@ -219,5 +316,15 @@ fn entry(memory: &Arc<Memory>) -> Arc<Entry> {
     Arc::new(Entry::new(parts, memory).expect("memory for its head"))
 }
 
-criterion_group!(benches, parse, key, class, lookup, reuse_and_tell, storing);
+criterion_group!(
+    benches,
+    parse,
+    key,
+    class,
+    networks,
+    expressions,
+    lookup,
+    reuse_and_tell,
+    storing
+);
 criterion_main!(benches);

@@ -29,6 +29,7 @@ use crate::front::door::{Door, Doors, Front};
 use crate::front::guests::{Guests, Told};
 use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
+use crate::guard::Guard;
 use crate::origin::{self, FirstRound, Upstream};
 use crate::rules::breaker;
 use crate::rules::encoding::Coding;
@@ -221,7 +222,12 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
     if let Err(why) = files.make_room(most) {
         tracing::warn!(why = %why, "no room for open files beforehand");
     }
+    let guard = Guard::new(&policy, metrics)?;
+    guard
+        .watch()
+        .map_err(|e| format!("cannot start a thread: {e}"))?;
     Ok(Arc::new(Site {
+        guard,
         guests: Arc::new(guests),
         fetcher: Fetcher::new(store, memory, upstreams, watched, limits),
         watch: Arc::new(Watch::default()),

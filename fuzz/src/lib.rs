@@ -4,6 +4,7 @@
 pub mod chunked;
 pub mod claims;
 pub mod config;
+pub mod expression;
 pub mod fields;
 pub mod key;
 pub mod merge;
@@ -21,6 +22,7 @@ pub const TARGETS: &[Target] = &[
     ("chunked", chunked::run),
     ("claims", claims::run),
     ("config", config::run),
+    ("expression", expression::run),
     ("fields", fields::run),
     ("key", key::run),
     ("merge", merge::run),

@@ -4,6 +4,7 @@
 //! again for its consequences.
 
 mod balancing;
+mod guarding;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -49,8 +50,8 @@ pub struct World<'a> {
     pub cores: usize,
 }
 
-/// Believes what was written, or tells what contradicts itself or the world.
-pub fn compile(file: &File, world: &World<'_>, mistakes: &mut Vec<Mistake>) -> Policy {
+/// Believes what was written, or tells what contradicts itself or the world. `text`: of the file.
+pub fn compile(file: &File, text: &str, world: &World<'_>, mistakes: &mut Vec<Mistake>) -> Policy {
     let mut compile = Compile { world, mistakes };
     let upstreams = compile.upstreams(&file.upstreams);
     let (routes, table) = compile.routes(&file.routes, &file.upstreams, &upstreams);
@@ -58,6 +59,9 @@ pub fn compile(file: &File, world: &World<'_>, mistakes: &mut Vec<Mistake>) -> P
         listen: compile.listen(&file.listen),
         cache: compile.cache(&file.cache),
         upstreams,
+        lists: compile.lists(&file.lists),
+        geo: compile.geo(&file.geo),
+        rules: compile.rules(file, text, &routes),
         routes,
         admin: compile.admin(&file.admin, &file.listen),
         log: Log {

@@ -1,7 +1,7 @@
 //! The config as it was written: the file, and the flags over it.
 
 use super::Flags;
-use super::options::{Admin, Backend, Cache, Listen, Log, Route, Upstream};
+use super::options::{Admin, Backend, Cache, Geo, List, Listen, Log, Route, Rule, Upstream};
 use super::report::{At, Mistake};
 use super::syntax;
 use super::walk::{Env, Found, Given, Walk};
@@ -12,6 +12,9 @@ pub struct File {
     pub listen: Listen,
     pub upstreams: Vec<Upstream>,
     pub routes: Vec<Route>,
+    pub lists: Vec<List>,
+    pub geo: Geo,
+    pub rules: Vec<Rule>,
     pub cache: Cache,
     pub admin: Admin,
     pub log: Log,
@@ -40,6 +43,9 @@ pub fn read(text: &str, flags: &Flags, env: Env<'_>, mistakes: &mut Vec<Mistake>
         listen: one!(Listen),
         upstreams: all!(Upstream),
         routes: all!(Route),
+        lists: all!(List),
+        geo: one!(Geo),
+        rules: all!(Rule),
         cache: one!(Cache),
         admin: one!(Admin),
         log: one!(Log),

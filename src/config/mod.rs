@@ -116,7 +116,7 @@ pub fn believe(
 ) -> Result<Policy, Report> {
     let mut mistakes = Vec::new();
     let file = file::read(&text, flags, world.env, &mut mistakes);
-    let policy = compile::compile(&file, world, &mut mistakes);
+    let policy = compile::compile(&file, &text, world, &mut mistakes);
     match mistakes.is_empty() {
         true => Ok(policy),
         false => Err(Report::new(name, text, mistakes)),

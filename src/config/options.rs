@@ -13,9 +13,9 @@ use super::steering::{CookieName, HashBy, Secret};
 use super::value::{Bounds, Kind, Literal, OrAuto, OrOff, Rate, Size, Value, Wrong};
 use super::walk::{Found, Given, Walk};
 use super::words::{
-    AcceptEncoding, Authority, Balance, CdnId, ClaimedBy, Coding, Family, Field, Health,
-    HealthMethod, Host, Level, Member, Name, Network, Output, PathPrefix, Pattern, Priority,
-    Protocol, Resolver, Server, SetCookie, Statuses, Target,
+    AcceptEncoding, Authority, Balance, CdnId, ClaimedBy, Coding, Family, Field, Health, HealthMethod, Host,
+    Level, ListAction, Member, Name, Network, Output, PathPrefix, Pattern, Priority, Protocol,
+    Resolver, RuleAction, Server, SetCookie, Statuses, Target,
 };
 
 /// One table of the file and its options.
@@ -51,10 +51,13 @@ pub enum Shown {
 use Shown::{Default, Example, Unset};
 
 /// Every table, in the order of the default file.
-pub const TABLES: [&Table; 6] = [
+pub const TABLES: [&Table; 9] = [
     &Listen::TABLE,
     &Upstream::TABLE,
     &Route::TABLE,
+    &List::TABLE,
+    &Geo::TABLE,
+    &Rule::TABLE,
     &Cache::TABLE,
     &Admin::TABLE,
     &Log::TABLE,
@@ -63,6 +66,11 @@ pub const TABLES: [&Table; 6] = [
 impl Table {
     pub fn option(&self, name: &str) -> Option<&'static Opt> {
         self.options.iter().find(|option| option.name == name)
+    }
+
+    /// Whether there need be none of it: then the default file shows it as a comment.
+    pub fn is_optional(&self) -> bool {
+        self.many && !["upstream", "route"].contains(&self.name)
     }
 
     /// `[listen]` or `[[route]]`.
@@ -604,6 +612,64 @@ table! {
 
     /// Whether `Cache-Status` names the cache key.
     cache_status_key: bool = Default("false");
+}
+
+table! {
+    /// Addresses under one name: to be kept out, let in, or asked for by rules (`listed("name")`). Of the networks that hold
+    /// a client the longest prefix among lists with an action decides, and `allow` where two are as long. Who is kept out
+    /// gets 403 whatever is asked for, pages in memory too; who is let in still meets the rules. At most 64 lists.
+    List = "list", many: true;
+
+    /// What rules, metrics and logs call it.
+    name: Option<Name> = Example("office");
+
+    /// Addresses and networks: `"192.0.2.1"`, `"2001:db8::/32"`.
+    networks: Vec<Network> = Default("[]");
+
+    /// A file of more: one a line, `#` or `;` before a comment; or JSON as owners of crawlers publish it, with
+    /// `"prefixes": [{"ipv4Prefix": "…"}, {"ipv6Prefix": "…"}]`. A million entries at most. It is read anew when it changes; where it
+    /// can't be read then, or something in it is none, what was read last stays.
+    file: Option<PathBuf> = Unset("/etc/tidegate/office.txt");
+
+    /// What becomes of those it holds: 403, or let in though a wider network of another list is denied. Without it the list
+    /// is for rules only.
+    action: Option<ListAction> = Unset("deny");
+}
+
+table! {
+    /// Where clients are, by files in the MaxMind DB format. They are read anew when they change; one that can't be used then
+    /// leaves the last one in use.
+    Geo = "geo", many: false;
+
+    /// The file that knows countries: for `country` in rules.
+    country: Option<PathBuf> = Unset("/var/lib/GeoIP/GeoLite2-Country.mmdb");
+
+    /// The file that knows the networks' operators: for `asn` in rules.
+    asn: Option<PathBuf> = Unset("/var/lib/GeoIP/GeoLite2-ASN.mmdb");
+}
+
+table! {
+    /// What is done with some requests, before anything is looked up: each rule in the order of the file, after the lists.
+    /// The first that blocks ends it. Requests that no route takes meet none.
+    Rule = "rule", many: true;
+
+    /// What metrics and logs call it.
+    name: Option<Name> = Example("no-scanners");
+
+    /// Which requests: an expression in CEL. It knows `method`, `scheme`, `host`, `path` (the last two as the cache knows
+    /// them: lower case; percent codes decoded where that changes nothing), `query` (as it came), `headers["name"]` (`""` where it
+    /// is absent), `client`, `country` (`"DE"`) and `asn` (by `[geo]`; `""` and 0 if unknown); `listed("name")` of a `[[list]]`,
+    /// `client in ["10.0.0.0/8"]`; of texts `startsWith`, `endsWith`, `contains`, `matches` (a pattern, of RE2's kind) and
+    /// `size`; `==`, `!=`, `in ["a", "b"]`, `<`, `<=`, `>`, `>=` (of numbers), `&&`, `||`, `!`, `? :`. Dots and double slashes in a
+    /// path stay as they came: what an app takes for the same path is the app's to say.
+    when: Option<String> = Example("path.startsWith('/wp-admin')");
+
+    /// What is done: answered 403; past the cache, neither served from memory nor stored, within the upstream's budget; a tag
+    /// in the access log; or only counted, to try a rule before it does anything. All are counted. 32 rules at most may tag.
+    action: Option<RuleAction> = Example("block");
+
+    /// The only routes it is for, by name; else all.
+    routes: Option<Vec<Name>> = Unset(r#"["blog"]"#);
 }
 
 table! {

@@ -12,10 +12,11 @@ use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::table::Table;
-pub use super::words::AcceptEncoding;
+pub use super::words::{AcceptEncoding, ListAction, RuleAction};
 use crate::origin::{Bulkhead, Priority, UpstreamSpec};
 use crate::rules::claims::ClaimedBy;
 use crate::rules::encoding::Coding;
+use crate::rules::expression::Expression;
 use crate::rules::identity::Harmless;
 use crate::rules::request::HeadLimits;
 use crate::rules::storing::StoreTerms;
@@ -30,6 +31,10 @@ pub struct Policy {
     pub upstreams: Vec<UpstreamSpec>,
     /// In the order of the file; a route's `id` is its place here.
     pub routes: Vec<Arc<Route>>,
+    pub lists: Vec<List>,
+    pub geo: Geo,
+    /// In the order in which they are asked.
+    pub rules: Vec<Rule>,
     pub admin: Admin,
     pub log: Log,
     pub(super) table: Table,
@@ -150,6 +155,33 @@ pub struct Route {
     pub status_key: bool,
     /// The Host to send instead of the one asked for.
     pub upstream_host: Option<String>,
+}
+
+/// Addresses under one name. Its place in [`Policy::lists`] is its bit in what is said of an address.
+#[derive(Clone, Debug)]
+pub struct List {
+    pub name: String,
+    pub networks: Vec<IpNet>,
+    /// Where there are more.
+    pub file: Option<PathBuf>,
+    pub action: Option<ListAction>,
+}
+
+/// Databases that tell where clients are.
+#[derive(Clone, Debug)]
+pub struct Geo {
+    pub country: Option<PathBuf>,
+    pub asn: Option<PathBuf>,
+}
+
+/// What is done with the requests of which an expression is true.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    pub name: String,
+    pub when: Expression,
+    pub action: RuleAction,
+    /// The only routes it is for, by id; none: all.
+    pub routes: Option<Vec<usize>>,
 }
 
 #[derive(Clone, Debug)]

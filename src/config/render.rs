@@ -1,7 +1,7 @@
 //! The default config file: every option with its prose, at its default.
 //!
 //! Options stand commented out, so that a copy of the file changes nothing by itself and new defaults reach old copies;
-//! only what has to be written is.
+//! only what has to be written does not. Tables that there need not be are comments as a whole.
 
 use super::options::{Opt, Shown, TABLES, Table};
 use super::value::Kind;
@@ -28,8 +28,8 @@ pub fn default_file() -> String {
 
 fn table(table: &Table, out: &mut String) {
     comment(&joined(table.prose), out);
-    *out += &table.header();
-    out.push('\n');
+    let off = if table.is_optional() { "#" } else { "" };
+    *out += &format!("{off}{}\n", table.header());
     for option in table.options {
         out.push('\n');
         comment(&prose(option), out);
@@ -43,8 +43,8 @@ fn table(table: &Table, out: &mut String) {
             }
         }
         let off = match option.shown {
-            Shown::Example(_) => "",
-            Shown::Default(_) | Shown::Unset(_) => "#",
+            Shown::Example(_) if !table.is_optional() => "",
+            _ => "#",
         };
         let example = match option.shown {
             Shown::Unset(_) => "  # an example; not set",

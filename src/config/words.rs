@@ -13,6 +13,8 @@ pub use crate::rules::encoding::Coding;
 use crate::rules::health;
 use crate::rules::hop::is_hop_by_hop;
 use crate::rules::host::{self, Scheme};
+use crate::rules::listing;
+pub use crate::rules::networks::Action as ListAction;
 pub use crate::rules::resolve::Family;
 pub use crate::rules::storing::SetCookie;
 use crate::rules::target::write_path;
@@ -431,6 +433,31 @@ impl Word for Output {
     }
 }
 
+/// What a rule does with the requests that meet it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RuleAction {
+    /// Answered 403.
+    Block,
+    /// Neither served from memory nor stored.
+    Bypass,
+    /// Marked in the access log.
+    Tag,
+    /// Nothing.
+    Count,
+}
+
+impl RuleAction {
+    /// Its word, and its label in metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            RuleAction::Block => "block",
+            RuleAction::Bypass => "bypass",
+            RuleAction::Tag => "tag",
+            RuleAction::Count => "count",
+        }
+    }
+}
+
 /// What a route lets its origin encode answers with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AcceptEncoding {
@@ -503,6 +530,18 @@ choice!(Level:
     "info" => Level("info"),
     "debug" => Level("debug"),
     "trace" => Level("trace"),
+);
+
+choice!(ListAction:
+    "deny" => ListAction::Deny,
+    "allow" => ListAction::Allow,
+);
+
+choice!(RuleAction:
+    "block" => RuleAction::Block,
+    "bypass" => RuleAction::Bypass,
+    "tag" => RuleAction::Tag,
+    "count" => RuleAction::Count,
 );
 
 choice!(Balance:

@@ -11,6 +11,7 @@ use crate::cache::key::KeyRef;
 use crate::clock::Tick;
 use crate::config::policy::{AcceptEncoding, Policy, Route};
 use crate::fetch::{Errand, Reason};
+use crate::guard::Marks;
 use crate::origin::{HashBy, Steer};
 use crate::rules::cache_control::RequestDirectives;
 use crate::rules::claims;
@@ -105,6 +106,8 @@ pub struct Noted {
     pub accept: Option<Span>,
     /// Whom it is from, where that is not its connection's peer.
     pub client: Option<IpAddr>,
+    /// What lists and rules made of it.
+    pub marks: Marks,
 }
 
 impl Noted {
@@ -125,6 +128,7 @@ impl Noted {
             has_body: false,
             accept: None,
             client: None,
+            marks: Marks::default(),
         }
     }
 
@@ -148,6 +152,7 @@ impl Noted {
             has_body: request.body != RequestBody::None,
             accept: request.known.accept.map(|accept| Span::of(buf, accept)),
             client: (from.client != from.peer).then_some(from.client),
+            marks: Marks::default(),
         }
     }
 
@@ -216,6 +221,8 @@ pub struct Asking<'a> {
     pub key: KeyRef<'a>,
     /// Path and query, as key and origin have them.
     pub target: &'a str,
+    /// The path alone.
+    pub path: &'a str,
     /// The host, as the key has it.
     pub host: &'a str,
     pub head_len: usize,
@@ -260,6 +267,7 @@ pub fn with_route<T>(
             Target::Asterisk => ("*", None),
         };
         target::write_path(path, room);
+        let path_end = room.len();
         let route = policy.route(&room[host_at..host_end], &room[target_at..])?;
         target::write_query(query, &route.query, room);
         let class = class(request, route);
@@ -275,6 +283,7 @@ pub fn with_route<T>(
             class,
             key: KeyRef::new(room.as_bytes()),
             target: &room[target_at..],
+            path: &room[target_at..path_end],
             host: &room[host_at..host_end],
             head_len,
             directives: told.filter(|_| route.honor_directives),

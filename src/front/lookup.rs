@@ -3,6 +3,7 @@
 //! Nothing here waits and nothing here writes. What comes out owns all it needs, so that the view, and the head's bytes
 //! it borrows, need not live while a client is served.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use super::Site;
@@ -15,10 +16,13 @@ use crate::cache::entry::Entry;
 use crate::clock::Tick;
 use crate::config::policy::{Policy, Route};
 use crate::fetch::{Lane, Reason, Seen};
+use crate::guard::Verdict;
 use crate::origin::{Steer, Upstream};
 use crate::rules::cache_status::{Detail, Fwd};
 use crate::rules::client::Client;
+use crate::rules::expression::View;
 use crate::rules::host::{KnownHost, Scheme};
+use crate::rules::networks::Listed;
 use crate::rules::refresh;
 use crate::rules::request::{self, Method, Parsed, RequestBody};
 use crate::rules::reuse::{self, Demand, Reuse};
@@ -36,6 +40,8 @@ pub enum Decision {
     Refuse(Problem),
     /// Answered here.
     Here(Problem),
+    /// Turned away by a list or a rule; of that route, if it came so far.
+    Block(Option<Arc<Route>>),
     /// From memory.
     Hit(Hit),
     /// By a flight.
@@ -114,10 +120,13 @@ pub fn decide(
             let from = from.of(policy, request);
             *noted = Noted::of(buf, request, *head_len, from, began);
             another_host = (!known.lent(request.host, from.scheme)).then_some(from.scheme);
+            let listed = site.guard.find(from.client);
             match from.redirect {
+                _ if site.guard.denies(listed, &mut noted.marks) => Decision::Block(None),
                 Some(port) => Decision::Here(Problem::to_https(request, port)),
                 None => with_route(policy, request, *head_len, from, known, |asking| {
-                    on_route(site, asking, noted)
+                    let verdict = judge(site, asking, listed, noted);
+                    on_route(site, asking, noted, verdict)
                 })
                 .unwrap_or_else(|| Decision::Here(Problem::no_route())),
             }
@@ -146,10 +155,45 @@ pub fn again<T>(
     }
 }
 
-fn on_route(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
+/// What the rules say. It is decided for each request once, before anything is looked up.
+fn judge(site: &Site, asking: &Asking, listed: Listed, noted: &mut Noted) -> Verdict {
+    if !site.guard.has_rules() {
+        return Verdict::Through;
+    }
     let request = asking.request;
+    let query = match request.target {
+        Target::Origin { query, .. } => query.unwrap_or_default(),
+        Target::Asterisk => "",
+    };
+    let view = View {
+        method: request.method.as_str(),
+        scheme: asking.scheme.as_str(),
+        host: asking.host,
+        path: asking.path,
+        query,
+        lines: request.lines,
+        client: asking.client,
+        lists: listed.lists,
+        locate: &|| site.guard.locate(asking.client),
+        located: OnceCell::new(),
+    };
+    let route = asking.route.id;
+    site.guard.judge(route, &view, &mut noted.marks)
+}
+
+fn on_route(site: &Site, asking: &Asking, noted: &Noted, verdict: Verdict) -> Decision {
+    let request = asking.request;
+    if verdict == Verdict::Block {
+        return Decision::Block(Some(Arc::clone(asking.route)));
+    }
     if let Some(problem) = answered_here(asking) {
         return Decision::Here(problem);
+    }
+    if verdict == Verdict::Bypass {
+        return match asking.only_if_cached {
+            true => Decision::Here(Problem::only_if_cached()),
+            false => pass(asking, noted),
+        };
     }
     let cacheable = matches!(request.method, Method::Get | Method::Head)
         && request.body == RequestBody::None

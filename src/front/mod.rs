@@ -2,7 +2,7 @@
 //!
 //! [`wire`] reads its bytes and [`h1`] runs the connection; [`asking`] routes it, names its key and class; [`lookup`]
 //! decides ([`liked`]: on the coding); then it is answered from memory ([`deliver`]), by a flight ([`miss`], [`follow`]), past the cache ([`pass`],
-//! its body by [`body`]), or by an answer of our own ([`problem`]; [`down`] where its upstream is); [`record`] counts and logs it. [`lines`] are what their
+//! its body by [`body`]), or by an answer of our own ([`problem`]; [`down`] where its upstream is; [`blocked`] where rules say so); [`record`] counts and logs it. [`lines`] are what their
 //! heads have in common, [`watch`] keeps the deadlines. [`h2`] runs a connection of HTTP/2, over
 //! [`paced`], which gathers its writes. Below HTTP, [`door`] accepts connections, [`proxied`] reads whom they
 //! are from where a proxy says so, and [`stream`] is one, or [`tls`] on one.
@@ -10,6 +10,7 @@
 //! A hit goes through `wire`, `lookup`, `deliver`, `record` and awaits nothing but the client's socket.
 
 mod asking;
+mod blocked;
 mod body;
 mod deliver;
 pub mod door;
@@ -47,6 +48,7 @@ use crate::admin::Health;
 use crate::cache::memory::Memory;
 use crate::config::policy::Policy;
 use crate::fetch::Fetcher;
+use crate::guard::Guard;
 use crate::telemetry::sharded::Counter;
 use crate::telemetry::{AccessLog, RouteMetrics};
 use guests::Guests;
@@ -56,6 +58,7 @@ use watch::Watch;
 pub struct Site {
     pub policy: Arc<ArcSwap<Policy>>,
     pub fetcher: Arc<Fetcher>,
+    pub guard: Arc<Guard>,
     pub watch: Arc<Watch>,
     pub access: Arc<AccessLog>,
     /// By route id.

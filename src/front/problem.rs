@@ -99,6 +99,14 @@ impl Problem {
         )
     }
 
+    pub fn blocked() -> Problem {
+        Problem::new(
+            403,
+            "this site does not answer this request",
+            CacheResult::Refused,
+        )
+    }
+
     pub fn not_here() -> Problem {
         Problem::new(405, "pages are not purged from here", CacheResult::Refused)
     }
@@ -215,10 +223,7 @@ impl Problem {
         out: &mut Vec<u8>,
         body: &mut Vec<u8>,
     ) {
-        let reason = StatusCode::from_u16(self.status)
-            .ok()
-            .and_then(|s| s.canonical_reason())
-            .unwrap_or("Error");
+        let reason = reason(self.status);
         out.reserve(HEAD);
         out.extend_from_slice(b"HTTP/1.1 ");
         decimal::write(self.status, out);
@@ -250,22 +255,23 @@ impl Problem {
         if self.status == 204 {
             return;
         }
-        let text = if html {
-            self.html(reason)
-        } else {
-            self.json(reason)
-        };
-        let kind: &[u8] = match html {
-            true => b"text/html; charset=utf-8",
-            false => b"application/problem+json",
-        };
+        let (kind, text) = self.page(html);
         out.extend_from_slice(b"Content-Type: ");
-        out.extend_from_slice(kind);
+        out.extend_from_slice(kind.as_bytes());
         out.extend_from_slice(b"\r\nContent-Length: ");
         decimal::write(text.len(), out);
         out.extend_from_slice(b"\r\n");
         if !head_only {
             *body = text.into_bytes();
+        }
+    }
+
+    /// Its Content-Type and body.
+    pub fn page(&self, html: bool) -> (&'static str, String) {
+        let title = reason(self.status);
+        match html {
+            true => ("text/html; charset=utf-8", self.html(title)),
+            false => ("application/problem+json", self.json(title)),
         }
     }
 
@@ -295,6 +301,12 @@ impl Problem {
             why = self.why,
         )
     }
+}
+
+fn reason(status: u16) -> &'static str {
+    let status = StatusCode::from_u16(status).ok();
+    let reason = status.and_then(|status| status.canonical_reason());
+    reason.unwrap_or("Error")
 }
 
 #[cfg(test)]
@@ -347,6 +359,7 @@ mod tests {
         };
         for problem in [
             Problem::no_route(),
+            Problem::blocked(),
             Problem::looped(),
             Problem::only_if_cached(),
             Problem::range(7),

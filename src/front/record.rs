@@ -8,6 +8,7 @@ use super::h1::Next;
 use super::problem::Problem;
 use crate::clock::{self, Tick};
 use crate::config::policy::Route;
+use crate::telemetry::access::Marked;
 use crate::telemetry::{Access, CacheResult, Client, RequestId};
 
 /// What became of a request.
@@ -70,6 +71,7 @@ pub fn answered(
         cache: outcome.result,
         upstream: asked.map(|route| site.fetcher.upstream(route.upstream).name()),
         attempts: outcome.asked,
+        marked: site.guard.marked(noted.marks),
     });
     ended
 }
@@ -94,5 +96,6 @@ pub fn unread(site: &Site, client: &Client, problem: &Problem, bytes: u64) {
         cache: problem.result,
         upstream: None,
         attempts: 0,
+        marked: Marked::default(),
     });
 }

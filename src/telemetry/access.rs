@@ -40,6 +40,19 @@ pub struct Access<'a> {
     pub upstream: Option<&'a str>,
     /// Requests made to it.
     pub attempts: u32,
+    pub marked: Marked<'a>,
+}
+
+/// What lists and rules made of a request; all names are fit for the inside of a JSON string.
+#[derive(Clone, Copy, Default)]
+pub struct Marked<'a> {
+    /// The list that kept its client out.
+    pub list: Option<&'a str>,
+    /// The rule that decided what was done.
+    pub rule: Option<&'a str>,
+    /// A bit for each of `names` that it was tagged with.
+    pub tags: u32,
+    pub names: &'a [Box<str>],
 }
 
 /// A client's address, and how the log writes it: rendered once a connection.
@@ -110,8 +123,8 @@ impl AccessLog {
 /// What one field from a client may take in a line.
 const FIELD_MOST: usize = 2048;
 const SHORT_FIELD_MOST: usize = 64;
-/// Path, host and user agent; upstream and method; the rest, with room.
-const LINE_MOST: usize = 3 * FIELD_MOST + 2 * SHORT_FIELD_MOST + 1024;
+/// Path, host and user agent; upstream, method, list, rule and as many tags as there are bits; the rest, with room.
+const LINE_MOST: usize = 3 * FIELD_MOST + (4 + 32) * (SHORT_FIELD_MOST + 3) + 1024;
 const CUT: &[u8] = b"\\u2026";
 
 fn format(access: &Access, hidden: &[Box<[u8]>], out: &mut Line<'_>) {
@@ -148,7 +161,7 @@ fn format(access: &Access, hidden: &[Box<[u8]>], out: &mut Line<'_>) {
         }
     }
     number(access.bytes, out);
-    let mut ms = *b",\"ms\":0.000,\"cache\":\"";
+    let mut ms = *b",\"ms\":0.000";
     ms[8..11].copy_from_slice(&three_digits(access.micros % 1000));
     match access.micros / 1000 {
         few @ 0..=9 => {
@@ -161,7 +174,19 @@ fn format(access: &Access, hidden: &[Box<[u8]>], out: &mut Line<'_>) {
             out.put(&ms[7..]);
         }
     }
+    if access.marked.tags != 0 {
+        tags(&access.marked, out);
+    }
+    out.put(b",\"cache\":\"");
     out.put(access.cache.label().as_bytes());
+    if let Some(list) = access.marked.list {
+        out.put(b"\",\"list\":\"");
+        out.put(list.as_bytes());
+    }
+    if let Some(rule) = access.marked.rule {
+        out.put(b"\",\"rule\":\"");
+        out.put(rule.as_bytes());
+    }
     if let Some(upstream) = access.upstream {
         out.put(b"\",\"upstream\":\"");
         escape(upstream.as_bytes(), SHORT_FIELD_MOST, out);
@@ -172,6 +197,20 @@ fn format(access: &Access, hidden: &[Box<[u8]>], out: &mut Line<'_>) {
     out.put(b"\",\"attempts\":");
     number(access.attempts.into(), out);
     out.put(b"}\n");
+}
+
+#[cold]
+fn tags(marked: &Marked<'_>, out: &mut Line<'_>) {
+    out.put(b",\"tags\":");
+    let named = (0..).zip(marked.names);
+    let set = named.filter(|(bit, _)| marked.tags & 1u32.checked_shl(*bit).unwrap_or(0) != 0);
+    let mut before: &[u8] = b"[\"";
+    for (_, name) in set {
+        out.put(before);
+        out.put(name.as_bytes());
+        before = b"\",\"";
+    }
+    out.put(b"\"]");
 }
 
 /// RFC 3339 up to the second: `2026-11-21T02:46:15`. Made once a second and thread.
@@ -360,6 +399,7 @@ mod tests {
             cache: CacheResult::Hit,
             upstream: None,
             attempts: 0,
+            marked: Marked::default(),
         }
     }
 
@@ -425,6 +465,30 @@ mod tests {
             (&told["upstream"], &told["attempts"]),
             (&"app".into(), &2.into())
         );
+    }
+
+    #[test]
+    fn what_lists_and_rules_made_of_it_is_told() {
+        let id = RequestId::fresh();
+        let names = ["bots", "odd", "late"].map(Box::from);
+        let marked = Marked {
+            list: Some("bad"),
+            rule: Some("no-scanners"),
+            tags: 0b101,
+            names: &names,
+        };
+        let told = line(
+            &Access {
+                marked,
+                ..example(&id)
+            },
+            &[],
+        );
+        let told: Value = serde_json::from_str(&told).unwrap();
+        assert_eq!(told["list"], "bad");
+        assert_eq!(told["rule"], "no-scanners");
+        assert_eq!(told["tags"], serde_json::json!(["bots", "late"]));
+        assert_eq!(told["cache"], "hit");
     }
 
     #[test]

@@ -45,7 +45,7 @@ labelled! {
         Error "error",
         /// A queue, budget or memory was full, or the origin down: 503.
         Overload "overload",
-        /// Refused before it was looked up: malformed, too large, no route.
+        /// Refused before it was looked up: malformed, too large, no route, kept out.
         Refused "refused",
         /// The client left before anything was sent.
         Aborted "aborted",

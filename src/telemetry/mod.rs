@@ -111,6 +111,7 @@ mod tests {
                 cache: CacheResult::Miss,
                 upstream: Some("app"),
                 attempts: 1,
+                marked: access::Marked::default(),
             });
         }
         assert!(telemetry.close());

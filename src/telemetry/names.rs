@@ -44,6 +44,12 @@ families! {
     CERTIFICATE_EXPIRY: Gauge "tidegate_tls_certificate_expires" [] "When the first of the certificates ends, in Unix seconds.";
     CERTIFICATE_RELOADS: Counter "tidegate_tls_certificate_reloads_total" ["result"] "Changes of certificate files: done, or refused and the old ones kept.";
 
+    LIST_ENTRIES: Gauge "tidegate_list_entries" ["list"] "Addresses and networks in a list.";
+    LIST_DENIED: Counter "tidegate_list_denied_total" ["list"] "Requests of clients that a list keeps out.";
+    LIST_RELOADS: Counter "tidegate_list_reloads_total" ["list", "result"] "Changes of a list's file: done, or refused and what was read last kept.";
+    GEO_RELOADS: Counter "tidegate_geo_reloads_total" ["database", "result"] "Changes of a database's file: done, or refused and the last one kept.";
+    RULE_MATCHES: Counter "tidegate_rule_matches_total" ["rule", "action"] "Requests that a rule was true of.";
+
     CACHE_BYTES: Gauge "tidegate_cache_bytes" [] "Memory charged to the cache: entries, flights and spools.";
     CACHE_BYTES_MAX: Gauge "tidegate_cache_bytes_max" [] "What they may take: max_memory less a sixteenth.";
     CACHE_ENTRIES: Gauge "tidegate_cache_entries" [] "Entries stored, each variant one.";
@@ -120,7 +126,8 @@ mod tests {
             for label in family.labels {
                 assert!(
                     [
-                        "route", "upstream", "server", "result", "reason", "status", "version"
+                        "route", "upstream", "server", "result", "reason", "status", "version",
+                        "list", "database", "rule", "action"
                     ]
                     .contains(label),
                     "{name}: {label}"

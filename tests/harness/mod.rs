@@ -2,7 +2,7 @@
 //!
 //! - [`tree`] an indented outline, [`text`] bytes and patterns, [`script`] and [`steps`] the language;
 //! - [`wire`] HTTP/1 on a socket, [`meet`] barriers between parties;
-//! - [`proxy`] the process under test, [`origin`] the scripted one behind it, [`dns`] where that is;
+//! - [`proxy`] the process under test, [`origin`] the scripted one behind it, [`dns`] where that is, [`mmdb`] where clients are;
 //! - [`actor`] whoever carries out steps, [`speak`] in HTTP, [`check`] what is held against an answer;
 //! - [`stage`] one script from start to verdict, [`coverage`] promises against what carries them.
 
@@ -12,6 +12,7 @@ pub mod clock;
 pub mod coverage;
 pub mod dns;
 pub mod meet;
+pub mod mmdb;
 mod origin;
 pub mod proxy;
 pub mod script;

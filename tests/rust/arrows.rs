@@ -1,7 +1,7 @@
 //! The rooms of `src/` and the arrows between them, read off the source: who names whom.
 //!
 //! ```text
-//! main → cli → server → {front, admin} → {cache, fetch, origin, config} → rules      leaves: telemetry, clock
+//! main → cli → server → {front, admin} → {cache, fetch, origin, guard, config} → rules      leaves: telemetry, clock
 //! ```
 //!
 //! Words in comments and strings name nobody.
@@ -44,6 +44,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "origin",
             "limits",
             "levers",
+            "guard",
             "config",
             "bench",
             "rules",
@@ -65,6 +66,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "origin",
             "limits",
             "levers",
+            "guard",
             "config",
             "rules",
             "telemetry",
@@ -74,6 +76,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "front",
         &[
+            "guard",
             "cache",
             "fetch",
             "origin",
@@ -108,6 +111,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("origin", &["rules", "telemetry", "clock"]),
     ("limits", &["rules", "telemetry", "clock"]),
     ("levers", &["config", "rules", "telemetry", "clock"]),
+    ("guard", &["config", "rules", "telemetry", "clock"]),
     // What an upstream is, is the origin's to say.
     ("config", &["origin", "rules", "telemetry", "clock"]),
     ("rules", &[]),

@@ -114,7 +114,7 @@ impl Client {
         Ok(Client { runtime, requests })
     }
 
-    fn get(&self, path: &str) -> Result<Reply, String> {
+    pub fn get(&self, path: &str) -> Result<Reply, String> {
         self.ask(request("GET", path, &[]), None)
     }
 
@@ -133,7 +133,7 @@ async fn begin(
     Ok(requests)
 }
 
-fn request(method: &str, path: &str, fields: &[(&str, &str)]) -> Request<()> {
+pub fn request(method: &str, path: &str, fields: &[(&str, &str)]) -> Request<()> {
     let mut request = Request::builder()
         .method(method)
         .uri(format!("http://a.test{path}"));

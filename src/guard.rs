@@ -1,0 +1,179 @@
+//! Who may ask, and how: lists of addresses, then rules, decided for each request before anything is looked up.
+//!
+//! [`lists`] and [`geo`] are read from files, and anew when those change ([`files`]), by one thread off the road. What is
+//! asked here on the road takes no lock, waits for nothing and allocates nothing.
+
+mod files;
+mod geo;
+mod lists;
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::policy::{Policy, Rule, RuleAction};
+use crate::rules::expression::{View, Whereabouts};
+use crate::rules::networks::Listed;
+use crate::telemetry::access::Marked;
+use crate::telemetry::{Counter, Metrics, names};
+use geo::Geo;
+use lists::Lists;
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Lists and rules of a policy, wired once.
+pub struct Guard {
+    lists: Arc<Lists>,
+    geo: Arc<Geo>,
+    rules: Vec<Counted>,
+    /// The names of the rules that tag, in the order of their bits.
+    tags: Vec<Box<str>>,
+}
+
+struct Counted {
+    rule: Rule,
+    matches: Arc<Counter>,
+    /// Its bit, if it tags.
+    tag: u32,
+}
+
+/// What is to be done with a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// What would be done anyway.
+    Through,
+    /// Past the cache: neither served from memory nor stored.
+    Bypass,
+    /// Answered 403.
+    Block,
+}
+
+/// What lists and rules made of a request, for the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Marks {
+    /// The list that kept its client out.
+    list: Option<u8>,
+    /// The rule that blocked it, or the first that had it bypass the cache.
+    rule: Option<u16>,
+    /// A bit for each rule that tagged it.
+    tags: u32,
+}
+
+impl Guard {
+    /// Reads all files.
+    ///
+    /// # Errors
+    /// What is wrong with one, for people.
+    pub fn new(policy: &Policy, metrics: &Metrics) -> Result<Arc<Guard>, String> {
+        let mut tags = Vec::new();
+        let rules = policy.rules.iter().map(|rule| {
+            let labels = [rule.name.as_str(), rule.action.word()];
+            let tag = match rule.action {
+                RuleAction::Tag => {
+                    tags.push(rule.name.as_str().into());
+                    1u32.checked_shl(tags.len() as u32 - 1).unwrap_or(0)
+                }
+                RuleAction::Block | RuleAction::Bypass | RuleAction::Count => 0,
+            };
+            Counted {
+                rule: rule.clone(),
+                matches: metrics.counter(&names::RULE_MATCHES, &labels),
+                tag,
+            }
+        });
+        Ok(Arc::new(Guard {
+            rules: rules.collect(),
+            lists: Lists::read(&policy.lists, metrics)?,
+            geo: Geo::read(&policy.geo, metrics)?,
+            tags,
+        }))
+    }
+
+    /// Looks at the files from a thread of its own, if there are any.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn watch(&self) -> io::Result<()> {
+        let (lists, geo) = (Arc::clone(&self.lists), Arc::clone(&self.geo));
+        if !lists.has_files() && !geo.has_files() {
+            return Ok(());
+        }
+        let look = move || {
+            loop {
+                std::thread::sleep(LOOK);
+                lists.look();
+                geo.look();
+            }
+        };
+        let thread = std::thread::Builder::new().name("guard".into());
+        thread.spawn(look).map(drop)
+    }
+
+    /// What the lists say of a client.
+    pub fn find(&self, client: IpAddr) -> Listed {
+        self.lists.find(client)
+    }
+
+    /// Whether the lists keep a client out; then it is counted, and marked.
+    pub fn denies(&self, listed: Listed, marks: &mut Marks) -> bool {
+        let Some(list) = listed.denied else {
+            return false;
+        };
+        self.lists.denied(list);
+        marks.list = Some(list);
+        true
+    }
+
+    pub fn has_rules(&self) -> bool {
+        !self.rules.is_empty()
+    }
+
+    /// Where a client is.
+    pub fn locate(&self, client: IpAddr) -> Whereabouts {
+        self.geo.locate(client)
+    }
+
+    /// Asks the rules, in their order, about a request of a route; each that it meets is counted, and marked.
+    pub fn judge(&self, route: usize, view: &View<'_>, marks: &mut Marks) -> Verdict {
+        let mut verdict = Verdict::Through;
+        for (at, counted) in (0..).zip(&self.rules) {
+            let rule = &counted.rule;
+            let is_its = rule.routes.as_ref().is_none_or(|ids| ids.contains(&route));
+            if !is_its || !rule.when.holds(view) {
+                continue;
+            }
+            counted.matches.add(1);
+            match rule.action {
+                RuleAction::Count => {}
+                RuleAction::Tag => marks.tags |= counted.tag,
+                RuleAction::Bypass => {
+                    marks.rule = marks.rule.or(Some(at));
+                    verdict = Verdict::Bypass;
+                }
+                RuleAction::Block => {
+                    marks.rule = Some(at);
+                    return Verdict::Block;
+                }
+            }
+        }
+        verdict
+    }
+
+    /// The same by names.
+    pub fn marked(&self, marks: Marks) -> Marked<'_> {
+        Marked {
+            list: marks.list.and_then(|list| self.lists.name(list)),
+            rule: marks
+                .rule
+                .and_then(|at| self.rules.get(usize::from(at)))
+                .map(|counted| counted.rule.name.as_str()),
+            tags: marks.tags,
+            names: &self.tags,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

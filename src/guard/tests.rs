@@ -1,0 +1,154 @@
+use std::cell::OnceCell;
+use std::fs;
+
+use httparse::Header;
+
+use super::*;
+use crate::config;
+
+const UPSTREAM: &str = "[[upstream]]\nservers = ['http://127.0.0.1:1']\n\
+    [[route]]\nname = 'all'\n[[route]]\nname = 'blog'\npath = '/blog'\n";
+
+fn guard(text: &str) -> (Arc<Guard>, Metrics) {
+    let policy = match config::compile("t.toml", &format!("{UPSTREAM}{text}")) {
+        Ok(policy) => policy,
+        Err(told) => panic!("{told}"),
+    };
+    let metrics = Metrics::new();
+    let guard = Guard::new(&policy, &metrics).unwrap();
+    (guard, metrics)
+}
+
+/// What is said of a GET for `path` on a route, by a curl at 192.0.2.7.
+fn judged(guard: &Guard, route: usize, path: &str) -> (Verdict, Marks) {
+    let client = "192.0.2.7".parse().unwrap();
+    let lines = [Header {
+        name: "User-Agent",
+        value: b"curl/8",
+    }];
+    let view = View {
+        method: "GET",
+        scheme: "http",
+        host: "a.test",
+        path,
+        query: "",
+        lines: &lines,
+        client,
+        lists: guard.find(client).lists,
+        locate: &|| guard.locate(client),
+        located: OnceCell::new(),
+    };
+    let mut marks = Marks::default();
+    let verdict = guard.judge(route, &view, &mut marks);
+    (verdict, marks)
+}
+
+/// The sum of a metric's samples that hold these labels.
+fn count(metrics: &Metrics, series: &str) -> u64 {
+    let page = metrics.render();
+    let line = page.lines().find_map(|line| line.strip_prefix(series));
+    line.map_or(u64::MAX, |value| value.trim().parse().unwrap())
+}
+
+#[test]
+fn the_first_that_blocks_ends_it_and_tags_collect() {
+    let (guard, metrics) = guard(
+        "[[rule]]\nname = 'seen'\nwhen = 'true'\naction = 'count'\n\
+         [[rule]]\nname = 'curl'\nwhen = \"headers['user-agent'].startsWith('curl')\"\naction = 'tag'\n\
+         [[rule]]\nname = 'x'\nwhen = \"path == '/x'\"\naction = 'bypass'\n\
+         [[rule]]\nname = 'also'\nwhen = \"path == '/x'\"\naction = 'bypass'\n\
+         [[rule]]\nname = 'wp'\nwhen = \"path.startsWith('/wp-')\"\naction = 'block'\n\
+         [[rule]]\nname = 'late'\nwhen = 'true'\naction = 'tag'\n",
+    );
+    let (verdict, marks) = judged(&guard, 0, "/wp-login.php");
+    assert_eq!(verdict, Verdict::Block);
+    let marked = guard.marked(marks);
+    assert_eq!(
+        (marked.list, marked.rule, marked.tags),
+        (None, Some("wp"), 0b01)
+    );
+    let (verdict, marks) = judged(&guard, 0, "/x");
+    assert_eq!(verdict, Verdict::Bypass);
+    let marked = guard.marked(marks);
+    assert_eq!((marked.rule, marked.tags), (Some("x"), 0b11));
+    assert_eq!(marked.names, ["curl", "late"].map(Box::from));
+    let (verdict, marks) = judged(&guard, 0, "/");
+    assert_eq!(
+        (verdict, guard.marked(marks).rule),
+        (Verdict::Through, None)
+    );
+    for (rule, action, expected) in [
+        ("seen", "count", 3),
+        ("curl", "tag", 3),
+        ("x", "bypass", 1),
+        ("also", "bypass", 1),
+        ("wp", "block", 1),
+        ("late", "tag", 2),
+    ] {
+        let series = format!("tidegate_rule_matches_total{{action=\"{action}\",rule=\"{rule}\"}}");
+        let other = format!("tidegate_rule_matches_total{{rule=\"{rule}\",action=\"{action}\"}}");
+        let seen = count(&metrics, &series).min(count(&metrics, &other));
+        assert_eq!(seen, expected, "{rule}");
+    }
+}
+
+#[test]
+fn a_rule_of_a_route_is_for_no_other() {
+    let (guard, _) =
+        guard("[[rule]]\nname = 'a'\nwhen = 'true'\naction = 'block'\nroutes = ['blog']\n");
+    assert_eq!(judged(&guard, 0, "/").0, Verdict::Through);
+    assert_eq!(judged(&guard, 1, "/blog").0, Verdict::Block);
+}
+
+#[test]
+fn a_file_that_changes_is_taken_and_a_bad_one_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bad.txt");
+    fs::write(&file, "192.0.2.7\n").unwrap();
+    let (guard, metrics) = guard(&format!(
+        "[[list]]\nname = 'bad'\nfile = '{}'\nnetworks = ['10.0.0.0/8']\naction = 'deny'\n\
+         [[rule]]\nname = 'listed'\nwhen = \"listed('bad')\"\naction = 'bypass'\n",
+        file.display()
+    ));
+    let denied = |ip: &str| {
+        let mut marks = Marks::default();
+        let denied = guard.denies(guard.find(ip.parse().unwrap()), &mut marks);
+        assert_eq!(guard.marked(marks).list, denied.then_some("bad"));
+        denied
+    };
+    let look = || (0..2).for_each(|_| guard.lists.look());
+    assert!(denied("192.0.2.7") && denied("10.1.2.3") && !denied("192.0.2.8"));
+    assert_eq!(judged(&guard, 0, "/").0, Verdict::Bypass);
+    fs::write(&file, "192.0.2.8\n192.0.2.9\n").unwrap();
+    look();
+    assert!(!denied("192.0.2.7") && denied("10.1.2.3") && denied("192.0.2.8"));
+    assert_eq!(judged(&guard, 0, "/").0, Verdict::Through);
+    fs::write(&file, "192.0.2.7\nnobody\n").unwrap();
+    look();
+    assert!(denied("192.0.2.8") && !denied("192.0.2.7"));
+    fs::remove_file(&file).unwrap();
+    look();
+    assert!(denied("192.0.2.8"));
+    fs::write(&file, "").unwrap();
+    look();
+    assert!(!denied("192.0.2.8") && denied("10.1.2.3"));
+    for (series, expected) in [
+        ("tidegate_list_entries{list=\"bad\"}", 1),
+        ("tidegate_list_denied_total{list=\"bad\"}", 7),
+        (
+            "tidegate_list_reloads_total{list=\"bad\",result=\"done\"}",
+            2,
+        ),
+        (
+            "tidegate_list_reloads_total{list=\"bad\",result=\"refused\"}",
+            2,
+        ),
+    ] {
+        assert_eq!(
+            count(&metrics, series),
+            expected,
+            "{series}\n{}",
+            metrics.render()
+        );
+    }
+}
