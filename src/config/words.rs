@@ -13,7 +13,6 @@ pub use crate::rules::encoding::Coding;
 use crate::rules::health;
 use crate::rules::hop::is_hop_by_hop;
 use crate::rules::host::{self, Scheme};
-use crate::rules::listing;
 pub use crate::rules::networks::Action as ListAction;
 pub use crate::rules::resolve::Family;
 pub use crate::rules::storing::SetCookie;
