@@ -42,15 +42,13 @@ struct Counted {
 /// What is to be done with a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// What would be done anyway.
+    /// It goes on, past the cache if it is marked so.
     Through,
-    /// Past the cache: neither served from memory nor stored.
-    Bypass,
     /// Answered 403.
     Block,
 }
 
-/// What lists and rules made of a request, for the log.
+/// What lists and rules made of a request, for its way and for the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Marks {
     /// The list that kept its client out.
@@ -59,6 +57,14 @@ pub struct Marks {
     rule: Option<u16>,
     /// A bit for each rule that tagged it.
     tags: u32,
+    bypasses: bool,
+}
+
+impl Marks {
+    /// Whether it is to be neither served from memory nor stored.
+    pub fn bypasses(self) -> bool {
+        self.bypasses
+    }
 }
 
 impl Guard {
@@ -137,7 +143,6 @@ impl Guard {
 
     /// Asks the rules, in their order, about a request of a route; each that it meets is counted, and marked.
     pub fn judge(&self, route: usize, view: &View<'_>, marks: &mut Marks) -> Verdict {
-        let mut verdict = Verdict::Through;
         for (at, counted) in (0..).zip(&self.rules) {
             let rule = &counted.rule;
             let is_its = rule.routes.as_ref().is_none_or(|ids| ids.contains(&route));
@@ -150,7 +155,7 @@ impl Guard {
                 RuleAction::Tag => marks.tags |= counted.tag,
                 RuleAction::Bypass => {
                     marks.rule = marks.rule.or(Some(at));
-                    verdict = Verdict::Bypass;
+                    marks.bypasses = true;
                 }
                 RuleAction::Block => {
                     marks.rule = Some(at);
@@ -158,7 +163,7 @@ impl Guard {
                 }
             }
         }
-        verdict
+        Verdict::Through
     }
 
     /// The same by names.

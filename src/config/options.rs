@@ -24,6 +24,8 @@ pub struct Table {
     pub name: &'static str,
     /// Whether it can stand several times, as `[[name]]`.
     pub many: bool,
+    /// Whether there need be none of it: then the default file has it as a comment.
+    pub optional: bool,
     pub prose: &'static [&'static str],
     pub options: &'static [Opt],
 }
@@ -66,11 +68,6 @@ pub const TABLES: [&Table; 9] = [
 impl Table {
     pub fn option(&self, name: &str) -> Option<&'static Opt> {
         self.options.iter().find(|option| option.name == name)
-    }
-
-    /// Whether there need be none of it: then the default file shows it as a comment.
-    pub fn is_optional(&self) -> bool {
-        self.many && !["upstream", "route"].contains(&self.name)
     }
 
     /// `[listen]` or `[[route]]`.
@@ -131,7 +128,7 @@ pub(super) fn listed(text: &str) -> impl Iterator<Item = &str> {
 macro_rules! table {
     (
         $(#[doc = $prose:literal])+
-        $Table:ident = $name:literal, many: $many:literal;
+        $Table:ident = $name:literal, many: $many:literal $(, optional: $optional:literal)?;
         $(
             $(#[doc = $about:literal])+
             $option:ident: $Type:ty = $shown:expr $(, $least:literal to $most:literal)?;
@@ -149,6 +146,7 @@ macro_rules! table {
             pub const TABLE: Table = Table {
                 name: $name,
                 many: $many,
+                optional: false $(|| $optional)?,
                 prose: &[$($prose),+],
                 options: &[$(table!(@ $option, $Type, $shown, [$($about),+] $(, $least, $most)?)),+],
             };
@@ -618,7 +616,7 @@ table! {
     /// Addresses under one name: to be kept out, let in, or asked for by rules (`listed("name")`). Of the networks that hold
     /// a client the longest prefix among lists with an action decides, and `allow` where two are as long. Who is kept out
     /// gets 403 whatever is asked for, pages in memory too; who is let in still meets the rules. At most 64 lists.
-    List = "list", many: true;
+    List = "list", many: true, optional: true;
 
     /// What rules, metrics and logs call it.
     name: Option<Name> = Example("office");
@@ -651,14 +649,14 @@ table! {
 table! {
     /// What is done with some requests, before anything is looked up: each rule in the order of the file, after the lists.
     /// The first that blocks ends it. Requests that no route takes meet none.
-    Rule = "rule", many: true;
+    Rule = "rule", many: true, optional: true;
 
     /// What metrics and logs call it.
     name: Option<Name> = Example("no-scanners");
 
-    /// Which requests: an expression in CEL. It knows `method`, `scheme`, `host`, `path` (the last two as the cache knows
-    /// them: lower case; percent codes decoded where that changes nothing), `query` (as it came), `headers["name"]` (`""` where it
-    /// is absent), `client`, `country` (`"DE"`) and `asn` (by `[geo]`; `""` and 0 if unknown); `listed("name")` of a `[[list]]`,
+    /// Which requests: an expression in CEL. It knows `method`, `scheme`, `host` (in lower case, without a port), `path` (percent
+    /// codes decoded where that changes nothing), `query` (as it came), `headers["name"]` (`""` where it is absent), `client`,
+    /// `country` (`"DE"`) and `asn` (by `[geo]`; `""` and 0 if unknown); `listed("name")` of a `[[list]]`,
     /// `client in ["10.0.0.0/8"]`; of texts `startsWith`, `endsWith`, `contains`, `matches` (a pattern, of RE2's kind) and
     /// `size`; `==`, `!=`, `in ["a", "b"]`, `<`, `<=`, `>`, `>=` (of numbers), `&&`, `||`, `!`, `? :`. Dots and double slashes in a
     /// path stay as they came: what an app takes for the same path is the app's to say.

@@ -28,7 +28,7 @@ pub fn default_file() -> String {
 
 fn table(table: &Table, out: &mut String) {
     comment(&joined(table.prose), out);
-    let off = if table.is_optional() { "#" } else { "" };
+    let off = if table.optional { "#" } else { "" };
     *out += &format!("{off}{}\n", table.header());
     for option in table.options {
         out.push('\n');
@@ -43,7 +43,7 @@ fn table(table: &Table, out: &mut String) {
             }
         }
         let off = match option.shown {
-            Shown::Example(_) if !table.is_optional() => "",
+            Shown::Example(_) if !table.optional => "",
             _ => "#",
         };
         let example = match option.shown {

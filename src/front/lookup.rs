@@ -21,7 +21,7 @@ use crate::origin::{Steer, Upstream};
 use crate::rules::cache_status::{Detail, Fwd};
 use crate::rules::client::Client;
 use crate::rules::expression::View;
-use crate::rules::host::{KnownHost, Scheme};
+use crate::rules::host::{self, KnownHost, Scheme};
 use crate::rules::networks::Listed;
 use crate::rules::refresh;
 use crate::rules::request::{self, Method, Parsed, RequestBody};
@@ -124,10 +124,17 @@ pub fn decide(
             match from.redirect {
                 _ if site.guard.denies(listed, &mut noted.marks) => Decision::Block(None),
                 Some(port) => Decision::Here(Problem::to_https(request, port)),
-                None => with_route(policy, request, *head_len, from, known, |asking| {
-                    let verdict = judge(site, asking, listed, noted);
-                    on_route(site, asking, noted, verdict)
-                })
+                None => with_route(
+                    policy,
+                    request,
+                    *head_len,
+                    from,
+                    known,
+                    |asking| match judge(site, asking, listed, noted) {
+                        Verdict::Block => Decision::Block(Some(Arc::clone(asking.route))),
+                        Verdict::Through => on_route(site, asking, noted),
+                    },
+                )
                 .unwrap_or_else(|| Decision::Here(Problem::no_route())),
             }
         }
@@ -168,7 +175,7 @@ fn judge(site: &Site, asking: &Asking, listed: Listed, noted: &mut Noted) -> Ver
     let view = View {
         method: request.method.as_str(),
         scheme: asking.scheme.as_str(),
-        host: asking.host,
+        host: host::without_port(asking.host),
         path: asking.path,
         query,
         lines: request.lines,
@@ -181,15 +188,12 @@ fn judge(site: &Site, asking: &Asking, listed: Listed, noted: &mut Noted) -> Ver
     site.guard.judge(route, &view, &mut noted.marks)
 }
 
-fn on_route(site: &Site, asking: &Asking, noted: &Noted, verdict: Verdict) -> Decision {
+fn on_route(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
     let request = asking.request;
-    if verdict == Verdict::Block {
-        return Decision::Block(Some(Arc::clone(asking.route)));
-    }
     if let Some(problem) = answered_here(asking) {
         return Decision::Here(problem);
     }
-    if verdict == Verdict::Bypass {
+    if noted.marks.bypasses() {
         return match asking.only_if_cached {
             true => Decision::Here(Problem::only_if_cached()),
             false => pass(asking, noted),

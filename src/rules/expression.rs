@@ -62,7 +62,7 @@ pub struct Whereabouts {
 pub struct View<'a> {
     pub method: &'a str,
     pub scheme: &'a str,
-    /// As the cache knows it: lower case, without the scheme's port.
+    /// In lower case, without a port.
     pub host: &'a str,
     /// As the cache knows it: percent codes of unreserved characters decoded.
     pub path: &'a str,
