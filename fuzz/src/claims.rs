@@ -63,12 +63,11 @@ pub fn run(data: &[u8]) {
     }
 }
 
+/// What is believed of a peer's lines, and the proxies on the way.
+type Ask<'a> = dyn Fn(IpAddr, &[Header<'_>]) -> (Believed, Vec<IpAddr>) + 'a;
+
 /// What a proxy adds, on a line of its own or behind the last, is what is believed.
-fn added(
-    by: ClaimedBy,
-    lines: &[Header<'_>],
-    ask: &dyn Fn(IpAddr, &[Header<'_>]) -> (Believed, Vec<IpAddr>),
-) {
+fn added(by: ClaimedBy, lines: &[Header<'_>], ask: &Ask<'_>) {
     let (name, entry) = match by {
         ClaimedBy::XForwardedFor => ("x-forwarded-for", &b"203.0.113.9"[..]),
         ClaimedBy::Forwarded => ("forwarded", &b"for=\"203.0.113.9:1\";proto=https"[..]),

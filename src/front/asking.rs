@@ -330,7 +330,7 @@ impl Asking<'_> {
     }
 
     /// Who counts as its client.
-    pub fn who(&self) -> Client {
+    pub fn whose(&self) -> Client {
         Client::of(self.client, self.policy.listen.client_ipv6_prefix)
     }
 
@@ -379,7 +379,7 @@ impl Asking<'_> {
                     [self.host, self.target].map(str::as_bytes),
                 ));
             }
-            HashBy::Address => match self.who() {
+            HashBy::Address => match self.whose() {
                 Client::V4(octets) => value.extend_from_slice(&octets),
                 Client::V6(octets) => value.extend_from_slice(&octets),
             },
@@ -438,7 +438,7 @@ impl Asking<'_> {
             key: self.key.to_key(),
             target: self.target.into(),
             class: self.class,
-            client: self.who(),
+            client: self.whose(),
             steer: self.steer(),
             reason,
             fields,

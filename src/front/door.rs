@@ -282,7 +282,13 @@ async fn introduce(
             true
         }
         Err(error) => {
-            site.guests.refuse_proxy();
+            // A balancer that only looks whether anybody is here leaves by itself.
+            if matches!(
+                error.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::TimedOut
+            ) {
+                site.guests.refuse_proxy();
+            }
             tracing::debug!(%error, peer = %whence.peer, "no header of the PROXY protocol");
             false
         }

@@ -441,7 +441,7 @@ fn pass(asking: &Asking, noted: &Noted) -> Decision {
     };
     Decision::Pass(Box::new(Pass {
         route: Arc::clone(asking.route),
-        client: asking.who(),
+        client: asking.whose(),
         body: request.body,
         expect_continue: request.expect_continue,
         upgrade: asking.upgrades(),

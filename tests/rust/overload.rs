@@ -15,6 +15,10 @@ use crate::harness::wire::Conn;
 pub fn tests() -> Vec<Test> {
     vec![
         ("overload::c84_a_greedy_client_delays_itself", greedy_client),
+        (
+            "overload::c84_a_greedy_client_behind_a_proxy_delays_itself",
+            greedy_behind_a_proxy,
+        ),
         ("overload::c84_who_is_refused_is_told_when_to_come", refused),
         ("overload::a_page_that_was_turned_away_is_no_failure", stale),
         ("overload::what_an_origin_can_do_is_learned", learned),
@@ -32,16 +36,44 @@ fn busy_origin() -> Result<Origin, String> {
 
 const NARROW: &str = "[[upstream]]\nmax_in_flight = 2\nqueue = 16\nqueue_wait = '10s'";
 
-/// A client with forty requests at any time beside one that asks one after the other: that one is served.
+enum Who {
+    Greedy,
+    Polite,
+}
+
+/// Each has an address of its own.
 fn greedy_client() -> Outcome {
+    take_turns(NARROW, |who| match who {
+        Who::Greedy => (Ipv4Addr::new(127, 0, 0, 2), String::new()),
+        Who::Polite => (Ipv4Addr::new(127, 0, 0, 3), String::new()),
+    })
+}
+
+/// Both come through one proxy; the greedy one has a network of IPv6, and never the same address again.
+fn greedy_behind_a_proxy() -> Outcome {
+    let proxy = Ipv4Addr::new(127, 0, 0, 9);
+    let config = format!("[listen]\ntrusted_proxies = [\"{proxy}\"]\n{NARROW}");
+    let next = AtomicUsize::new(1);
+    take_turns(&config, |who| {
+        let client = match who {
+            Who::Greedy => format!("2001:db8::{:x}", next.fetch_add(1, Ordering::Relaxed)),
+            Who::Polite => "203.0.113.9".to_owned(),
+        };
+        (proxy, format!("X-Forwarded-For: {client}\r\n"))
+    })
+}
+
+/// A client with forty requests at any time beside one that asks one after the other: that one is served. `visitor`: where
+/// each connects from, and what fields it sends.
+fn take_turns(config: &str, visitor: impl Fn(Who) -> (Ipv4Addr, String) + Sync) -> Outcome {
     let origin = busy_origin()?;
-    let site = Site::start(origin.address, NARROW)?;
+    let site = Site::start(origin.address, config)?;
     let (over, refused) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let (greedy, polite) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3));
     let press = || {
-        let mut client = from(greedy, site.address)?;
+        let mut client = from(visitor(Who::Greedy).0, site.address)?;
         while !over.load(Ordering::Relaxed) {
-            let reply = client.ask("POST", "/greedy", "", b"")?;
+            let (greedy, fields) = visitor(Who::Greedy);
+            let reply = client.ask("POST", "/greedy", &fields, b"")?;
             match reply.status {
                 200 => {}
                 503 => {
@@ -63,10 +95,11 @@ fn greedy_client() -> Outcome {
             eventually("the origin is busy", || {
                 Ok((refused.load(Ordering::Relaxed) > 0).then_some(()))
             })?;
+            let (polite, fields) = visitor(Who::Polite);
             let mut client = from(polite, site.address)?;
             let mut lost = 0;
             for _ in 0..100 {
-                let reply = client.ask("POST", "/polite", "", b"")?;
+                let reply = client.ask("POST", "/polite", &fields, b"")?;
                 if reply.status == 503 {
                     // A machine that stands still for a tenth of a second makes anybody late.
                     lost += 1;
