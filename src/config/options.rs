@@ -13,9 +13,9 @@ use super::steering::{CookieName, HashBy, Secret};
 use super::value::{Bounds, Kind, Literal, OrAuto, OrOff, Rate, Size, Value, Wrong};
 use super::walk::{Found, Given, Walk};
 use super::words::{
-    AcceptEncoding, Authority, Balance, CdnId, ClaimedBy, Coding, Family, Field, Health, HealthMethod, Host,
-    Level, ListAction, Member, Name, Network, Output, PathPrefix, Pattern, Priority, Protocol,
-    Resolver, RuleAction, Server, SetCookie, Statuses, Target,
+    AcceptEncoding, Authority, Balance, CdnId, ClaimedBy, Coding, Family, Field, Health,
+    HealthMethod, Host, Level, ListAction, Member, Name, Network, Output, PathPrefix, Pattern,
+    Priority, Protocol, Resolver, RuleAction, Server, SetCookie, Statuses, Target,
 };
 
 /// One table of the file and its options.

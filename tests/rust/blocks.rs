@@ -121,7 +121,7 @@ fn denied() -> Outcome {
     let reply = stranger.ask("POST", "/p", "", b"a body")?;
     equal("closes", reply.field("connection"), "close")?;
     is_refusal(&reply, "application/problem+json")?;
-    let over = http2::Client::over(from(STRANGER, &site)?)?;
+    let over = http2::Client::over(from(STRANGER, &site)?, None)?;
     for path in ["/p", "/p/third"] {
         equal("over HTTP/2", over.get(path)?.status, 403)?;
     }

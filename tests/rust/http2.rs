@@ -86,7 +86,7 @@ impl Reply {
 }
 
 impl Client {
-    fn connect(to: SocketAddr) -> Result<Client, String> {
+    pub fn connect(to: SocketAddr) -> Result<Client, String> {
         let stream = TcpStream::connect(to).map_err(|e| e.to_string())?;
         Client::over(stream, None)
     }

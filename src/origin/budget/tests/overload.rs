@@ -32,11 +32,11 @@ async fn crowd(times: f64, seed: u64) -> Vec<Duration> {
     let origin = Arc::new(Semaphore::new(AT_ONCE));
     let lasts = Duration::from_secs(6);
     let rate = times * AT_ONCE as f64 / TAKES.as_secs_f64();
-    let (began, mut seed) = (Instant::now(), seed);
+    let (began, mut seed) = (clock::timer(), seed);
     let mut asked = Vec::new();
     loop {
         sleep(Duration::from_secs_f64(-random(&mut seed).ln() / rate)).await;
-        let now = Instant::now();
+        let now = clock::timer();
         if now - began >= lasts {
             break;
         }
@@ -44,18 +44,18 @@ async fn crowd(times: f64, seed: u64) -> Vec<Duration> {
         let (budget, origin) = (budget.clone(), origin.clone());
         asked.push(tokio::spawn(async move {
             let ask = Ask {
-                client: Some(Client::from(IpAddr::from(client))),
+                client: Some(Client::of(IpAddr::from(client), 64)),
                 ..Ask::default()
             };
             let slot = budget.slot(Duration::from_secs(2), ask).await.ok()?;
-            let asked = Instant::now();
+            let asked = clock::timer();
             let place = origin.acquire().await.ok()?;
             sleep(TAKES).await;
             drop(place);
-            budget.answered(slot.server(), None, asked.elapsed());
+            budget.answered(slot.server(), None, clock::timer() - asked);
             slot.fate().answered();
             drop(slot);
-            (began.elapsed() < lasts).then(|| now.elapsed())
+            (clock::timer() - began < lasts).then(|| clock::timer() - now)
         }));
     }
     let mut took = Vec::new();
