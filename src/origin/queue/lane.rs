@@ -13,7 +13,7 @@ use crate::rules::client::Client;
 
 /// A place is worth waiting for so long in any case: nobody notices.
 const LEAST: Duration = Duration::from_millis(50);
-/// Where more came than went in so many windows together, without the one in which most did, that is no crowd that comes once.
+/// So many windows in which more came than went, of one more, are no crowd that comes once; the one is chance's.
 const PRESSED: usize = 4;
 
 pub(super) struct Lane<T> {
@@ -321,9 +321,8 @@ pub(super) struct Pressure {
     since: Option<Instant>,
     came: usize,
     served: usize,
-    /// By how many more came than went in each of the last windows.
-    last: [i64; PRESSED],
-    windows: usize,
+    /// Whether it was so in each of the last windows.
+    last: [bool; PRESSED + 1],
 }
 
 impl Pressure {
@@ -332,11 +331,9 @@ impl Pressure {
         let since = *self.since.get_or_insert(now);
         if now >= since + window {
             self.last.rotate_left(1);
-            self.last[PRESSED - 1] = self.came as i64 - self.served as i64;
-            self.windows += 1;
+            self.last[PRESSED] = self.came > self.served;
             (self.since, self.came, self.served) = (Some(now), 0, 0);
         }
-        let most = self.last.iter().max().copied().unwrap_or_default();
-        self.windows >= PRESSED && self.last.iter().sum::<i64>() > most
+        self.last.iter().filter(|pressed| **pressed).count() >= PRESSED
     }
 }
