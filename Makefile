@@ -72,7 +72,7 @@ container-check: ## Build the container image without Docker and run it; as root
 coverage: tools ## Print what is promised against the tests that carry it
 	cargo test --locked --quiet --test main -- --coverage
 
-.PHONY: bench bench-peers bench-http2 bench-floods bench-crowd bench-outage bench-origin bench-upgrade bench-hostile soak
+.PHONY: bench bench-peers bench-http2 bench-floods bench-crowd bench-outage bench-origin bench-limits bench-upgrade bench-hostile soak
 bench: tools ## Measure the rules and the lookup
 	cargo bench --locked --bench rules
 
@@ -94,6 +94,9 @@ bench-outage: build ## Break the origin in every way, after warming
 
 bench-origin: build ## Overload an origin, let its servers fail, beside nginx and Varnish
 	cargo bench --locked --bench origin -- $(ARGS)
+
+bench-limits: build ## Measure what limits cost: a decision, a client, a hit, a refusal
+	cargo bench --locked --bench limits -- $(ARGS)
 
 bench-upgrade: build ## Change the binary and restart it under load
 	cargo bench --locked --bench upgrade -- $(ARGS)

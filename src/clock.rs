@@ -43,6 +43,11 @@ impl Tick {
         Moment(self.uptime_millis() + turned())
     }
 
+    /// Nanoseconds, turned with [`moment`].
+    pub fn nanos(self) -> u64 {
+        self.0 + turned() * 1_000_000
+    }
+
     /// [`now`] as it was, for a tick of a short while ago.
     pub fn now(self) -> Now {
         let mono = self.moment();

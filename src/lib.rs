@@ -15,6 +15,7 @@ pub mod config;
 pub mod fetch;
 pub mod front;
 pub mod guard;
+pub mod limits;
 pub mod origin;
 pub mod rules;
 pub mod server;

@@ -30,6 +30,7 @@ use crate::front::guests::{Guests, Told};
 use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
 use crate::guard::Guard;
+use crate::limits;
 use crate::origin::{self, FirstRound, Upstream};
 use crate::rules::breaker;
 use crate::rules::encoding::Coding;
@@ -199,6 +200,11 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
         hit_for_miss: policy.cache.hit_for_miss,
     };
     let metrics = &telemetry.metrics;
+    let account = Arc::clone(&memory);
+    let room = move |bytes| {
+        let charge = account.charge(bytes)?;
+        Some(Box::new(charge) as limits::table::Hold)
+    };
     let watched = upstreams
         .iter()
         .map(|upstream| metrics.upstream(upstream.name()))
@@ -229,6 +235,7 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
     Ok(Arc::new(Site {
         guard,
         guests: Arc::new(guests),
+        limits: limits::Limits::new(&policy.limits, policy.routes.len(), room, metrics),
         fetcher: Fetcher::new(store, memory, upstreams, watched, limits),
         watch: Arc::new(Watch::default()),
         access: Arc::clone(&telemetry.access),
@@ -431,6 +438,17 @@ fn gauges(metrics: &Metrics, site: &Arc<Site>) {
         &["put_off"],
         of(|site| site.fetcher.encoder.counts.put_off.load(Ordering::Relaxed) as f64),
     );
+    for limit in site.limits.all() {
+        let label = [limit.spec.name.as_str()];
+        let read = Arc::clone(limit);
+        metrics.gauge(&names::LIMIT_CLIENTS, &label, move || {
+            read.clients().0 as f64
+        });
+        let read = Arc::clone(limit);
+        metrics.count_from(&names::LIMIT_UNREMEMBERED, &label, move || {
+            read.clients().1 as f64
+        });
+    }
     for route in &site.policy.load().routes {
         if let Some(bulkhead) = route.bulkhead {
             let upstream = site.fetcher.upstream(route.upstream);

@@ -9,6 +9,7 @@ use super::{DONE, MISUSED, mistaken, print, say};
 use crate::config::report::Entry;
 use crate::config::units::{show_duration, show_size};
 use crate::config::{self, Flags, Policy, render, schema};
+use crate::limits::spec::{Action, LimitSpec};
 use crate::origin::{self, Place};
 
 /// Check a config file: every mistake at once
@@ -141,5 +142,25 @@ fn summary(policy: &Policy) -> String {
         };
         out += &format!("route {host}{path} -> {upstream}, {kept}\n");
     }
+    for spec in &policy.limits {
+        out += &format!("limit {}: {}\n", spec.name, limit(spec));
+    }
     out
+}
+
+/// What each client may, and what becomes of more.
+fn limit(spec: &LimitSpec) -> String {
+    let rate = spec.rate.map(|rate| {
+        let (count, per) = (rate.count, show_duration(rate.per));
+        format!("{count} in {per} and {} at once", rate.burst)
+    });
+    let in_hand = spec.concurrency.map(|most| format!("{most} in hand"));
+    let may: Vec<_> = rate.into_iter().chain(in_hand).collect();
+    let beyond = match spec.action {
+        Action::Refuse => "more are refused".to_owned(),
+        Action::Delay => format!("more wait up to {}", show_duration(spec.max_delay)),
+        Action::Stale => "more get what is stored".to_owned(),
+        Action::Log => "tried out, refuses nobody".to_owned(),
+    };
+    format!("{}, {beyond}", may.join(", "))
 }

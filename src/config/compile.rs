@@ -5,6 +5,7 @@
 
 mod balancing;
 mod guarding;
+mod limiting;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -55,6 +56,7 @@ pub fn compile(file: &File, text: &str, world: &World<'_>, mistakes: &mut Vec<Mi
     let mut compile = Compile { world, mistakes };
     let upstreams = compile.upstreams(&file.upstreams);
     let (routes, table) = compile.routes(&file.routes, &file.upstreams, &upstreams);
+    let limits = compile.limits(&file.limits, &file.routes, &routes);
     Policy {
         listen: compile.listen(&file.listen),
         cache: compile.cache(&file.cache),
@@ -63,6 +65,7 @@ pub fn compile(file: &File, text: &str, world: &World<'_>, mistakes: &mut Vec<Mi
         geo: compile.geo(&file.geo),
         rules: compile.rules(file, text, &routes),
         routes,
+        limits,
         admin: compile.admin(&file.admin, &file.listen),
         log: Log {
             access: file.log.access.value.clone(),

@@ -1,7 +1,7 @@
 //! The config as it was written: the file, and the flags over it.
 
 use super::Flags;
-use super::options::{Admin, Backend, Cache, Geo, List, Listen, Log, Route, Rule, Upstream};
+use super::options::{Admin, Backend, Cache, Geo, Limit, List, Listen, Log, Route, Rule, Upstream};
 use super::report::{At, Mistake};
 use super::syntax;
 use super::walk::{Env, Found, Given, Walk};
@@ -15,6 +15,7 @@ pub struct File {
     pub lists: Vec<List>,
     pub geo: Geo,
     pub rules: Vec<Rule>,
+    pub limits: Vec<Limit>,
     pub cache: Cache,
     pub admin: Admin,
     pub log: Log,
@@ -46,6 +47,7 @@ pub fn read(text: &str, flags: &Flags, env: Env<'_>, mistakes: &mut Vec<Mistake>
         lists: all!(List),
         geo: one!(Geo),
         rules: all!(Rule),
+        limits: all!(Limit),
         cache: one!(Cache),
         admin: one!(Admin),
         log: one!(Log),

@@ -8,6 +8,7 @@ pub mod certificate;
 mod compile;
 pub mod file;
 pub mod keys;
+pub mod limiting;
 pub mod nearest;
 pub mod options;
 pub mod policy;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::keys::Keys;
+use super::limiting::{Action, Costs, Counts, Frequency, Key, MethodName, Preset, Tell};
 use super::report::At;
 use super::steering::{CookieName, HashBy, Secret};
 use super::value::{Bounds, Kind, Literal, OrAuto, OrOff, Rate, Size, Value, Wrong};
@@ -53,13 +54,14 @@ pub enum Shown {
 use Shown::{Default, Example, Unset};
 
 /// Every table, in the order of the default file.
-pub const TABLES: [&Table; 9] = [
+pub const TABLES: [&Table; 10] = [
     &Listen::TABLE,
     &Upstream::TABLE,
     &Route::TABLE,
     &List::TABLE,
     &Geo::TABLE,
     &Rule::TABLE,
+    &Limit::TABLE,
     &Cache::TABLE,
     &Admin::TABLE,
     &Log::TABLE,
@@ -668,6 +670,81 @@ table! {
 
     /// The only routes it is for, by name; else all.
     routes: Option<Vec<Name>> = Unset(r#"["blog"]"#);
+}
+
+table! {
+    /// How often each client may come. There is no limit until one is written; a request may meet several, and then all of
+    /// them have to admit it, or it counts for none. Begin with `action = "log"` and look at
+    /// `tidegate_limited_total{action="logged"}`: it says what would be refused.
+    Limit = "limit", many: true, optional: true;
+
+    /// What metrics, the access log and the fields `RateLimit` call it; else `limit-1`, `limit-2` and so on.
+    name: Option<Name> = Unset("visitors");
+
+    /// A limit to begin with, for what is worth more than a page; whatever else is written here comes first. `login`: 5 a
+    /// minute, of POST, and up to 15 minutes for who goes on. `search`: 30 a minute, 10 at once, of what reaches the origin.
+    /// `write`: 20 a minute, 10 at once, of POST, PUT, PATCH and DELETE, and up to a minute for who goes on.
+    preset: Option<Preset> = Unset("login");
+
+    /// What makes two requests the same client's: `ip` is the address (of IPv6 the /64), `route` and `host` the site's own,
+    /// `header:NAME` and `cookie:NAME` what the request says there, and its address where it says nothing; several with
+    /// `+`, as in `ip+route`. What a request says is hashed and never written down. Anybody can say something new each
+    /// time, so beside a limit by header or cookie there should be one by `ip`.
+    key: Key = Default("ip");
+
+    /// How many requests a client may make, as in `10/s`, `100/min`, `1000/h` or `5/15m`: evenly, so nobody has more than
+    /// that and the burst in any period. At most 1000000/s.
+    rate: Option<Frequency> = Unset("100/min");
+
+    /// How many of them at once; else as many as `rate` says for a whole period.
+    burst: Option<usize> = Unset("20"), "1" to "1000000";
+
+    /// How many requests of a client may be in hand at once, from their heads to the ends of their answers, WebSockets
+    /// too. It may stand without `rate`.
+    concurrency: Option<usize> = Unset("8"), "1" to "10000";
+
+    /// The names of the routes it is for; else it is for every request, those that no route takes too.
+    routes: Vec<Name> = Default("[]");
+
+    /// The methods it is for; else all.
+    methods: Vec<MethodName> = Default("[]");
+
+    /// What counts: `all` requests, or only those that an `origin` is asked for, so that a school behind one address may
+    /// read cached pages as it likes. With `origin` those count who are the first to ask for a page and whose answers
+    /// can't be shared; not those who get what is stored or wait for what others have asked for.
+    counts: Counts = Default("all");
+
+    /// What a request counts for: a number, or with `origin_ms` a millisecond of an origin's time each, from the place it
+    /// gets there to the end of the answer (streams and WebSockets: their beginning). That is charged afterwards, so a client
+    /// may owe as much as a whole burst: then it is beyond the limit until the debt is paid.
+    cost: Costs = Default("1");
+
+    /// What becomes of a request beyond the limit: `refuse` answers 429; `delay` lets it wait for its turn, up to
+    /// `max_delay`, and refuses it past that; `stale` serves what is stored, however old the page's own terms let it be, and
+    /// refuses what isn't; `log` does nothing, and is how to try a limit out: it is counted and logged.
+    action: Action = Default("refuse");
+
+    /// How long `delay` lets a request wait. What is over `concurrency` doesn't wait.
+    max_delay: Duration = Default("1s"), "1ms" to "1m";
+
+    /// How long a client may come to be kept out that goes on though it is refused: each refused request then counts as
+    /// one that was not, until the client would have to wait so long. Whoever stays away gets back what it costs with
+    /// time, like any other. 0 is off.
+    penalty: Duration = Default("0"), "0" to "1d";
+
+    /// The most clients that are remembered, at 20 bytes each, which are taken from `max_memory` as clients come. Who
+    /// has all its burst again is forgotten. Past it who has used least is forgotten for a newcomer, but nobody who has
+    /// used more than half; where that leaves nobody, newcomers are let in and counted in
+    /// `tidegate_limit_unremembered_total`.
+    max_clients: usize = Default("1000000"), "100" to "100000000";
+
+    /// Which answers tell their clients what is left, in `RateLimit` and `RateLimit-Policy`: `always`; `near`, to those
+    /// that have less than half of the burst left; `refused`, those that are refused only. With `always` hot pages go out
+    /// a little slower.
+    tell: Tell = Default("near");
+
+    /// Whether to tell it in `X-RateLimit-Limit`, `-Remaining` and `-Reset` as well, the last in seconds from now.
+    x_ratelimit: bool = Default("false");
 }
 
 table! {

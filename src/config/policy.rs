@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use super::table::Table;
 pub use super::words::{AcceptEncoding, ListAction, RuleAction};
+use crate::limits::spec::LimitSpec;
 use crate::origin::{Bulkhead, Priority, UpstreamSpec};
 use crate::rules::claims::ClaimedBy;
 use crate::rules::encoding::Coding;
@@ -35,6 +36,8 @@ pub struct Policy {
     pub geo: Geo,
     /// In the order in which they are asked.
     pub rules: Vec<Rule>,
+    /// In the order of the file.
+    pub limits: Vec<LimitSpec>,
     pub admin: Admin,
     pub log: Log,
     pub(super) table: Table,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::options::{Shown, TABLES};
 use super::policy::AcceptEncoding;
 use super::*;
+use crate::limits::spec::{Action, Counts, Rate};
 use crate::origin::{Balance, Bulkhead, Check, HashBy, Place};
 use crate::rules::claims::ClaimedBy;
 use crate::rules::geo::mmdb::{Record, database};
@@ -451,6 +452,117 @@ fn how_requests_are_spread_is_what_was_written() {
 }
 
 #[test]
+fn a_limit_is_what_was_written() {
+    let text = format!(
+        "{UPSTREAM}[[route]]\nname = 'all'\n[[route]]\nname = 'login'\npath = '/login'\n\
+         [[limit]]\nrate = '100/min'\n\
+         [[limit]]\nname = 'in'\npreset = 'login'\nroutes = ['login']\nburst = 3\npenalty = '0'\n\
+         [[limit]]\nkey = 'header:x-api-key+route'\nconcurrency = 8\ncounts = 'origin'\naction = 'stale'\n"
+    );
+    let limits = policy(&text).limits;
+    let names: Vec<_> = limits.iter().map(|limit| limit.name.as_str()).collect();
+    assert_eq!(names, ["limit-1", "in", "limit-3"]);
+    let rate = |count, burst| {
+        let per = Duration::from_secs(60);
+        Some(Rate { count, per, burst })
+    };
+    assert_eq!(limits[0].rate, rate(100, 100));
+    assert_eq!(limits[0].action, Action::Refuse);
+    assert_eq!(limits[1].rate, rate(5, 3));
+    assert_eq!(limits[1].penalty, Duration::ZERO);
+    assert_eq!(limits[1].routes, [1]);
+    assert_eq!(limits[1].methods, ["POST"]);
+    assert_eq!((limits[2].rate, limits[2].concurrency), (None, Some(8)));
+    assert_eq!(
+        (limits[2].counts, limits[2].key.0.len()),
+        (Counts::Origin, 2)
+    );
+    assert!(policy(UPSTREAM).limits.is_empty());
+}
+
+#[test]
+fn what_is_wrong_with_a_limit_is_told_where_it_stands() {
+    for (limit, line, what, help) in [
+        ("", 3, "limits nothing", "rate = "),
+        ("rate = '100'", 4, "is not a rate", "100/min"),
+        ("rate = '100/minute'", 4, "is not a rate", "\"100/min\""),
+        ("rate = '2000000/s'", 4, "a million", "between"),
+        (
+            "rate = '1/d'\nburst = 1000",
+            5,
+            "longer than a year",
+            "less",
+        ),
+        ("rate = '1/600d'", 4, "less than one a year", "between"),
+        ("rate = '5/min'\ncost = '6'", 5, "no more than 5", "burst"),
+        ("concurrency = 3\nburst = 5", 5, "without `rate`", "rate"),
+        (
+            "concurrency = 3\npenalty = '1m'",
+            5,
+            "`penalty` without",
+            "rate",
+        ),
+        (
+            "concurrency = 3\naction = 'delay'",
+            5,
+            "doesn't wait",
+            "rate",
+        ),
+        ("concurrency = 0", 4, "less than 1", "10000"),
+        (
+            "rate = '5/min'\nmax_delay = '2s'",
+            5,
+            "without `delay`",
+            "action",
+        ),
+        (
+            "rate = '5/min'\nroutes = ['blgo']",
+            5,
+            "no route is called",
+            "\"blog\"",
+        ),
+        (
+            "rate = '5/min'\nkey = 'address'",
+            5,
+            "tells clients apart",
+            "\"ip\"",
+        ),
+        (
+            "rate = '5/min'\nmethods = ['post']",
+            5,
+            "is not a method",
+            "capitals",
+        ),
+        (
+            "rate = '5/min'\naction = 'drop'",
+            5,
+            "is not one of",
+            "refuse",
+        ),
+        ("preset = 'signin'", 4, "is not one of", "login"),
+        (
+            "rate = '5/min'\nrates = '5/min'",
+            5,
+            "unknown key `rates`",
+            "`rate`",
+        ),
+    ] {
+        let text = format!("{UPSTREAM}[[limit]]\n{limit}\n[[route]]\nname = 'blog'\n");
+        let told = one_mistake(&text);
+        assert_eq!(told.0, line, "{limit}: {told:?}");
+        assert!(told.1.contains(what), "{limit}: {told:?}");
+        assert!(told.2.contains(help), "{limit}: {told:?}");
+    }
+    let two = "[[limit]]\nname = 'a'\nrate = '1/s'\n".repeat(2);
+    let told = one_mistake(&format!("{UPSTREAM}{two}"));
+    assert!(told.1.contains("another limit is called `a`"), "{told:?}");
+    let many = "[[limit]]\nrate = '1/s'\n".repeat(17);
+    let told = one_mistake(&format!("{UPSTREAM}{many}"));
+    assert_eq!(told.0, 3 + 2 * 16);
+    assert!(told.1.contains("more than 16"), "{told:?}");
+}
+
+#[test]
 fn what_contradicts_itself_about_spreading_is_told() {
     const SERVERS: &str = "[[upstream]]\nservers = [{ address = \"http://[::1]\"";
     let servers = |rest: &str| format!("{SERVERS}{rest} }}]\n");
@@ -579,7 +691,7 @@ fn the_nearest_key() {
         ("ttl", "did you mean `default_ttl` of `[[route]]`?"),
         (
             "name",
-            "`name` belongs to `[[upstream]] or [[route]] or [[list]] or [[rule]]`",
+            "`name` belongs to `[[upstream]] or [[route]] or [[list]] or [[rule]] or [[limit]]`",
         ),
     ] {
         let (line, what, told) = one_mistake(&format!("{UPSTREAM}[cache]\n{key} = 1\n"));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use pingora::http::RequestHeader;
 
-use super::Trip;
+use super::{Bill, Trip};
 use crate::cache::entry::Entry;
 use crate::cache::key::Key;
 use crate::config::policy::Route;
@@ -61,6 +61,7 @@ pub struct Errand {
     pub partial_or_conditional: bool,
     /// The stored page to validate.
     pub stored: Option<Arc<Entry>>,
+    pub bill: Option<Bill>,
 }
 
 impl Errand {

@@ -174,7 +174,7 @@ async fn attempt(
         let head = errand
             .to_head(validating)
             .ok_or(Stopped::Failed(Failure::BadGateway("unsendable request")))?;
-        let mut meter = Meter::start(metrics);
+        let mut meter = Meter::start(metrics, errand.bill.clone());
         let exchange = tokio::select! {
             exchange = Exchange::start(upstream, &permit, head, Outgoing::None) => {
                 exchange.map_err(|error| broken(&error, server, &mut meter))?
@@ -237,6 +237,9 @@ async fn attempt(
                 let held = held.map_err(|refused| {
                     Stopped::Failed(fetcher.turned_away(&errand.route, refused))
                 })?;
+                if held.is_stream() {
+                    meter.pay();
+                }
                 let landing = land::settle(fetcher, errand, filler, seat, &head, judged, started);
                 if landing.keeping.is_some() {
                     filler.keep_all(allowance);

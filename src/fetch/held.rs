@@ -40,6 +40,11 @@ impl Held {
         Ok(Held::Work { _permit: permit })
     }
 
+    /// Whether it holds no place among those at work.
+    pub fn is_stream(&self) -> bool {
+        matches!(self, Held::Stream { .. })
+    }
+
     /// # Errors
     /// There are too many.
     pub fn stream(permit: Permit, exchange: &mut Exchange) -> Result<Held, Refused> {

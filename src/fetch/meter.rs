@@ -1,7 +1,8 @@
 //! What came of one request to an origin, counted however it ends.
 
+use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::origin::{OriginError, OriginErrorKind, OriginHead};
@@ -12,15 +13,34 @@ pub struct Meter {
     metrics: Arc<UpstreamMetrics>,
     permitted: Instant,
     result: OriginResult,
+    bill: Option<Bill>,
+}
+
+/// Who is told how much of an origin's time a request took.
+#[derive(Clone)]
+pub struct Bill(pub Arc<dyn Fn(Duration) + Send + Sync>);
+
+impl fmt::Debug for Bill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bill")
+    }
 }
 
 impl Meter {
     /// From the permit on.
-    pub fn start(metrics: &Arc<UpstreamMetrics>) -> Meter {
+    pub fn start(metrics: &Arc<UpstreamMetrics>, bill: Option<Bill>) -> Meter {
         Meter {
             metrics: Arc::clone(metrics),
             permitted: clock::instant(),
             result: OriginResult::Cancelled,
+            bill,
+        }
+    }
+
+    /// From here on it holds no place at its origin.
+    pub fn pay(&mut self) {
+        if let Some(Bill(tell)) = self.bill.take() {
+            tell(self.permitted.elapsed());
         }
     }
 
@@ -52,6 +72,7 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
+        self.pay();
         self.metrics.count(self.result);
     }
 }

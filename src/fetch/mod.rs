@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 
 pub use encode::Encoder;
 pub use errand::{Errand, Reason, ttl as errand_ttl};
+pub use meter::Bill;
 pub use pass::{Invalidates, Passage, Underway, Upload};
 
 use crate::cache::entry::Entry;
@@ -110,6 +111,15 @@ pub enum Boarded {
     Resting,
     /// A hit-for-miss mark holds: the request is to go by itself, with what it alone may ask ([`Fetcher::alone`]).
     Alone,
+    /// Nobody has asked for it, and this request may not.
+    Barred,
+}
+
+/// What another look under the table's lock came to.
+enum Again {
+    Found(Arc<Entry>),
+    Resting,
+    Barred,
 }
 
 impl Fetcher {
@@ -159,8 +169,14 @@ impl Fetcher {
     }
 
     /// Boards the flight that fetches what `errand` asks for, starting it if nobody has. `seen` is what the request has
-    /// looked at and found wanting: only another entry counts as found.
-    pub fn board(self: &Arc<Self>, errand: Errand, lane: &Lane, seen: &Seen) -> Boarded {
+    /// looked at and found wanting: only another entry counts as found. `may_lead` is asked if nobody has, and waits for nothing.
+    pub fn board(
+        self: &Arc<Self>,
+        errand: Errand,
+        lane: &Lane,
+        seen: &Seen,
+        may_lead: impl FnOnce() -> bool,
+    ) -> Boarded {
         let now = seen.now;
         let select = |names: &[http::HeaderName]| vary_values(names, &errand.fields, &errand.sent);
         let ask = Ask {
@@ -169,7 +185,7 @@ impl Fetcher {
             presumed: seen.presumed.clone(),
             select: &select,
         };
-        let look_again = || {
+        let stored = || {
             // Its flight may have failed between this request's look and now.
             let rests = |known: &Arc<Entry>| {
                 let moment = clock::moment();
@@ -177,7 +193,7 @@ impl Fetcher {
                 known.rest.holds(moment, returned.unwrap_or_default()) && errand.has_stand_in(now)
             };
             if seen.entry.as_ref().is_some_and(rests) {
-                return Some(None);
+                return Some(Again::Resting);
             }
             let slot = self.store.get(lane.0.as_ref(), now.mono)?;
             let entry = slot.find(|names| select(names))?;
@@ -185,8 +201,9 @@ impl Fetcher {
                 .entry
                 .as_ref()
                 .is_none_or(|known| !Arc::ptr_eq(known, entry));
-            (new && errand.would_serve(entry, now)).then(|| Some(Arc::clone(entry)))
+            (new && errand.would_serve(entry, now)).then(|| Again::Found(Arc::clone(entry)))
         };
+        let look_again = || stored().or_else(|| (!may_lead()).then_some(Again::Barred));
         let joined = self.table.join(
             lane,
             &ask,
@@ -195,8 +212,9 @@ impl Fetcher {
             || self.trip(&errand, ask.generation, None),
         );
         match joined {
-            Joined::Found(Some(entry)) => Boarded::Found(entry),
-            Joined::Found(None) => Boarded::Resting,
+            Joined::Found(Again::Found(entry)) => Boarded::Found(entry),
+            Joined::Found(Again::Resting) => Boarded::Resting,
+            Joined::Found(Again::Barred) => Boarded::Barred,
             Joined::Follow(trip, reader) => {
                 if errand.client != trip.client {
                     trip.others.fetch_add(1, Ordering::Relaxed);

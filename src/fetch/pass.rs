@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::errand::cut;
 use super::held::{self, Held};
 use super::meter::Meter;
-use super::{Fetcher, Flying, arrived};
+use super::{Bill, Fetcher, Flying, arrived};
 use super::{fly, land};
 use crate::cache::flight::{Abandoned, Answer, Failure, Filler, Flight, News, Reader, Sharing};
 use crate::cache::key::KeyRef;
@@ -38,6 +38,7 @@ pub struct Passage {
     pub outgoing: Outgoing,
     /// What its answer invalidates, if it is not an error (RFC 9111 §4.4).
     pub invalidates: Option<Invalidates>,
+    pub bill: Option<Bill>,
 }
 
 /// The keys to forget, made from the answer's status and fields.
@@ -111,7 +112,7 @@ async fn carry(
         () = filler.abandoned() => return Err(Failure::Lost),
     };
     let _reserve = held::reserve(fetcher).await.ok_or(Failure::NoMemory)?;
-    let mut meter = Meter::start(metrics);
+    let mut meter = Meter::start(metrics, passage.bill);
     // From here on the body may come. A client that has gone is noticed below.
     let _ = admit.send(());
     let head_only = passage.head.method == http::Method::HEAD;
@@ -229,6 +230,9 @@ async fn answer(
                     held =
                         Some(Held::for_answer(permit, &head, &mut exchange).map_err(turned_away)?);
                 }
+                if held.as_ref().is_some_and(Held::is_stream) {
+                    meter.pay();
+                }
                 let window = held::reserve_window(fetcher, land::length(&head)).await?;
                 filler.flight().reserve(window);
                 tell(filler, &to, head);
@@ -237,6 +241,7 @@ async fn answer(
                 if let Some(permit) = permit.take() {
                     held = Some(Held::stream(permit, &mut exchange).map_err(turned_away)?);
                 }
+                meter.pay();
                 hand_over(&mut hand, &mut exchange);
                 tell(filler, &to, head);
             }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
+use super::limited::{Admission, Who};
+use super::problem;
 use crate::cache::entry::Entry;
 use crate::cache::key::KeyRef;
 use crate::clock::Tick;
@@ -87,8 +89,7 @@ impl Verb {
     }
 }
 
-/// What the log and the answer's head need of any request that could be read.
-#[derive(Clone)]
+/// What the log and the answer's head need of any request that could be read. It lives as long as the request is served.
 pub struct Noted {
     pub id: RequestId,
     pub trace: Option<TraceParent>,
@@ -108,6 +109,8 @@ pub struct Noted {
     pub client: Option<IpAddr>,
     /// What lists and rules made of it.
     pub marks: Marks,
+    /// What limits granted it.
+    pub admission: Admission,
 }
 
 impl Noted {
@@ -129,6 +132,7 @@ impl Noted {
             accept: None,
             client: None,
             marks: Marks::default(),
+            admission: Admission::default(),
         }
     }
 
@@ -153,13 +157,14 @@ impl Noted {
             accept: request.known.accept.map(|accept| Span::of(buf, accept)),
             client: (from.client != from.peer).then_some(from.client),
             marks: Marks::default(),
+            admission: Admission::default(),
         }
     }
 
     /// Whether the client prefers a page to JSON.
     pub fn wants_html(&self, buf: &[u8]) -> bool {
         let accept = self.accept.map(|accept| accept.bytes(buf));
-        accept.is_some_and(|accept| memchr::memmem::find(accept, b"text/html").is_some())
+        accept.is_some_and(problem::prefers_html)
     }
 }
 
@@ -180,6 +185,11 @@ pub struct Whence {
 }
 
 impl Whence {
+    /// Whom limits count it for.
+    pub fn whose(&self, policy: &Policy) -> Client {
+        Client::of(self.client, policy.listen.client_ipv6_prefix)
+    }
+
     /// The same for one request of the connection, which may have come through proxies.
     pub fn of(self, policy: &Policy, request: &Request) -> Whence {
         match self.claims && !policy.listen.trusted_proxies.is_empty() {
@@ -217,6 +227,8 @@ pub struct Asking<'a> {
     peer: IpAddr,
     pub scheme: Scheme,
     http2: bool,
+    /// Everybody is sent to HTTPS on this port.
+    pub redirect: Option<u16>,
     pub class: Class,
     pub key: KeyRef<'a>,
     /// Path and query, as key and origin have them.
@@ -251,6 +263,7 @@ pub fn with_route<T>(
         peer,
         scheme,
         http2,
+        redirect,
         ..
     } = from;
     KEY.with_borrow_mut(|room| {
@@ -280,6 +293,7 @@ pub fn with_route<T>(
             peer,
             scheme,
             http2,
+            redirect,
             class,
             key: KeyRef::new(room.as_bytes()),
             target: &room[target_at..],
@@ -325,6 +339,16 @@ fn directives(request: &Request) -> Option<RequestDirectives> {
 }
 
 impl Asking<'_> {
+    /// As far as limits look at it.
+    pub fn who(&self) -> Who<'_> {
+        Who {
+            client: self.whose(),
+            route: Some(self.route),
+            host: self.host,
+            request: self.request,
+        }
+    }
+
     pub fn is_head(&self) -> bool {
         self.request.method == Method::Head
     }
@@ -448,6 +472,7 @@ impl Asking<'_> {
             asked: self.asked(alone),
             partial_or_conditional: alone && conditional,
             stored,
+            bill: None,
         })
     }
 

@@ -20,7 +20,7 @@ use super::record::{self, Outcome};
 use super::stream::Stream;
 use super::watch::Post;
 use super::wire::{Inbox, Pace, Wire};
-use super::{Site, blocked, deliver, down, h2, lines, miss, pass};
+use super::{Site, blocked, deliver, down, h2, limited, lines, miss, pass};
 use crate::clock::{self, Tick};
 use crate::config::policy::Policy;
 use crate::rules::cache_status::Told;
@@ -163,6 +163,10 @@ impl Conn {
                         self.wire.post().set_idle(false);
                         Some(deliver::hit(self, &noted, hit).await)
                     }
+                    Decision::Limited(refused) => {
+                        self.wire.post().set_idle(false);
+                        Some(limited::refuse(self, &noted, refused).await)
+                    }
                     Decision::Down(down) => {
                         self.wire.post().set_idle(false);
                         Some(Box::pin(down::refuse(self, &noted, &down)).await)
@@ -203,6 +207,8 @@ impl Conn {
             Decision::Pass(what) => pass::serve(self, noted, *what).await,
             Decision::Down(what) => down::refuse(self, noted, &what).await,
             Decision::Block(route) => blocked::refuse(self, noted, route).await,
+            Decision::Limited(refused) => limited::refuse(self, noted, refused).await,
+            Decision::Later(wait) => limited::wait(self, noted, wait).await,
             Decision::Here(mut problem) => {
                 // Its body must never be taken for the next request.
                 problem.close |= noted.has_body;

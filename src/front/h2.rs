@@ -20,6 +20,7 @@ use super::asking::{Noted, Verb, Whence};
 use super::deliver::{self, Rest};
 use super::exchange::Exchange;
 use super::h1::{Conn, Next};
+use super::limited::{self, Refused};
 use super::lookup::{self, Decision, Hit};
 use super::paced::{Flow, Paced};
 use super::part::Part;
@@ -316,12 +317,16 @@ impl Requests {
                     &mut self.host,
                     &mut noted,
                 ),
-                Err(why) => Decision::Refuse(Problem::malformed(why)),
+                Err(why) => {
+                    limited::unread(&self.site, self.whence.whose(&self.policy), noted.began);
+                    Decision::Refuse(Problem::malformed(why))
+                }
             };
             match decision {
                 Decision::Hit(hit) if matches!(hit.part, Part::Whole | Part::HeadOnly) => {
                     self.hit(noted, hit, body, respond, head);
                 }
+                Decision::Limited(refused) => self.refuse(noted, refused, body, respond, head),
                 Decision::Refuse(_) => {
                     noted.id = RequestId::fresh();
                     if is_head {
@@ -397,6 +402,49 @@ impl Requests {
                     return;
                 }
             },
+        };
+        record::answered(&self.site, &self.client, head, &noted, &outcome);
+    }
+
+    /// Refuses at once who came too often.
+    fn refuse(
+        &self,
+        noted: Noted,
+        refused: Refused,
+        body: RecvStream,
+        mut respond: SendResponse<Bytes>,
+        head: &[u8],
+    ) {
+        let told = refused.body();
+        let answered = ANSWER.with_borrow_mut(|answer| {
+            answer.clear();
+            refused.head(&noted, false, answer);
+            let response = translate::response(answer).ok()?;
+            respond.send_response(response, told.is_empty()).ok()
+        });
+        let outcome = refused.outcome(false);
+        let Some(mut stream) = answered else {
+            record::answered(&self.site, &self.client, head, &noted, &Outcome::aborted());
+            return;
+        };
+        let len = told.len() as u64;
+        let sent = match len {
+            0 => AtOnce::Sent,
+            _ => send_at_once(&mut stream, std::slice::from_ref(&told), len),
+        };
+        let outcome = match sent {
+            AtOnce::Sent => outcome,
+            AtOnce::Gone => Outcome::aborted(),
+            AtOnce::Later => {
+                let mut conn = self.conn(Exchange::answering(body, stream), head);
+                let live = Arc::clone(&self.live);
+                tokio::spawn(async move {
+                    let sent = conn.wire.send_body(&[], &[told], false).await;
+                    finish(conn, &noted, sent.map(|()| outcome));
+                    drop(live);
+                });
+                return;
+            }
         };
         record::answered(&self.site, &self.client, head, &noted, &outcome);
     }

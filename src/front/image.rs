@@ -67,7 +67,7 @@ pub fn send<T>(
     memory: &Arc<Memory>,
     send: impl FnOnce(&[u8], usize) -> T,
 ) -> Option<T> {
-    if close || noted.http10 || page.told.key.is_some() {
+    if close || noted.http10 || page.told.key.is_some() || noted.admission.is_told() {
         return None;
     }
     let says = (
@@ -265,7 +265,7 @@ mod tests {
         let noted = Noted::blank(clock::tick());
         let old = Noted {
             http10: true,
-            ..noted.clone()
+            ..Noted::blank(clock::tick())
         };
         for (told, noted, close) in [
             (&hit, &noted, true),

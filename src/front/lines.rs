@@ -49,8 +49,15 @@ impl Drop for Lines {
     }
 }
 
-/// The lines every answer gets: its id, and what becomes of the connection. Where in `out` the id begins.
+/// The lines every answer gets: what is left of a limit, its id, and what becomes of the connection. Where in `out` the id
+/// begins.
 pub fn common_lines(noted: &Noted, close: bool, out: &mut Vec<u8>) -> usize {
+    noted.admission.lines(out);
+    id_lines(noted, close, out)
+}
+
+/// The same without a word of limits.
+pub fn id_lines(noted: &Noted, close: bool, out: &mut Vec<u8>) -> usize {
     out.extend_from_slice(b"X-Request-Id: ");
     let id_at = out.len();
     out.extend_from_slice(noted.id.as_bytes());

@@ -5,17 +5,19 @@
 
 use std::cell::OnceCell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Site;
 use super::asking::{Asking, Noted, Whence, with_route};
 use super::down::Down;
 use super::liked::in_liked_coding;
+use super::limited::{self, Gate, Refused, Who};
 use super::part::Part;
 use super::problem::Problem;
 use crate::cache::entry::Entry;
-use crate::clock::Tick;
+use crate::clock::{self, Tick};
 use crate::config::policy::{Policy, Route};
-use crate::fetch::{Lane, Reason, Seen};
+use crate::fetch::{Bill, Lane, Reason, Seen};
 use crate::guard::Verdict;
 use crate::origin::{Steer, Upstream};
 use crate::rules::cache_status::{Detail, Fwd};
@@ -24,7 +26,7 @@ use crate::rules::expression::View;
 use crate::rules::host::{self, KnownHost, Scheme};
 use crate::rules::networks::Listed;
 use crate::rules::refresh;
-use crate::rules::request::{self, Method, Parsed, RequestBody};
+use crate::rules::request::{self, Method, Parsed, Request, RequestBody};
 use crate::rules::reuse::{self, Demand, Reuse};
 use crate::rules::storing::LARGEST_ORDINARY_HEAD;
 use crate::rules::target::Target;
@@ -50,6 +52,10 @@ pub enum Decision {
     Pass(Box<Pass>),
     /// Its upstream is down: answered at once.
     Down(Box<Down>),
+    /// Refused for what a limit says.
+    Limited(Refused),
+    /// It is its turn so much later.
+    Later(Duration),
 }
 
 /// An answer from memory.
@@ -97,6 +103,7 @@ pub struct Pass {
     pub host: Box<str>,
     pub path: Box<str>,
     pub query: Option<Box<str>>,
+    pub bill: Option<Bill>,
 }
 
 /// Decides on the request at the start of `buf`. What outlives its head's bytes is left in `noted`, of any request that
@@ -115,34 +122,77 @@ pub fn decide(
     // Looked at where it lies: it is large.
     let decision = match &request::parse_for(known, buf, &mut lines, &policy.listen.head) {
         Ok(Parsed::Partial) => Decision::More,
-        Err(reject) => Decision::Refuse(Problem::reject(*reject)),
+        Err(reject) => {
+            limited::unread(site, from.whose(policy), began);
+            Decision::Refuse(Problem::reject(*reject))
+        }
         Ok(Parsed::Complete { request, head_len }) => {
             let from = from.of(policy, request);
             *noted = Noted::of(buf, request, *head_len, from, began);
             another_host = (!known.lent(request.host, from.scheme)).then_some(from.scheme);
             let listed = site.guard.find(from.client);
-            match from.redirect {
-                _ if site.guard.denies(listed, &mut noted.marks) => Decision::Block(None),
-                Some(port) => Decision::Here(Problem::to_https(request, port)),
-                None => with_route(
-                    policy,
-                    request,
-                    *head_len,
-                    from,
-                    known,
-                    |asking| match judge(site, asking, listed, noted) {
-                        Verdict::Block => Decision::Block(Some(Arc::clone(asking.route))),
-                        Verdict::Through => on_route(site, asking, noted),
-                    },
-                )
-                .unwrap_or_else(|| Decision::Here(Problem::no_route())),
+            let now = began.now();
+            if site.guard.denies(listed, &mut noted.marks) {
+                return learned(known, noted, buf, another_host, Decision::Block(None));
+            }
+            let on_route = |asking: &Asking| {
+                if judge(site, asking, listed, noted) == Verdict::Block {
+                    return Decision::Block(Some(Arc::clone(asking.route)));
+                }
+                let limited = limited::at_the_door(site, &asking.who(), noted);
+                limited.unwrap_or_else(|| on_route(site, asking, noted, now))
+            };
+            match with_route(policy, request, *head_len, from, known, on_route) {
+                Some(decision) => decision,
+                None => {
+                    let who = Who {
+                        client: from.whose(policy),
+                        route: None,
+                        host: request.host,
+                        request,
+                    };
+                    let limited = limited::at_the_door(site, &who, noted);
+                    limited.unwrap_or_else(|| off_route(request, from))
+                }
             }
         }
     };
-    if let Some(scheme) = another_host {
+    learned(known, noted, buf, another_host, decision)
+}
+
+/// Where the host is another than the connection's last one, it is the last one now.
+fn learned(
+    known: &mut KnownHost,
+    noted: &Noted,
+    buf: &[u8],
+    another: Option<Scheme>,
+    decision: Decision,
+) -> Decision {
+    if let Some(scheme) = another {
         known.learn(noted.host.text(buf), scheme);
     }
     decision
+}
+
+/// Decides on the request at the start of `buf`, whose turn it is now.
+pub fn after_wait(
+    site: &Site,
+    policy: &Policy,
+    buf: &[u8],
+    from: Whence,
+    noted: &Noted,
+) -> Decision {
+    let mut lines = request::lines();
+    let now = clock::now();
+    match &request::parse(buf, &mut lines, &policy.listen.head) {
+        Ok(Parsed::Complete { request, head_len }) => {
+            let from = from.of(policy, request);
+            let on_route = |asking: &Asking| on_route(site, asking, noted, now);
+            with_route(policy, request, *head_len, from, KnownHost::NONE, on_route)
+                .unwrap_or_else(|| off_route(request, from))
+        }
+        _ => Decision::More,
+    }
 }
 
 /// Builds something of the request at the start of `buf` again, which was decided on before.
@@ -188,22 +238,32 @@ fn judge(site: &Site, asking: &Asking, listed: Listed, noted: &mut Noted) -> Ver
     site.guard.judge(route, &view, &mut noted.marks)
 }
 
-fn on_route(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
+fn off_route(request: &Request, from: Whence) -> Decision {
+    Decision::Here(match from.redirect {
+        Some(port) => Problem::to_https(request, port),
+        None => Problem::no_route(),
+    })
+}
+
+fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
     let request = asking.request;
+    if let Some(port) = asking.redirect {
+        return Decision::Here(Problem::to_https(request, port));
+    }
     if let Some(problem) = answered_here(asking) {
         return Decision::Here(problem);
     }
     if noted.marks.bypasses() {
         return match asking.only_if_cached {
             true => Decision::Here(Problem::only_if_cached()),
-            false => pass(asking, noted),
+            false => pass(site, asking, noted),
         };
     }
     let cacheable = matches!(request.method, Method::Get | Method::Head)
         && request.body == RequestBody::None
         && !asking.upgrades();
     if !cacheable {
-        return pass(asking, noted);
+        return pass(site, asking, noted);
     }
     if request.known.cdn_loop
         && asking
@@ -216,7 +276,6 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
     {
         return Decision::Here(Problem::looped());
     }
-    let now = noted.began.now();
     let slot = site.fetcher.find(asking.key, now.mono);
     let entry = slot.as_ref().and_then(|slot| {
         let sent = asking.as_sent();
@@ -236,6 +295,7 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
         return miss(
             site,
             asking,
+            noted,
             why,
             Seen {
                 now,
@@ -288,6 +348,9 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
             why,
             fallback: Some(ttl),
         } => match returned() {
+            _ if noted.admission.only_stored().is_some() => {
+                hit(site, asking, entry, now, ttl, Some(Detail::Limited))
+            }
             None => {
                 let _counted = site.fetcher.down(asking.route, now.mono);
                 hit(site, asking, entry, now, ttl, Some(Detail::Breaker))
@@ -296,16 +359,17 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
             Some(returned) if entry.rest.holds(now.mono, returned) => {
                 hit(site, asking, entry, now, ttl, Some(Detail::Sie))
             }
-            Some(_) => miss(site, asking, why, seen(), true),
+            Some(_) => miss(site, asking, noted, why, seen(), true),
         },
         Reuse::Forward {
             why,
             fallback: None,
-        } => miss(site, asking, why, seen(), false),
+        } => miss(site, asking, noted, why, seen(), false),
         Reuse::OnlyIfCached => Decision::Here(Problem::only_if_cached()),
         Reuse::NotForYou => miss(
             site,
             asking,
+            noted,
             Fwd::Request,
             Seen {
                 entry: None,
@@ -394,9 +458,19 @@ fn hit(
     })
 }
 
-fn miss(site: &Site, asking: &Asking, why: Fwd, seen: Seen, stand_in: bool) -> Decision {
+fn miss(
+    site: &Site,
+    asking: &Asking,
+    noted: &Noted,
+    why: Fwd,
+    seen: Seen,
+    stand_in: bool,
+) -> Decision {
     if asking.only_if_cached {
         return Decision::Here(Problem::only_if_cached());
+    }
+    if let Some(refusal) = noted.admission.only_stored() {
+        return Decision::Limited(Refused::of(refusal.clone(), &asking.who(), noted));
     }
     if !stand_in && let Some(down) = Down::at_once(site, asking, why, seen.now.mono) {
         return Decision::Down(Box::new(down));
@@ -430,8 +504,16 @@ fn goes_alone(asking: &Asking) -> bool {
         || asking.request.known.method_override
 }
 
-fn pass(asking: &Asking, noted: &Noted) -> Decision {
+fn pass(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
     let request = asking.request;
+    if let Some(refusal) = noted.admission.only_stored() {
+        return Decision::Limited(Refused::of(refusal.clone(), &asking.who(), noted));
+    }
+    match limited::at_the_origin(site, &asking.who(), noted) {
+        Gate::Open => {}
+        Gate::Later(wait) => return Decision::Later(wait),
+        Gate::OnlyStored(refused) | Gate::Shut(refused) => return Decision::Limited(refused),
+    }
     let (path, query) = match request.target {
         Target::Origin { path, query } => (path, query),
         Target::Asterisk => ("*", None),
@@ -454,6 +536,7 @@ fn pass(asking: &Asking, noted: &Noted) -> Decision {
         host: asking.host.into(),
         path: path.into(),
         query: query.map(Into::into),
+        bill: limited::bill(site, &asking.who()),
     }))
 }
 

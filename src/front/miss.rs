@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::asking::Noted;
+use super::asking::{Asking, Noted};
 use super::down::Down;
 use super::h1::Conn;
+use super::limited::Gate;
 use super::lookup::{self, Miss};
 use super::part::Part;
 use super::problem::Problem;
 use super::record::Outcome;
-use super::{Site, deliver, down, follow};
+use super::{Site, deliver, down, follow, limited};
 use crate::cache::entry::{Entry, Head};
 use crate::cache::flight::{Answer, Failure, News, Reader, Sharing};
 use crate::cache::table::Variant;
@@ -57,7 +58,8 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Out
             let problem = Problem::too_many_waiters(backlog(conn, &miss));
             return rescue(conn, noted, &miss, None, problem).await;
         };
-        let boarded = match board(conn, noted, &miss, &seen, alone || change >= CHANGES) {
+        let goes_alone = alone || change >= CHANGES;
+        let (boarded, gate) = match board(conn, noted, &miss, &seen, goes_alone) {
             Some(boarded) => boarded,
             None => return conn.answer(&Problem::looped(), noted, None).await,
         };
@@ -68,6 +70,27 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Out
             Boarded::Alone => {
                 alone = true;
                 continue;
+            }
+            Boarded::Barred => {
+                drop(place);
+                match gate {
+                    Gate::Open => continue,
+                    Gate::Later(wait) => {
+                        if limited::sleep(conn, noted, wait).await {
+                            continue;
+                        }
+                        return Ok(Outcome {
+                            route: Some(Arc::clone(&miss.route)),
+                            ..Outcome::aborted()
+                        });
+                    }
+                    Gate::OnlyStored(_) if miss.stand_in => {
+                        return stand_in(conn, noted, &miss, None, Detail::Limited).await;
+                    }
+                    Gate::OnlyStored(refused) | Gate::Shut(refused) => {
+                        return limited::refuse(conn, noted, refused).await;
+                    }
+                }
             }
         };
         let waited = wait(conn, noted, &miss, &mut reader).await?;
@@ -135,26 +158,45 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Out
     Ok(Outcome::aborted())
 }
 
-/// Boards the page's flight, or one of its own. `None`: the request has been through here already.
-fn board(conn: &Conn, noted: &Noted, miss: &Miss, seen: &Seen, alone: bool) -> Option<Boarded> {
+/// Boards the page's flight, or one of its own, if no limit bars it from that. `None`: the request has been through here
+/// already.
+fn board(
+    conn: &Conn,
+    noted: &Noted,
+    miss: &Miss,
+    seen: &Seen,
+    alone: bool,
+) -> Option<(Boarded, Gate)> {
     let fetcher = &conn.site.fetcher;
-    let errand = errand(conn, noted, miss, alone)?;
-    if alone {
-        return Some(Boarded::Reader {
-            reader: fetcher.alone(errand),
-            collapsed: false,
-        });
-    }
-    Some(fetcher.board(errand, &miss.lane, seen))
+    let boarded = |asking: &Asking| {
+        let mut gate = Gate::Open;
+        let mut may_go = || {
+            gate = limited::at_the_origin(&conn.site, &asking.who(), noted);
+            matches!(gate, Gate::Open)
+        };
+        let boarded = match alone {
+            true if !may_go() => Boarded::Barred,
+            true => Boarded::Reader {
+                reader: fetcher.alone(errand(conn, asking, noted, miss, alone)?),
+                collapsed: false,
+            },
+            false => {
+                let errand = errand(conn, asking, noted, miss, alone)?;
+                fetcher.board(errand, &miss.lane, seen, may_go)
+            }
+        };
+        Some((boarded, gate))
+    };
+    lookup::again(conn.policy(), conn.inbox.bytes(), conn.whence(), boarded).flatten()
 }
 
-fn errand(conn: &Conn, noted: &Noted, miss: &Miss, alone: bool) -> Option<Errand> {
-    lookup::again(conn.policy(), conn.inbox.bytes(), conn.whence(), |asking| {
-        asking
-            .errand(noted, miss.reason, alone, miss.seen.entry.clone())
-            .ok()
+fn errand(conn: &Conn, asking: &Asking, noted: &Noted, miss: &Miss, alone: bool) -> Option<Errand> {
+    let stored = miss.seen.entry.clone();
+    let errand = asking.errand(noted, miss.reason, alone, stored).ok()?;
+    Some(Errand {
+        bill: limited::bill(&conn.site, &asking.who()),
+        ..errand
     })
-    .flatten()
 }
 
 /// Whether an answer is for this reader's request.
@@ -304,10 +346,10 @@ async fn stand_in(
     };
     let ttl = errand_ttl(&entry, clock::now());
     let told = Told::rescued(miss.why, status, ttl, detail);
-    let result = if detail == Detail::Slow {
-        CacheResult::StaleSlow
-    } else {
-        CacheResult::StaleError
+    let result = match detail {
+        Detail::Slow => CacheResult::StaleSlow,
+        Detail::Limited => CacheResult::Stale,
+        _ => CacheResult::StaleError,
     };
     deliver::stored(conn, noted, miss, &entry, told, result).await
 }

@@ -2,7 +2,8 @@
 //!
 //! [`wire`] reads its bytes and [`h1`] runs the connection; [`asking`] routes it, names its key and class; [`lookup`]
 //! decides ([`liked`]: on the coding); then it is answered from memory ([`deliver`]), by a flight ([`miss`], [`follow`]), past the cache ([`pass`],
-//! its body by [`body`]), or by an answer of our own ([`problem`]; [`down`] where its upstream is; [`blocked`] where rules say so); [`record`] counts and logs it. [`lines`] are what their
+//! its body by [`body`]), or by an answer of our own ([`problem`]; [`down`] where its upstream is; [`blocked`] where rules say so;
+//! [`limited`] where a client comes too often, which is asked before anything is looked up and again before an origin is); [`record`] counts and logs it. [`lines`] are what their
 //! heads have in common, [`watch`] keeps the deadlines. [`h2`] runs a connection of HTTP/2, over
 //! [`paced`], which gathers its writes. Below HTTP, [`door`] accepts connections, [`proxied`] reads whom they
 //! are from where a proxy says so, and [`stream`] is one, or [`tls`] on one.
@@ -22,6 +23,7 @@ mod h1;
 mod h2;
 mod image;
 mod liked;
+mod limited;
 mod lines;
 mod lookup;
 mod miss;
@@ -49,6 +51,7 @@ use crate::cache::memory::Memory;
 use crate::config::policy::Policy;
 use crate::fetch::Fetcher;
 use crate::guard::Guard;
+use crate::limits::Limits;
 use crate::telemetry::sharded::Counter;
 use crate::telemetry::{AccessLog, RouteMetrics};
 use guests::Guests;
@@ -59,6 +62,7 @@ pub struct Site {
     pub policy: Arc<ArcSwap<Policy>>,
     pub fetcher: Arc<Fetcher>,
     pub guard: Arc<Guard>,
+    pub limits: Limits,
     pub watch: Arc<Watch>,
     pub access: Arc<AccessLog>,
     /// By route id.

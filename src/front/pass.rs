@@ -91,6 +91,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, pass: Pass) -> io::Result<Out
         head: pass.head,
         outgoing,
         invalidates,
+        bill: pass.bill,
     };
     let mut underway = conn.site.fetcher.pass(passage);
     if owes_continue {

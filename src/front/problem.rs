@@ -12,6 +12,11 @@ use crate::rules::request::{ALLOW, Reject, Request, Target};
 use crate::rules::retry_after::retry_after;
 use crate::telemetry::{CacheResult, ids};
 
+/// Whether who accepts so prefers a page to JSON.
+pub fn prefers_html(accept: &[u8]) -> bool {
+    memchr::memmem::find(accept, b"text/html").is_some()
+}
+
 /// Room for the head of most answers of our own.
 const HEAD: usize = 512;
 
@@ -170,6 +175,14 @@ impl Problem {
         }
     }
 
+    pub fn limited() -> Problem {
+        Problem::new(
+            429,
+            "too many requests have come from you",
+            CacheResult::Limited,
+        )
+    }
+
     /// An answer to OPTIONS, which is none of the origin's business.
     pub fn options() -> Problem {
         Problem {
@@ -214,6 +227,13 @@ impl Problem {
         }
     }
 
+    /// What is the same in each answer to it: the start of its head, and its body.
+    pub fn render_undated(&self, html: bool, out: &mut Vec<u8>, body: &mut Vec<u8>) {
+        self.status_line(out);
+        out.extend_from_slice(b"Cache-Control: no-store\r\n");
+        *body = self.body(html, out);
+    }
+
     /// Head fields and body, without the lines every answer gets.
     pub fn render(
         &self,
@@ -223,13 +243,7 @@ impl Problem {
         out: &mut Vec<u8>,
         body: &mut Vec<u8>,
     ) {
-        let reason = reason(self.status);
-        out.reserve(HEAD);
-        out.extend_from_slice(b"HTTP/1.1 ");
-        decimal::write(self.status, out);
-        out.push(b' ');
-        out.extend_from_slice(reason.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        self.status_line(out);
         out.extend_from_slice(b"Date: ");
         out.extend_from_slice(&crate::rules::date::format(crate::clock::now().wall));
         out.extend_from_slice(b"\r\nCache-Control: no-store\r\n");
@@ -255,15 +269,30 @@ impl Problem {
         if self.status == 204 {
             return;
         }
+        let text = self.body(html, out);
+        if !head_only {
+            *body = text;
+        }
+    }
+
+    fn status_line(&self, out: &mut Vec<u8>) {
+        out.reserve(HEAD);
+        out.extend_from_slice(b"HTTP/1.1 ");
+        decimal::write(self.status, out);
+        out.push(b' ');
+        out.extend_from_slice(reason(self.status).as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// The body, whose lines are appended to the head.
+    fn body(&self, html: bool, out: &mut Vec<u8>) -> Vec<u8> {
         let (kind, text) = self.page(html);
         out.extend_from_slice(b"Content-Type: ");
         out.extend_from_slice(kind.as_bytes());
         out.extend_from_slice(b"\r\nContent-Length: ");
         decimal::write(text.len(), out);
         out.extend_from_slice(b"\r\n");
-        if !head_only {
-            *body = text.into_bytes();
-        }
+        text.into_bytes()
     }
 
     /// Its Content-Type and body.

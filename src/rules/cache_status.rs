@@ -54,6 +54,8 @@ pub enum Detail {
     Slow,
     /// The origin is down and was not asked: stale, or no answer at all.
     Breaker,
+    /// Stale because the client has come too often for the origin to be asked.
+    Limited,
     /// From the static fallback.
     Fallback,
 }
@@ -66,6 +68,7 @@ impl Detail {
             Detail::Sie => "sie",
             Detail::Slow => "slow",
             Detail::Breaker => "breaker",
+            Detail::Limited => "limited",
             Detail::Fallback => "fallback",
         }
     }
@@ -239,7 +242,10 @@ impl<'a> Told<'a> {
     pub fn x_cache(&self) -> &'static str {
         match (self.way, self.detail) {
             (Way::Forwarded { .. }, Some(Detail::Breaker)) if self.ttl.is_none() => "MISS",
-            (_, Some(Detail::Swr | Detail::Sie | Detail::Slow | Detail::Breaker)) => "STALE",
+            (
+                _,
+                Some(Detail::Swr | Detail::Sie | Detail::Slow | Detail::Breaker | Detail::Limited),
+            ) => "STALE",
             (_, Some(Detail::Fallback)) => "FALLBACK",
             (Way::Hit, None) => "HIT",
             (

@@ -16,6 +16,7 @@
 //! | [`listing`], [`networks`] | which lists hold it | |
 //! | [`geo`] | where it is | MaxMind DB 2.0 |
 //! | [`expression`] | which rules of the config it meets | |
+//! | [`gcra`] | has that client come too often | ITU-T I.371 |
 //! | [`identity`] | is it one of a crowd or somebody | |
 //! | [`vary`] | which variant of the page | RFC 9111 §4.1 |
 //! | [`reuse`] | may what is stored serve it: fresh, stale, or not before the origin was asked | RFC 9111 §4, RFC 5861 |
@@ -53,6 +54,7 @@ pub mod expression;
 pub mod fields;
 pub mod forward;
 pub mod fresh;
+pub mod gcra;
 pub mod geo;
 pub mod health;
 pub mod hop;

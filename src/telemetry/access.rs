@@ -36,6 +36,8 @@ pub struct Access<'a> {
     /// From the whole request head to the last byte sent.
     pub micros: u64,
     pub cache: CacheResult,
+    /// A limit that the request was beyond, and what it did. Left out of the line when `None`.
+    pub limit: Option<(&'a str, &'a str)>,
     /// The upstream asked for this answer, if one was.
     pub upstream: Option<&'a str>,
     /// Requests made to it.
@@ -123,8 +125,8 @@ impl AccessLog {
 /// What one field from a client may take in a line.
 const FIELD_MOST: usize = 2048;
 const SHORT_FIELD_MOST: usize = 64;
-/// Path, host and user agent; upstream, method, list, rule and as many tags as there are bits; the rest, with room.
-const LINE_MOST: usize = 3 * FIELD_MOST + (4 + 32) * (SHORT_FIELD_MOST + 3) + 1024;
+/// Path, host and user agent; upstream, method, list, rule, limit and as many tags as there are bits; the rest, with room.
+const LINE_MOST: usize = 3 * FIELD_MOST + (5 + 32) * (SHORT_FIELD_MOST + 3) + 1024;
 const CUT: &[u8] = b"\\u2026";
 
 fn format(access: &Access, hidden: &[Box<[u8]>], out: &mut Line<'_>) {
@@ -186,6 +188,12 @@ fn format(access: &Access, hidden: &[Box<[u8]>], out: &mut Line<'_>) {
     if let Some(rule) = access.marked.rule {
         out.put(b"\",\"rule\":\"");
         out.put(rule.as_bytes());
+    }
+    if let Some((limit, action)) = access.limit {
+        out.put(b"\",\"limit\":\"");
+        escape(limit.as_bytes(), SHORT_FIELD_MOST, out);
+        out.put(b"\",\"limit_action\":\"");
+        out.put(action.as_bytes());
     }
     if let Some(upstream) = access.upstream {
         out.put(b"\",\"upstream\":\"");
@@ -397,6 +405,7 @@ mod tests {
             bytes: 10_240,
             micros: 1_042,
             cache: CacheResult::Hit,
+            limit: None,
             upstream: None,
             attempts: 0,
             marked: Marked::default(),

@@ -1,5 +1,5 @@
-//! The values of the labels `result` and `reason`: what can come of a request, an origin's answer, a
-//! health check, a refresh, and why a request was not let through to an origin.
+//! The values of the labels `result`, `reason` and `action`: what can come of a request, an origin's answer, a
+//! health check, a refresh, why a request was not let through to an origin, and what a limit did.
 
 /// Declares a label's values: an enum, its `LABELS` in order, and `label()`.
 macro_rules! labelled {
@@ -47,6 +47,8 @@ labelled! {
         Overload "overload",
         /// Refused before it was looked up: malformed, too large, no route, kept out.
         Refused "refused",
+        /// Refused for what a limit says: 429.
+        Limited "limited",
         /// The client left before anything was sent.
         Aborted "aborted",
     }
@@ -89,6 +91,20 @@ labelled! {
         NoServer "no_server",
         /// The upstream as a whole was down.
         Breaker "breaker",
+    }
+}
+
+labelled! {
+    /// What a limit made of a request that was beyond it: the label `action`.
+    Limited {
+        /// Answered 429.
+        Refused "refused",
+        /// It waited for its turn.
+        Delayed "delayed",
+        /// Served with what was stored, or refused.
+        Stale "stale",
+        /// Nothing: the limit is tried out.
+        Logged "logged",
     }
 }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 pub use access::{Access, AccessLog, Client};
 pub use ids::{RequestId, TraceParent};
 pub use labels::{
-    CacheResult, OriginResult, ProbeResult, RefreshResult, RefusedReason, ResolveResult,
+    CacheResult, Limited, OriginResult, ProbeResult, RefreshResult, RefusedReason, ResolveResult,
 };
 pub use metrics::{Metrics, RouteMetrics, UpstreamMetrics};
 pub use ring::Ring;
@@ -109,6 +109,7 @@ mod tests {
                 bytes: 0,
                 micros: 0,
                 cache: CacheResult::Miss,
+                limit: None,
                 upstream: Some("app"),
                 attempts: 1,
                 marked: access::Marked::default(),

@@ -49,6 +49,9 @@ families! {
     LIST_RELOADS: Counter "tidegate_list_reloads_total" ["list", "result"] "Changes of a list's file: done, or refused and what was read last kept.";
     GEO_RELOADS: Counter "tidegate_geo_reloads_total" ["database", "result"] "Changes of a database's file: done, or refused and the last one kept.";
     RULE_MATCHES: Counter "tidegate_rule_matches_total" ["rule", "action"] "Requests that a rule was true of.";
+    LIMITED: Counter "tidegate_limited_total" ["limit", "action"] "Requests beyond a limit: refused, delayed, stale, that were served with what was stored if anything was, and logged, by one that is tried out.";
+    LIMIT_CLIENTS: Gauge "tidegate_limit_clients" ["limit"] "Clients that the limit remembers.";
+    LIMIT_UNREMEMBERED: Counter "tidegate_limit_unremembered_total" ["limit"] "Requests that were not counted, since there was no place for one client more.";
 
     CACHE_BYTES: Gauge "tidegate_cache_bytes" [] "Memory charged to the cache: entries, flights and spools.";
     CACHE_BYTES_MAX: Gauge "tidegate_cache_bytes_max" [] "What they may take: max_memory less a sixteenth.";
@@ -127,7 +130,7 @@ mod tests {
                 assert!(
                     [
                         "route", "upstream", "server", "result", "reason", "status", "version",
-                        "list", "database", "rule", "action"
+                        "list", "database", "rule", "limit", "action"
                     ]
                     .contains(label),
                     "{name}: {label}"

@@ -1,7 +1,7 @@
 //! The rooms of `src/` and the arrows between them, read off the source: who names whom.
 //!
 //! ```text
-//! main → cli → server → {front, admin} → {cache, fetch, origin, guard, config} → rules      leaves: telemetry, clock
+//! main → cli → server → {front, admin} → {cache, fetch, origin, guard, limits, config} → rules      leaves: telemetry, clock
 //! ```
 //!
 //! Words in comments and strings name nobody.
@@ -112,8 +112,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("limits", &["rules", "telemetry", "clock"]),
     ("levers", &["config", "rules", "telemetry", "clock"]),
     ("guard", &["config", "rules", "telemetry", "clock"]),
-    // What an upstream is, is the origin's to say.
-    ("config", &["origin", "rules", "telemetry", "clock"]),
+    // What an upstream is, is the origin's to say, and what a limit is, the limits'.
+    (
+        "config",
+        &["origin", "limits", "rules", "telemetry", "clock"],
+    ),
     ("rules", &[]),
     ("telemetry", &["rules", "clock"]),
     ("clock", &["rules"]),

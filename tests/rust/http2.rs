@@ -62,7 +62,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-const H2C: &str = "[listen]\nh2c = true\n";
+pub const H2C: &str = "[listen]\nh2c = true\n";
 
 /// A client on one connection.
 pub struct Client {
@@ -79,7 +79,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    fn field(&self, name: &str) -> &str {
+    pub fn field(&self, name: &str) -> &str {
         let value = self.fields.get(name).and_then(|value| value.to_str().ok());
         value.unwrap_or_default()
     }
@@ -116,6 +116,18 @@ impl Client {
 
     pub fn get(&self, path: &str) -> Result<Reply, String> {
         self.ask(request("GET", path, &[]), None)
+    }
+
+    /// So many requests for a page, side by side.
+    pub fn at_once(&self, path: &str, many: usize) -> Result<Vec<Reply>, String> {
+        let asked = |_| tokio::spawn(ask(self.requests.clone(), request("GET", path, &[]), None));
+        self.runtime.block_on(async {
+            let mut replies = Vec::with_capacity(many);
+            for asked in (0..many).map(asked).collect::<Vec<_>>() {
+                replies.push(asked.await.map_err(|e| e.to_string())??);
+            }
+            Ok(replies)
+        })
     }
 
     pub fn ask(&self, request: Request<()>, body: Option<&[u8]>) -> Result<Reply, String> {

@@ -27,6 +27,7 @@ mod hot;
 mod http2;
 mod invariants;
 mod lifecycle;
+mod limits;
 mod manners;
 mod names;
 mod origins;
@@ -62,6 +63,7 @@ pub fn tests() -> Vec<Test> {
         http2::tests(),
         invariants::tests(),
         lifecycle::tests(),
+        limits::tests(),
         names::tests(),
         origins::tests(),
         overload::tests(),

@@ -1,0 +1,208 @@
+//! Limits as believed.
+
+use std::sync::Arc;
+
+use super::{At, Compile};
+use crate::config::nearest::nearest;
+use crate::config::options;
+use crate::config::policy::Route;
+use crate::limits;
+use crate::limits::spec::{Action, Cost, LimitSpec, Rate};
+use crate::rules::gcra::Gcra;
+
+impl Compile<'_, '_> {
+    pub(super) fn limits(
+        &mut self,
+        written: &[options::Limit],
+        written_routes: &[options::Route],
+        routes: &[Arc<Route>],
+    ) -> Vec<LimitSpec> {
+        let specs: Vec<_> = written
+            .iter()
+            .enumerate()
+            .map(|(at, limit)| self.limit(at, limit, written_routes, routes))
+            .collect();
+        let names = written.iter().zip(&specs);
+        self.twins(
+            "limit",
+            names.map(|(written, spec)| (spec.name.as_str(), &written.name.at)),
+        );
+        self.too_many(written, &specs, routes.len());
+        specs
+    }
+
+    fn limit(
+        &mut self,
+        at: usize,
+        limit: &options::Limit,
+        written_routes: &[options::Route],
+        routes: &[Arc<Route>],
+    ) -> LimitSpec {
+        let said = limit.preset.value.map(|preset| preset.says());
+        let name = match &limit.name.value {
+            Some(name) => name.0.clone(),
+            None => format!("limit-{}", at + 1),
+        };
+        self.idle(limit);
+        LimitSpec {
+            name,
+            key: limit.key.value.clone(),
+            rate: self.rate(limit),
+            concurrency: limit
+                .concurrency
+                .value
+                .and_then(|most| u16::try_from(most).ok()),
+            routes: self.routes_of(limit, written_routes, routes),
+            methods: match (&said, limit.methods.at.is_written()) {
+                (Some(said), false) => said.methods.iter().map(|&name| name.to_owned()).collect(),
+                _ => limit
+                    .methods
+                    .value
+                    .iter()
+                    .map(|name| name.0.clone())
+                    .collect(),
+            },
+            counts: match (&said, limit.counts.at.is_written()) {
+                (Some(said), false) => said.counts,
+                _ => limit.counts.value,
+            },
+            cost: limit.cost.value.0,
+            action: limit.action.value,
+            max_delay: limit.max_delay.value,
+            penalty: match (&said, limit.penalty.at.is_written()) {
+                (Some(said), false) => said.penalty,
+                _ => limit.penalty.value,
+            },
+            max_clients: limit.max_clients.value,
+            tell: limit.tell.value,
+            x_ratelimit: limit.x_ratelimit.value,
+        }
+    }
+
+    fn rate(&mut self, limit: &options::Limit) -> Option<Rate> {
+        let said = limit.preset.value.map(|preset| preset.says().rate);
+        let burst = limit.burst.value.map(|burst| burst as u64);
+        let rate = match (limit.rate.value, said) {
+            (Some(written), _) => Rate {
+                count: written.count,
+                per: written.per,
+                burst: burst.unwrap_or(written.count),
+            },
+            (None, Some(said)) => Rate {
+                burst: burst.unwrap_or(said.burst),
+                ..said
+            },
+            (None, None) => {
+                if limit.concurrency.value.is_none()
+                    && limit.rate.at != At::Told
+                    && limit.concurrency.at != At::Told
+                    && limit.preset.at != At::Told
+                {
+                    let what = "a limit that limits nothing";
+                    let help = "add `rate = \"100/min\"` or `concurrency = 8`, or both";
+                    self.tell(&limit.at, what, help);
+                }
+                return None;
+            }
+        };
+        let gcra = |burst| Gcra::new(rate.count, rate.per, burst);
+        if gcra(1).is_none() {
+            let what = "more than a million requests a second, or less than one a year";
+            self.tell(&limit.rate.at, what, "anything between will do");
+        } else if gcra(rate.burst).is_none() {
+            let (at, what) = match limit.burst.at.is_written() {
+                true => (
+                    &limit.burst.at,
+                    "a burst that takes longer than a year to come again",
+                ),
+                false => (&limit.rate.at, "a period of more than a year"),
+            };
+            self.tell(at, what, "make it less");
+        }
+        if let Cost::Is(cost) = limit.cost.value.0
+            && cost > rate.burst
+        {
+            let what = format!("a cost of {cost}, and no more than {} at once", rate.burst);
+            let help = "so no request would ever be admitted: raise `burst`, or lower `cost`";
+            self.tell(&limit.cost.at, what, help);
+        }
+        Some(rate)
+    }
+
+    /// Tells what has no use here.
+    fn idle(&mut self, limit: &options::Limit) {
+        let has_rate = limit.rate.value.is_some()
+            || limit.preset.value.is_some()
+            || limit.rate.at == At::Told
+            || limit.preset.at == At::Told;
+        for (name, at) in [
+            ("burst", &limit.burst.at),
+            ("cost", &limit.cost.at),
+            ("penalty", &limit.penalty.at),
+        ] {
+            if at.is_written() && !has_rate {
+                let what = format!("`{name}` without `rate`");
+                self.tell(at, what, "add `rate = \"100/min\"`, or leave it out");
+            }
+        }
+        let action = &limit.action;
+        // What is switched off by a word may keep its options.
+        if limit.max_delay.at.is_written() && action.at == At::Default {
+            let what = "`max_delay` without `delay`";
+            let help = "make `action` `delay`, or leave it out";
+            self.tell(&limit.max_delay.at, what, help);
+        }
+        if action.value == Action::Delay && !has_rate {
+            let what = "`delay` without `rate`: what is over `concurrency` doesn't wait";
+            self.tell(
+                &action.at,
+                what,
+                "add `rate = \"100/min\"`, or leave it out",
+            );
+        }
+    }
+
+    /// The places of the routes that a limit names.
+    fn routes_of(
+        &mut self,
+        limit: &options::Limit,
+        written: &[options::Route],
+        routes: &[Arc<Route>],
+    ) -> Vec<usize> {
+        let are_told = written.iter().any(|route| route.name.at == At::Told);
+        let mut places = Vec::new();
+        for (index, name) in limit.routes.value.iter().enumerate() {
+            match routes.iter().position(|route| route.name == name.0) {
+                Some(place) => places.push(place),
+                None if are_told => {}
+                None => {
+                    let known = || routes.iter().map(|route| route.name.as_str());
+                    let help = match nearest(&name.0, known()) {
+                        Some(near) => format!("did you mean `\"{near}\"`?"),
+                        None => {
+                            format!("the routes are {}", known().collect::<Vec<_>>().join(", "))
+                        }
+                    };
+                    let at = limit.routes.element(index).clone();
+                    self.tell(&at, format!("no route is called `{}`", name.0), help);
+                }
+            }
+        }
+        places
+    }
+
+    /// Tells the first limit beyond as many as one request may meet.
+    fn too_many(&mut self, written: &[options::Limit], specs: &[LimitSpec], routes: usize) {
+        let is_its = |spec: &LimitSpec, route: Option<usize>| {
+            spec.routes.is_empty() || route.is_some_and(|route| spec.routes.contains(&route))
+        };
+        for route in (0..routes).map(Some).chain([None]) {
+            let its = specs.iter().zip(written);
+            let mut its = its.filter(|(spec, _)| is_its(spec, route));
+            if let Some((_, one_more)) = its.nth(limits::MOST) {
+                let what = format!("more than {} limits for one request", limits::MOST);
+                return self.tell(&one_more.at, what, "let some of them be for other routes");
+            }
+        }
+    }
+}

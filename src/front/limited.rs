@@ -1,0 +1,388 @@
+//! What limits say to a request: who its client is, whether it is let in, and the answer to one that is not.
+
+use std::cell::RefCell;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, IoSlice};
+use std::sync::{Arc, LazyLock, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Site;
+use super::asking::{Noted, Verb};
+use super::h1::{Conn, Next};
+use super::lines::id_lines;
+use super::lookup::{self, Decision};
+use super::miss::PIPELINED;
+use super::problem::{self, Problem};
+use super::record::Outcome;
+use crate::clock::{self, Tick};
+use crate::config::policy::Route;
+use crate::fetch::Bill;
+use crate::limits::spec::{Key, Part};
+use crate::limits::{self, Asked, Granted, Limit, Refusal};
+use crate::rules::client::Client;
+use crate::rules::decimal;
+use crate::rules::fields::Fields;
+use crate::rules::identity;
+use crate::rules::request::Request;
+use crate::rules::retry_after::after_wait;
+use crate::telemetry::{CacheResult, Limited, ids};
+
+/// A request, as far as limits look at it.
+#[derive(Clone, Copy)]
+pub struct Who<'a> {
+    pub client: Client,
+    pub route: Option<&'a Arc<Route>>,
+    /// As the key has it, where there is a route.
+    pub host: &'a str,
+    pub request: &'a Request<'a>,
+}
+
+/// Whose request it is, by what a limit goes by: a hash that nobody outside can foretell. The one place where identities
+/// come from.
+fn identity(seed: &RandomState, key: &Key, who: &Who) -> u64 {
+    let mut hasher = seed.build_hasher();
+    for part in &key.0 {
+        match part {
+            Part::Address => address(who.client, &mut hasher),
+            Part::Route => hasher.write_usize(who.route.map_or(usize::MAX, |route| route.id)),
+            Part::Host => text(who.host.as_bytes(), &mut hasher),
+            Part::Header(name) => {
+                let mut is_said = false;
+                who.request.each_named(name.as_str(), &mut |value| {
+                    is_said = true;
+                    text(value, &mut hasher);
+                });
+                or_address(is_said, who.client, &mut hasher);
+            }
+            Part::Cookie(name) => {
+                let mut is_said = false;
+                who.request.each_named("cookie", &mut |line| {
+                    let mut pairs = identity::pairs(line);
+                    let found = pairs.find_map(|pair| pair.value_of(name.as_bytes()));
+                    if let Some(value) = found.filter(|_| !is_said) {
+                        is_said = true;
+                        text(value, &mut hasher);
+                    }
+                });
+                or_address(is_said, who.client, &mut hasher);
+            }
+        }
+    }
+    hasher.finish()
+}
+
+fn text(bytes: &[u8], hasher: &mut impl Hasher) {
+    hasher.write_usize(bytes.len());
+    hasher.write(bytes);
+}
+
+fn address(client: Client, hasher: &mut impl Hasher) {
+    match client {
+        Client::V4(octets) => hasher.write(&octets),
+        Client::V6(octets) => {
+            hasher.write(&octets);
+            hasher.write_u8(6);
+        }
+    }
+}
+
+/// Who says nothing is told apart by the address, and nobody is mistaken for who says as much.
+fn or_address(is_said: bool, client: Client, hasher: &mut impl Hasher) {
+    hasher.write_u8(u8::from(is_said));
+    if !is_said {
+        address(client, hasher);
+    }
+}
+
+/// What limits granted a request. Dropping it ends its being in hand.
+#[derive(Default)]
+pub struct Admission {
+    door: OnceLock<Granted>,
+    origin: OnceLock<Box<Granted>>,
+    refused: OnceLock<Arc<Limit>>,
+}
+
+impl Admission {
+    /// What it was beyond, and what came of that: for the log.
+    pub fn note(&self) -> Option<(&str, &str)> {
+        if let Some(limit) = self.refused.get() {
+            return Some((&limit.spec.name, Limited::Refused.label()));
+        }
+        let granted = [self.origin.get().map(|granted| &**granted), self.door.get()];
+        let mut notes = granted.into_iter().flatten();
+        let (limit, what) = notes.find_map(|granted| granted.note.as_ref())?;
+        Some((&limit.spec.name, what.label()))
+    }
+
+    /// Whether its answer says what is left of a limit.
+    pub fn is_told(&self) -> bool {
+        self.door
+            .get()
+            .is_some_and(|granted| granted.quota.is_some())
+    }
+
+    /// Appends the lines that say so.
+    pub fn lines(&self, out: &mut Vec<u8>) {
+        if let Some(quota) = self.door.get().and_then(|granted| granted.quota.as_ref()) {
+            quota.limit.lines.write(quota.remaining, quota.reset, out);
+        }
+    }
+
+    /// Set, if it is to be served with what is stored or be refused so.
+    pub fn only_stored(&self) -> Option<&Refusal> {
+        self.door.get()?.only_stored.as_ref()
+    }
+}
+
+/// Asks the limits that every request meets. None: it goes on.
+pub fn at_the_door(site: &Site, who: &Who, noted: &Noted) -> Option<Decision> {
+    let door = &site.limits.of(who.route.map(|route| route.id)).door;
+    if door.is_empty() {
+        return None;
+    }
+    match ask(site, door, who, noted.began) {
+        None => None,
+        Some(Ok(granted)) => {
+            let wait = granted.wait;
+            let _ = noted.admission.door.set(granted);
+            wait.map(Decision::Later)
+        }
+        Some(Err(refusal)) => Some(Decision::Limited(Refused::of(refusal, who, noted))),
+    }
+}
+
+/// Whether a request may cause an origin to be asked.
+pub enum Gate {
+    Open,
+    /// So much later.
+    Later(Duration),
+    /// No, but it may have what is stored.
+    OnlyStored(Refused),
+    Shut(Refused),
+}
+
+/// Asks the limits of what an origin is asked for, once a request.
+pub fn at_the_origin(site: &Site, who: &Who, noted: &Noted) -> Gate {
+    let limits = &site.limits.of(who.route.map(|route| route.id)).origin;
+    if limits.is_empty() || noted.admission.origin.get().is_some() {
+        return Gate::Open;
+    }
+    match ask(site, limits, who, clock::tick()) {
+        None => Gate::Open,
+        Some(Ok(mut granted)) => {
+            if let Some(refusal) = granted.only_stored.take() {
+                let _ = noted.admission.origin.set(Box::new(granted));
+                return Gate::OnlyStored(Refused::of(refusal, who, noted));
+            }
+            let wait = granted.wait;
+            let _ = noted.admission.origin.set(Box::new(granted));
+            wait.map_or(Gate::Open, Gate::Later)
+        }
+        Some(Err(refusal)) => Gate::Shut(Refused::of(refusal, who, noted)),
+    }
+}
+
+/// What could not be read as a request counts for its address.
+pub fn unread(site: &Site, client: Client, at: Tick) {
+    let is_by_address =
+        |limit: &&Arc<Limit>| limit.spec.key.0 == [Part::Address] && limit.spec.methods.is_empty();
+    let door = &site.limits.of(None).door;
+    for limit in door.iter().filter(is_by_address) {
+        let mut hasher = site.limits.seed.build_hasher();
+        address(client, &mut hasher);
+        limit.count_unread(hasher.finish(), at.nanos());
+    }
+}
+
+/// Who is told how long the origin took, if a limit goes by that.
+pub fn bill(site: &Site, who: &Who) -> Option<Bill> {
+    let billed = &site.limits.of(who.route.map(|route| route.id)).billed;
+    if billed.is_empty() {
+        return None;
+    }
+    let its = billed.iter().filter(|limit| is_its(limit, who));
+    let debtors: Vec<_> = its
+        .map(|limit| {
+            let client = identity(&site.limits.seed, &limit.spec.key, who);
+            (Arc::clone(limit), client)
+        })
+        .collect();
+    Some(Bill(Arc::new(move |took: Duration| {
+        let now = clock::tick().nanos();
+        let millis = u64::try_from(took.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
+        for (limit, client) in &debtors {
+            limit.charge(*client, now, millis);
+        }
+    })))
+}
+
+/// None: there is nothing to ask.
+fn ask(
+    site: &Site,
+    limits: &[Arc<Limit>],
+    who: &Who,
+    at: Tick,
+) -> Option<Result<Granted, Refusal>> {
+    let nobody = Asked {
+        limit: limits.first()?,
+        client: 0,
+    };
+    let mut asked = [nobody; limits::MOST];
+    let mut len = 0;
+    for limit in limits.iter().filter(|limit| is_its(limit, who)) {
+        asked[len] = Asked {
+            limit,
+            client: identity(&site.limits.seed, &limit.spec.key, who),
+        };
+        len += 1;
+    }
+    (len > 0).then(|| limits::ask(&asked[..len], at.nanos()))
+}
+
+/// Whether a limit of its route is for a request like this.
+fn is_its(limit: &Limit, who: &Who) -> bool {
+    let methods = &limit.spec.methods;
+    methods.is_empty()
+        || methods
+            .iter()
+            .any(|name| name == who.request.method.as_str())
+}
+
+/// Waits for a request's turn and carries on.
+///
+/// # Errors
+/// The client's connection failed.
+pub async fn wait(conn: &mut Conn, noted: &Noted, wait: Duration) -> io::Result<Outcome> {
+    if !sleep(conn, noted, wait).await {
+        return Ok(Outcome::aborted());
+    }
+    let (site, policy, from) = (&conn.site, conn.policy(), conn.whence());
+    let decision = lookup::after_wait(site, policy, conn.inbox.bytes(), from, noted);
+    Box::pin(conn.carry_out(noted, decision)).await
+}
+
+/// False: the client has gone meanwhile.
+pub async fn sleep(conn: &mut Conn, noted: &Noted, wait: Duration) -> bool {
+    tokio::select! {
+        () = tokio::time::sleep(wait) => true,
+        true = conn.wire.gone(&mut conn.inbox, noted.head_len + PIPELINED) => false,
+    }
+}
+
+/// A request that is refused, with what its answer depends on.
+pub struct Refused {
+    refusal: Refusal,
+    route: Option<Arc<Route>>,
+    html: bool,
+    head_only: bool,
+    /// Its body is left unread.
+    close: bool,
+}
+
+/// The answer, as far as it is always the same: the start of its head, and its body.
+struct Face {
+    start: Box<[u8]>,
+    body: Bytes,
+}
+
+static FACES: LazyLock<[Face; 2]> = LazyLock::new(|| {
+    [false, true].map(|html| {
+        let problem = Problem::limited();
+        let (mut start, mut body) = (Vec::new(), Vec::new());
+        problem.render_undated(html, &mut start, &mut body);
+        Face {
+            start: start.into(),
+            body: body.into(),
+        }
+    })
+});
+
+impl Refused {
+    pub fn of(refusal: Refusal, who: &Who, noted: &Noted) -> Refused {
+        let accept = who.request.known.accept;
+        Refused {
+            refusal,
+            route: who.route.map(Arc::clone),
+            html: accept.is_some_and(problem::prefers_html),
+            head_only: matches!(noted.method, Verb::Known("HEAD")),
+            close: noted.has_body,
+        }
+    }
+
+    fn face(&self) -> &'static Face {
+        &FACES[usize::from(self.html)]
+    }
+
+    pub fn body(&self) -> Bytes {
+        match self.head_only {
+            true => Bytes::new(),
+            false => self.face().body.clone(),
+        }
+    }
+
+    /// Appends the head. From here on the request is noted as refused.
+    pub fn head(&self, noted: &Noted, close: bool, out: &mut Vec<u8>) {
+        let _ = noted.admission.refused.set(Arc::clone(&self.refusal.limit));
+        let wait = self.refusal.wait.unwrap_or(Duration::ZERO);
+        out.extend_from_slice(&self.face().start);
+        out.extend_from_slice(b"Date: ");
+        out.extend_from_slice(&crate::rules::date::format(noted.began.now().wall));
+        out.extend_from_slice(b"\r\nRetry-After: ");
+        decimal::write(after_wait(wait, ids::random()), out);
+        out.extend_from_slice(b"\r\n");
+        // Of a limit by concurrency nobody knows when there is more.
+        let more = wait.max(Duration::from_secs(1));
+        self.refusal.limit.lines.write(0, more, out);
+        id_lines(noted, close, out);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    pub fn outcome(self, close: bool) -> Outcome {
+        let bytes = match self.head_only {
+            true => 0,
+            false => self.face().body.len() as u64,
+        };
+        Outcome {
+            status: 429,
+            bytes,
+            result: CacheResult::Limited,
+            route: self.route,
+            asked: 0,
+            next: if close { Next::Close } else { Next::Keep },
+        }
+    }
+}
+
+thread_local! {
+    static ANSWER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Tells a client so, in one write like a hit.
+///
+/// # Errors
+/// The client's connection failed.
+pub async fn refuse(conn: &mut Conn, noted: &Noted, refused: Refused) -> io::Result<Outcome> {
+    let close = refused.close || conn.closes(noted);
+    let body = refused.body();
+    let rest = ANSWER.with_borrow_mut(|answer| {
+        answer.clear();
+        refused.head(noted, close, answer);
+        let head_len = answer.len();
+        answer.extend_from_slice(&body);
+        let written = conn.wire.send_now(&[IoSlice::new(answer)])?;
+        let rest = (written < answer.len()).then(|| {
+            let of_body = written.saturating_sub(head_len);
+            (
+                answer[written.min(head_len)..head_len].to_vec(),
+                body.slice(of_body..),
+            )
+        });
+        io::Result::Ok(rest)
+    })?;
+    if let Some((head, body)) = rest {
+        Box::pin(async move { conn.wire.send_body(&head, &[body], false).await }).await?;
+    }
+    Ok(refused.outcome(close))
+}

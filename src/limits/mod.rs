@@ -1,0 +1,349 @@
+//! How often each client may come: limits, each with its clients' cells.
+//!
+//! [`spec`] is what a limit is, [`table`] remembers clients, [`told`] is what they are told; what a cell means is the rules' to say
+//! ([`gcra`](crate::rules::gcra)). Who a client is, whoever asks here has worked out: a client is a keyed hash.
+//!
+//! Several limits may be asked about one request. All of them admit it, or nothing is taken from any ([`ask`]).
+
+pub mod spec;
+pub mod table;
+pub mod told;
+
+use std::hash::RandomState;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::rules::gcra::Gcra;
+use crate::telemetry::{Counter, Limited, Metrics, names};
+use spec::{Action, Cost, Counts, LimitSpec, Tell};
+use table::{Hold, Law, Table, Taken};
+use told::Lines;
+
+/// The most limits that a request may meet.
+pub const MOST: usize = 16;
+
+/// All limits.
+pub struct Limits {
+    /// What clients are hashed with: another in each process, since strangers choose what is hashed.
+    pub seed: RandomState,
+    all: Vec<Arc<Limit>>,
+    /// By route, and last those of requests that no route takes.
+    of: Vec<OfRoute>,
+}
+
+/// The limits of a route.
+#[derive(Default)]
+pub struct OfRoute {
+    /// Asked about each request.
+    pub door: Box<[Arc<Limit>]>,
+    /// About those that an origin is asked for.
+    pub origin: Box<[Arc<Limit>]>,
+    /// Of both those that take an origin's time.
+    pub billed: Box<[Arc<Limit>]>,
+}
+
+/// One limit, and what it knows of its clients.
+pub struct Limit {
+    pub spec: LimitSpec,
+    /// What clients are told of it.
+    pub lines: Lines,
+    table: Table,
+    counts: [Arc<Counter>; Limited::ALL.len()],
+}
+
+/// A limit to be asked, and who asks.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    pub limit: &'a Arc<Limit>,
+    pub client: u64,
+}
+
+/// A request that is let in.
+#[derive(Default)]
+pub struct Granted {
+    /// How long it has to wait first.
+    pub wait: Option<Duration>,
+    /// It is to be served from what is stored, or refused.
+    pub only_stored: Option<Refusal>,
+    /// What its client is to know.
+    pub quota: Option<Quota>,
+    /// What was decided, if that is worth a word.
+    pub note: Option<(Arc<Limit>, Limited)>,
+    held: Option<InHand>,
+    more: Vec<InHand>,
+}
+
+/// A request that is not, by the limit that has it wait the longest.
+#[derive(Clone)]
+pub struct Refusal {
+    pub limit: Arc<Limit>,
+    /// None: until another of the client's requests is done.
+    pub wait: Option<Duration>,
+}
+
+/// What is left of the limit of which least is.
+pub struct Quota {
+    pub limit: Arc<Limit>,
+    pub remaining: u64,
+    /// When there is all of it again.
+    pub reset: Duration,
+}
+
+/// One of the requests that a client may have at once.
+struct InHand {
+    limit: Arc<Limit>,
+    client: u64,
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.limit.table.release(self.client);
+    }
+}
+
+impl Limits {
+    /// `routes`: how many there are. `room`: where the memory for clients is taken from.
+    pub fn new(
+        specs: &[LimitSpec],
+        routes: usize,
+        room: impl Fn(usize) -> Option<Hold> + Clone + Send + Sync + 'static,
+        metrics: &Metrics,
+    ) -> Limits {
+        let make = |spec: &LimitSpec| Arc::new(Limit::new(spec.clone(), room.clone(), metrics));
+        let all: Vec<_> = specs.iter().map(make).collect();
+        let of = |route: Option<usize>| {
+            let is_its = |limit: &&Arc<Limit>| {
+                let routes = &limit.spec.routes;
+                routes.is_empty() || route.is_some_and(|route| routes.contains(&route))
+            };
+            let its = |is: fn(&LimitSpec) -> bool| {
+                let its = all.iter().filter(is_its).filter(|limit| is(&limit.spec));
+                its.cloned().collect()
+            };
+            OfRoute {
+                door: its(|spec| spec.counts == Counts::All),
+                origin: its(|spec| spec.counts == Counts::Origin),
+                billed: its(|spec| spec.cost == Cost::OriginMillis),
+            }
+        };
+        Limits {
+            seed: RandomState::new(),
+            of: (0..routes).map(Some).chain([None]).map(of).collect(),
+            all,
+        }
+    }
+
+    /// Those of a route, or of requests that no route takes.
+    pub fn of(&self, route: Option<usize>) -> &OfRoute {
+        let none = self.of.len() - 1;
+        &self.of[route.unwrap_or(none).min(none)]
+    }
+
+    pub fn all(&self) -> &[Arc<Limit>] {
+        &self.all
+    }
+}
+
+impl Limit {
+    fn new(
+        spec: LimitSpec,
+        room: impl Fn(usize) -> Option<Hold> + Send + Sync + 'static,
+        metrics: &Metrics,
+    ) -> Limit {
+        let law = Law {
+            gcra: law(&spec),
+            concurrency: spec.concurrency,
+        };
+        let count = |what: &Limited| {
+            let labels = [spec.name.as_str(), what.label()];
+            metrics.counter(&names::LIMITED, &labels)
+        };
+        Limit {
+            table: Table::new(law, spec.max_clients, Box::new(room)),
+            counts: std::array::from_fn(|at| count(&Limited::ALL[at])),
+            lines: Lines::of(&spec),
+            spec,
+        }
+    }
+
+    /// Takes a request of `client`'s from it, or nothing. `now`: nanoseconds. The one place where it is decided.
+    fn decide(&self, client: u64, now: u64) -> Taken {
+        self.table.take(client, now, self.cost())
+    }
+
+    /// Counts what could not be read as a request, which is refused in any case and in nobody's hand.
+    pub fn count_unread(&self, client: u64, now: u64) {
+        let taken = self.decide(client, now);
+        if self.spec.concurrency.is_some() && matches!(taken, Taken::Admit { .. } | Taken::Wait(_))
+        {
+            self.table.release(client);
+        }
+    }
+
+    /// Takes what is known only afterwards: milliseconds of an origin's time.
+    pub fn charge(&self, client: u64, now: u64, cost: u64) {
+        self.table.charge(client, now, cost);
+    }
+
+    /// Clients remembered, and how many requests were admitted for want of a place to remember them in.
+    pub fn clients(&self) -> (usize, u64) {
+        (self.table.remembered(), self.table.unremembered.total())
+    }
+
+    /// The most that is left of it: a client's that has not been seen.
+    pub fn most(&self) -> u64 {
+        let at_once = || self.spec.concurrency.map_or(0, u64::from);
+        self.spec.rate.map_or_else(at_once, |rate| rate.burst)
+    }
+
+    fn cost(&self) -> u64 {
+        match self.spec.cost {
+            Cost::Is(cost) => cost,
+            Cost::OriginMillis => 0,
+        }
+    }
+
+    fn count(&self, what: Limited) {
+        self.counts[what as usize].add(1);
+    }
+
+    /// Whether a client is to know how much is left to it.
+    fn is_told(&self, remaining: u64) -> bool {
+        match self.spec.tell {
+            // Nobody is to know of a limit that is only tried out.
+            _ if self.spec.action == Action::Log => false,
+            Tell::Always => true,
+            Tell::Near => remaining.saturating_mul(2) < self.most(),
+            Tell::Refused => false,
+        }
+    }
+}
+
+/// What a limit's rate comes to. The config has seen to it that it is within bounds.
+fn law(spec: &LimitSpec) -> Option<Gcra> {
+    let rate = spec.rate?;
+    let gcra = Gcra::new(rate.count, rate.per, rate.burst)?;
+    let gcra = match spec.action {
+        Action::Delay => gcra.patient(spec.max_delay),
+        _ => gcra,
+    };
+    let gcra = match spec.cost {
+        Cost::OriginMillis => gcra.lending(),
+        Cost::Is(_) => gcra,
+    };
+    Some(gcra.punishing(spec.penalty))
+}
+
+/// Asks all of `asked`, and takes from all of them or from none.
+///
+/// # Errors
+/// The request is refused, by the limit that would have it wait the longest.
+pub fn ask(asked: &[Asked<'_>], now: u64) -> Result<Granted, Refusal> {
+    let mut granted = Granted::default();
+    let mut least: Option<(&Arc<Limit>, u64, Duration)> = None;
+    // A bit for each that was taken from.
+    let mut taken = 0_u32;
+    for (at, Asked { limit, client }) in asked.iter().enumerate() {
+        let left = match limit.decide(*client, now) {
+            Taken::Admit { remaining, reset } => (remaining, reset),
+            Taken::Wait(wait) => {
+                granted.wait = granted.wait.max(Some(wait));
+                granted.note = Some((Arc::clone(limit), Limited::Delayed));
+                (0, wait)
+            }
+            Taken::Unremembered => continue,
+            Taken::Refuse(wait) => {
+                let refusal = Refusal {
+                    limit: Arc::clone(limit),
+                    wait,
+                };
+                match limit.spec.action {
+                    Action::Log => {
+                        limit.count(Limited::Logged);
+                        let note = (Arc::clone(limit), Limited::Logged);
+                        granted.note.get_or_insert(note);
+                    }
+                    Action::Stale => granted.only_stored = Some(refusal),
+                    Action::Refuse | Action::Delay => {
+                        give_back(asked, taken);
+                        let refusal = strictest(refusal, &asked[at + 1..], now);
+                        refusal.limit.count(Limited::Refused);
+                        return Err(refusal);
+                    }
+                }
+                continue;
+            }
+        };
+        taken |= 1 << at;
+        if limit.is_told(left.0) && least.is_none_or(|least| is_less(limit, left.0, least)) {
+            least = Some((limit, left.0, left.1));
+        }
+    }
+    if let Some(refusal) = &granted.only_stored {
+        refusal.limit.count(Limited::Stale);
+        granted.note = Some((Arc::clone(&refusal.limit), Limited::Stale));
+    } else if let Some((limit, Limited::Delayed)) = &granted.note {
+        limit.count(Limited::Delayed);
+    }
+    granted.quota = least.map(|(limit, remaining, reset)| Quota {
+        limit: Arc::clone(limit),
+        remaining,
+        reset,
+    });
+    for (at, Asked { limit, client }) in asked.iter().enumerate() {
+        if taken & (1 << at) != 0 && limit.spec.concurrency.is_some() {
+            granted.hold(InHand {
+                limit: Arc::clone(limit),
+                client: *client,
+            });
+        }
+    }
+    Ok(granted)
+}
+
+impl Granted {
+    fn hold(&mut self, in_hand: InHand) {
+        match self.held {
+            None => self.held = Some(in_hand),
+            Some(_) => self.more.push(in_hand),
+        }
+    }
+}
+
+fn give_back(asked: &[Asked<'_>], taken: u32) {
+    for (at, Asked { limit, client }) in asked.iter().enumerate() {
+        if taken & (1 << at) != 0 {
+            limit.table.give_back(*client, limit.cost());
+        }
+    }
+}
+
+/// Of all that refuse a request the one that would have it wait the longest.
+fn strictest(first: Refusal, others: &[Asked<'_>], now: u64) -> Refusal {
+    let mut strictest = first;
+    for Asked { limit, client } in others {
+        if !matches!(limit.spec.action, Action::Refuse | Action::Delay) {
+            continue;
+        }
+        if let Taken::Refuse(wait) = limit.table.look(*client, now, limit.cost())
+            && wait > strictest.wait
+        {
+            strictest = Refusal {
+                limit: Arc::clone(limit),
+                wait,
+            };
+        }
+    }
+    strictest
+}
+
+/// Whether a smaller part is left of this one.
+fn is_less(limit: &Limit, remaining: u64, than: (&Arc<Limit>, u64, Duration)) -> bool {
+    let of = |limit: &Limit, remaining: u64| u128::from(remaining) * u128::from(limit.most());
+    // remaining / most, without a division.
+    let (other, left, _) = than;
+    of(other, remaining) < of(limit, left)
+}
+
+#[cfg(test)]
+mod tests;

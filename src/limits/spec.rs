@@ -1,0 +1,89 @@
+//! What a limit is, as the config says it.
+
+use std::time::Duration;
+
+use http::HeaderName;
+
+/// One limit.
+#[derive(Clone, Debug)]
+pub struct LimitSpec {
+    /// What metrics, logs and clients are told.
+    pub name: String,
+    pub key: Key,
+    pub rate: Option<Rate>,
+    /// Requests of a client at once.
+    pub concurrency: Option<u16>,
+    /// The places in the policy of the routes it is for; none: every request, those of no route too.
+    pub routes: Vec<usize>,
+    /// None: all.
+    pub methods: Vec<String>,
+    pub counts: Counts,
+    pub cost: Cost,
+    pub action: Action,
+    pub max_delay: Duration,
+    pub penalty: Duration,
+    pub max_clients: usize,
+    pub tell: Tell,
+    /// Whether `X-RateLimit-*` is told beside `RateLimit`.
+    pub x_ratelimit: bool,
+}
+
+/// So many requests a period, and so many at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rate {
+    pub count: u64,
+    pub per: Duration,
+    pub burst: u64,
+}
+
+/// What makes two requests the same client's: every part is the same.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Key(pub Vec<Part>);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// Of IPv6 the network.
+    Address,
+    Route,
+    Host,
+    /// What a field says, or, where there is none, the address.
+    Header(HeaderName),
+    Cookie(String),
+}
+
+/// Which requests count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Counts {
+    All,
+    /// Those that an origin is asked for.
+    Origin,
+}
+
+/// What a request counts for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cost {
+    Is(u64),
+    /// A millisecond of an origin's time each, known afterwards.
+    OriginMillis,
+}
+
+/// What becomes of a request beyond the limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    Refuse,
+    /// It waits for its turn, if that is not too far off.
+    Delay,
+    /// It gets what is stored, however old that may be.
+    Stale,
+    /// Nothing, but that it is counted and logged.
+    Log,
+}
+
+/// Which answers say how much of a limit is left. All that are refused do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tell {
+    Always,
+    /// Once half of it is gone.
+    Near,
+    Refused,
+}

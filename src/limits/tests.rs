@@ -1,0 +1,211 @@
+use super::spec::{Key, Part, Rate};
+use super::*;
+
+const SECOND: u64 = 1_000_000_000;
+
+fn spec(name: &str, count: u64, burst: u64) -> LimitSpec {
+    LimitSpec {
+        name: name.to_owned(),
+        key: Key(vec![Part::Address]),
+        rate: Some(Rate {
+            count,
+            per: Duration::from_secs(1),
+            burst,
+        }),
+        concurrency: None,
+        routes: Vec::new(),
+        methods: Vec::new(),
+        counts: Counts::All,
+        cost: Cost::Is(1),
+        action: Action::Refuse,
+        max_delay: Duration::ZERO,
+        penalty: Duration::ZERO,
+        max_clients: 1_000,
+        tell: Tell::Near,
+        x_ratelimit: false,
+    }
+}
+
+fn limits(specs: &[LimitSpec]) -> (Limits, Metrics) {
+    let metrics = Metrics::new();
+    let room = |_| Some(Box::new(()) as Hold);
+    (Limits::new(specs, 2, room, &metrics), metrics)
+}
+
+/// One request of a client's, at all limits there are.
+fn come(limits: &Limits, now: u64) -> Result<Granted, Refusal> {
+    let asked: Vec<_> = limits
+        .all()
+        .iter()
+        .map(|limit| Asked { limit, client: 7 })
+        .collect();
+    ask(&asked, now)
+}
+
+fn counted(metrics: &Metrics, limit: &str, action: &str) -> u64 {
+    let series = format!("tidegate_limited_total{{limit=\"{limit}\",action=\"{action}\"}} ");
+    let text = metrics.render();
+    let line = text.lines().find_map(|line| line.strip_prefix(&*series));
+    line.expect("a series for it").parse().unwrap()
+}
+
+#[test]
+fn what_one_refuses_counts_for_none() {
+    let at_once = LimitSpec {
+        concurrency: Some(100),
+        ..spec("wide", 100, 100)
+    };
+    let (limits, metrics) = limits(&[at_once, spec("narrow", 1, 2)]);
+    let kept: Vec<_> = (0..2).map(|_| come(&limits, 0).ok().unwrap()).collect();
+    for _ in 0..500 {
+        let refusal = come(&limits, 0).err().unwrap();
+        assert_eq!(refusal.limit.spec.name, "narrow");
+        assert_eq!(refusal.wait, Some(Duration::from_secs(1)));
+    }
+    let wide = Asked {
+        limit: &limits.all()[0],
+        client: 7,
+    };
+    drop(kept);
+    let more: Vec<_> = (0..98).map(|_| ask(&[wide], 0).ok().unwrap()).collect();
+    assert!(ask(&[wide], 0).is_err(), "two were taken, and no more");
+    drop(more);
+    assert_eq!(counted(&metrics, "narrow", "refused"), 500);
+}
+
+#[test]
+fn the_longest_wait_is_told() {
+    let (limits, metrics) = limits(&[spec("a", 10, 1), spec("b", 1, 1), spec("c", 2, 1)]);
+    assert!(come(&limits, 0).is_ok());
+    let refusal = come(&limits, 0).err().unwrap();
+    assert_eq!(refusal.limit.spec.name, "b");
+    assert_eq!(refusal.wait, Some(Duration::from_secs(1)));
+    assert!(come(&limits, SECOND).is_ok());
+    assert_eq!(counted(&metrics, "b", "refused"), 1);
+    assert_eq!(counted(&metrics, "a", "refused"), 0);
+}
+
+#[test]
+fn of_the_limit_of_which_least_is_left_clients_are_told() {
+    let always = |name, count| LimitSpec {
+        tell: Tell::Always,
+        ..spec(name, count, count)
+    };
+    let (limits, _metrics) = limits(&[always("wide", 100), always("narrow", 10)]);
+    let granted = come(&limits, 0).ok().unwrap();
+    let quota = granted.quota.as_ref().unwrap();
+    assert_eq!(quota.limit.spec.name, "narrow");
+    assert_eq!(
+        (quota.remaining, quota.reset),
+        (9, Duration::from_millis(100))
+    );
+}
+
+#[test]
+fn near_the_end_is_where_less_than_half_is_left() {
+    let (limits, _metrics) = limits(&[spec("a", 1, 4)]);
+    let told: Vec<_> = (0..4)
+        .map(|_| {
+            come(&limits, 0)
+                .ok()
+                .unwrap()
+                .quota
+                .map(|quota| quota.remaining)
+        })
+        .collect();
+    assert_eq!(told, [None, None, Some(1), Some(0)]);
+}
+
+#[test]
+fn a_limit_that_is_tried_out_refuses_nobody_and_says_what_it_would_have() {
+    let dry = LimitSpec {
+        action: Action::Log,
+        tell: Tell::Always,
+        ..spec("dry", 1, 3)
+    };
+    let (limits, metrics) = limits(&[dry]);
+    for nth in 0..10 {
+        let granted = come(&limits, 0).ok().unwrap();
+        assert!(granted.quota.is_none());
+        assert_eq!(granted.note.is_some(), nth >= 3);
+    }
+    assert_eq!(counted(&metrics, "dry", "logged"), 7);
+    assert_eq!(counted(&metrics, "dry", "refused"), 0);
+}
+
+#[test]
+fn who_waits_has_taken_and_who_would_wait_too_long_has_not() {
+    let patient = LimitSpec {
+        action: Action::Delay,
+        max_delay: Duration::from_millis(200),
+        ..spec("patient", 10, 1)
+    };
+    let (limits, metrics) = limits(&[patient]);
+    let waits: Vec<_> = (0..5)
+        .map(|_| {
+            come(&limits, 0)
+                .map(|granted| granted.wait.map(|wait| wait.as_millis()))
+                .ok()
+        })
+        .collect();
+    assert_eq!(
+        waits,
+        [Some(None), Some(Some(100)), Some(Some(200)), None, None]
+    );
+    assert_eq!(counted(&metrics, "patient", "delayed"), 2);
+    assert_eq!(counted(&metrics, "patient", "refused"), 2);
+}
+
+#[test]
+fn limits_are_asked_where_they_are_for() {
+    let of_route = LimitSpec {
+        routes: vec![1],
+        ..spec("of-route", 1, 1)
+    };
+    let of_origin = LimitSpec {
+        counts: Counts::Origin,
+        cost: Cost::OriginMillis,
+        ..spec("of-origin", 1, 1)
+    };
+    let (limits, _metrics) = limits(&[of_route, of_origin, spec("of-all", 1, 1)]);
+    let names = |limits: &[Arc<Limit>]| {
+        let names = limits.iter().map(|limit| limit.spec.name.clone());
+        names.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names(&limits.of(Some(1)).door), "of-route of-all");
+    assert_eq!(names(&limits.of(Some(0)).door), "of-all");
+    assert_eq!(names(&limits.of(None).door), "of-all");
+    assert_eq!(names(&limits.of(Some(1)).origin), "of-origin");
+    assert_eq!(names(&limits.of(Some(1)).billed), "of-origin");
+}
+
+#[test]
+fn what_is_told_is_a_structured_field() {
+    let mut out = Vec::new();
+    let rate = LimitSpec {
+        x_ratelimit: true,
+        rate: Some(Rate {
+            count: 100,
+            per: Duration::from_secs(60),
+            burst: 20,
+        }),
+        ..spec("visitors", 1, 1)
+    };
+    Lines::of(&rate).write(37, Duration::from_millis(11_001), &mut out);
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        "RateLimit-Policy: \"visitors\";q=100;w=60\r\nRateLimit: \"visitors\";r=37;t=12\r\n\
+         X-RateLimit-Limit: 100\r\nX-RateLimit-Remaining: 37\r\nX-RateLimit-Reset: 12\r\n"
+    );
+    let at_once = LimitSpec {
+        rate: None,
+        concurrency: Some(8),
+        ..spec("at-once", 1, 1)
+    };
+    let mut out = Vec::new();
+    Lines::of(&at_once).write(0, Duration::from_secs(1), &mut out);
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        "RateLimit-Policy: \"at-once\";q=8;qu=\"concurrent-requests\"\r\nRateLimit: \"at-once\";r=0;t=1\r\n"
+    );
+}
