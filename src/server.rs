@@ -24,11 +24,11 @@ use crate::clock;
 use crate::config::policy::Policy;
 use crate::fetch::{Fetcher, Limits};
 use crate::front;
-use crate::front::Site;
 use crate::front::door::{Door, Doors, Front};
 use crate::front::guests::{Guests, Told};
 use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
+use crate::front::{Challenges, Site};
 use crate::origin::{self, FirstRound, Upstream};
 use crate::rules::breaker;
 use crate::rules::encoding::Coding;
@@ -233,6 +233,7 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
         unrouted: metrics.unrouted(),
         connections: metrics.counter(&names::CONNECTIONS, &[]),
         failed_handshakes: metrics.counter(&names::FAILED_HANDSHAKES, &[]),
+        challenges: Challenges::new(metrics)?,
         images: Memory::new(images),
         waiters: AtomicUsize::new(0),
         health: Arc::clone(health),

@@ -4,6 +4,7 @@
 //! again for its consequences.
 
 mod balancing;
+mod challenge;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -54,6 +55,7 @@ pub fn compile(file: &File, world: &World<'_>, mistakes: &mut Vec<Mistake>) -> P
     Policy {
         listen: compile.listen(&file.listen),
         cache: compile.cache(&file.cache),
+        challenge: compile.challenge(&file.challenge, &file.routes, &routes),
         upstreams,
         routes,
         admin: compile.admin(&file.admin, &file.listen),
@@ -492,7 +494,7 @@ impl Compile<'_, '_> {
     ) -> Route {
         let sticky = spec.and_then(|spec| spec.sticky.as_ref());
         let sticky = sticky.map(|sticky| sticky.cookie.as_str());
-        let own = std::iter::once(format!("{}*", identity::OWN_PREFIX));
+        let own = identity::OWN_PREFIXES.iter().map(|own| format!("{own}*"));
         let first = route.hosts.value.first().map_or("", |host| host.0.as_str());
         let path = &route.path.value.0;
         let patterns =

@@ -1,7 +1,7 @@
 //! The config as it was written: the file, and the flags over it.
 
 use super::Flags;
-use super::options::{Admin, Backend, Cache, Listen, Log, Route, Upstream};
+use super::options::{Admin, Backend, Cache, Challenge, Listen, Log, Route, Upstream};
 use super::report::{At, Mistake};
 use super::syntax;
 use super::walk::{Env, Found, Given, Walk};
@@ -13,6 +13,7 @@ pub struct File {
     pub upstreams: Vec<Upstream>,
     pub routes: Vec<Route>,
     pub cache: Cache,
+    pub challenge: Challenge,
     pub admin: Admin,
     pub log: Log,
 }
@@ -41,6 +42,7 @@ pub fn read(text: &str, flags: &Flags, env: Env<'_>, mistakes: &mut Vec<Mistake>
         upstreams: all!(Upstream),
         routes: all!(Route),
         cache: one!(Cache),
+        challenge: one!(Challenge),
         admin: one!(Admin),
         log: one!(Log),
     };

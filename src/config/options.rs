@@ -15,7 +15,7 @@ use super::walk::{Found, Given, Walk};
 use super::words::{
     AcceptEncoding, Authority, Balance, CdnId, Coding, Family, Field, Health, HealthMethod, Host,
     Level, Member, Name, Output, PathPrefix, Pattern, Priority, Protocol, Resolver, Server,
-    SetCookie, Statuses, Target,
+    SetCookie, Statuses, Target, When,
 };
 
 /// One table of the file and its options.
@@ -51,11 +51,12 @@ pub enum Shown {
 use Shown::{Default, Example, Unset};
 
 /// Every table, in the order of the default file.
-pub const TABLES: [&Table; 6] = [
+pub const TABLES: [&Table; 7] = [
     &Listen::TABLE,
     &Upstream::TABLE,
     &Route::TABLE,
     &Cache::TABLE,
+    &Challenge::TABLE,
     &Admin::TABLE,
     &Log::TABLE,
 ];
@@ -618,6 +619,35 @@ table! {
     /// This proxy's name in `CDN-Loop`, by which it notices requests that come round again. Without it, a new random
     /// one at each start; set it where several proxies stand in front of the same app.
     cdn_id: Option<CdnId> = Unset("tidegate-eu1");
+}
+
+table! {
+    /// A puzzle for browsers, against bots: whoever comes without a pass gets a small page whose script solves it, keeps the
+    /// pass as a cookie, and asks again. Who shows no pages (programs, an app's own requests) is told 403 instead. Origins see
+    /// nothing of it, and neither does the cache: with a pass everybody shares the same pages.
+    Challenge = "challenge", many: false;
+
+    /// Who needs a pass: nobody (`off`), or every request of `routes` (`always`).
+    when: When = Default("off");
+
+    /// The names of the routes that need one; `[]` is all. Feeds, interfaces for programs, `/robots.txt`, `/.well-known/`
+    /// and what others embed or post to (webhooks) are better left out, on routes of their own.
+    routes: Vec<Name> = Default("[]");
+
+    /// How hard the puzzle is: a browser needs 2 to the power of this many tries, and makes about a million a second on a desk,
+    /// a third of that in a hand. Each step more doubles it: 16 is a tenth of a second, 20 some seconds.
+    difficulty: usize = Default("16"), "1" to "24";
+
+    /// How long a pass lasts. It is good for one client (an IPv4 address, a /64 of IPv6) at one host.
+    pass: Duration = Default("1h"), "1m" to "30d";
+
+    /// How long a browser may take for the puzzle.
+    solve_within: Duration = Default("5m"), "10s" to "1h";
+
+    /// What puzzles and passes are signed with; keep it secret. Several proxies share one, so that what one gives counts at
+    /// all of them. Without it, a new random one at each start (an upgrade is one, too), and passes of before are worth
+    /// nothing. `file:PATH` reads it from a file.
+    secret: Option<Secret> = Unset("file:/run/secrets/challenge");
 }
 
 table! {

@@ -15,6 +15,7 @@ pub use super::words::AcceptEncoding;
 use crate::origin::{Bulkhead, Priority, UpstreamSpec};
 use crate::rules::encoding::Coding;
 use crate::rules::identity::Harmless;
+use crate::rules::proof;
 use crate::rules::request::HeadLimits;
 use crate::rules::storing::StoreTerms;
 use crate::rules::target::QueryRules;
@@ -25,6 +26,7 @@ use crate::telemetry::Output;
 pub struct Policy {
     pub listen: Listen,
     pub cache: Cache,
+    pub challenge: Challenge,
     pub upstreams: Vec<UpstreamSpec>,
     /// In the order of the file; a route's `id` is its place here.
     pub routes: Vec<Arc<Route>>,
@@ -106,6 +108,22 @@ pub struct Cache {
     pub pass_buffer: usize,
     pub hit_for_miss: Duration,
     pub cdn_id: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Challenge {
+    pub terms: proof::Terms,
+    /// None: one of the process's own.
+    pub key: Option<proof::Key>,
+    /// By route id: whether all of its requests need a pass.
+    pub(super) routes: Vec<bool>,
+}
+
+impl Challenge {
+    /// Whether every request of a route needs a pass.
+    pub fn is_on(&self, route: &Route) -> bool {
+        self.routes.get(route.id) == Some(&true)
+    }
 }
 
 #[derive(Clone, Debug)]

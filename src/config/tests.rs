@@ -125,6 +125,7 @@ fn every_example_is_valid() {
         .replace("/etc/ssl/certs/internal-ca.pem", "/ca.pem")
         .replace("/etc/tidegate/clients-ca.pem", "/ca.pem")
         .replace("/run/secrets/sticky", "/secret")
+        .replace("/run/secrets/challenge", "/secret")
         .replace("/etc/letsencrypt/live/example.com", "/cert");
     policy(&text);
 }
@@ -375,10 +376,99 @@ fn how_requests_are_spread_is_what_was_written() {
     // Without the line's end of its file.
     assert_eq!(sticky.key.as_ref().unwrap().0, b"0123456789abcdef");
     let route = policy.route("any.example", "/").unwrap();
-    assert_eq!(route.own_cookies, ["tidegate_*", "srv"]);
+    assert_eq!(
+        route.own_cookies,
+        ["tidegate_*", "__Host-tidegate-*", "srv"]
+    );
     assert!(route.harmless.covers(b"srv") && !route.harmless.covers(b"srvs"));
     let shown = format!("{policy:?}");
     assert!(!shown.contains("0123456789"), "{shown}");
+}
+
+#[test]
+fn who_is_challenged_is_what_was_written() {
+    const ROUTES: &str =
+        "[[route]]\nname = \"shop\"\n[[route]]\nname = \"feed\"\npath = \"/feed\"\n";
+    let read = |text: &str| policy(&format!("{UPSTREAM}{ROUTES}[challenge]\n{text}"));
+    for (text, on) in [
+        ("", [false, false]),
+        ("when = \"off\"\nroutes = [\"shop\"]", [false, false]),
+        ("when = \"always\"", [true, true]),
+        ("when = \"always\"\nroutes = [\"feed\"]", [false, true]),
+    ] {
+        let policy = read(text);
+        let is_on = policy
+            .routes
+            .iter()
+            .map(|route| policy.challenge.is_on(route));
+        assert_eq!(is_on.collect::<Vec<_>>(), on, "{text}");
+    }
+    let policy = read("difficulty = 20\npass = \"2h\"\nsecret = \"file:/secret\"");
+    let terms = &policy.challenge.terms;
+    assert_eq!(
+        (terms.bits, terms.pass, terms.solve_within),
+        (20, 7200, 300)
+    );
+    assert!(policy.challenge.key.is_some() && read("").challenge.key.is_none());
+    let shown = format!("{policy:?}");
+    assert!(!shown.contains("0123456789"), "{shown}");
+}
+
+#[test]
+fn what_contradicts_itself_about_challenges_is_told() {
+    const ROUTE: &str = "[[route]]\nname = \"shop\"\n";
+    for (text, line, what, help) in [
+        (
+            "routes = [\"shop\"]",
+            6,
+            "`routes` without a challenge",
+            "add `when = \"always\"`, or leave it out",
+        ),
+        (
+            "when = \"always\"\nroutes = [\n\"shop\",\n\"shops\",\n]",
+            9,
+            "no route is called `shops`",
+            "did you mean `\"shop\"`?",
+        ),
+        (
+            "when = \"off\"\nroutes = [\"elsewhere\"]",
+            7,
+            "no route is called `elsewhere`",
+            "give the route that is meant a `name`, and write that",
+        ),
+        (
+            "solve_within = \"1h\"",
+            6,
+            "`solve_within`: a pass lasts from its puzzle on, and would end unused",
+            "make `pass` longer than `solve_within`",
+        ),
+        (
+            "pass = \"5m\"",
+            6,
+            "`pass`: a pass lasts from its puzzle on, and would end unused",
+            "make `pass` longer than `solve_within`",
+        ),
+        (
+            "difficulty = 25",
+            6,
+            "`difficulty`: `25` is more than 24",
+            "anything from 1 to 24 will do",
+        ),
+        (
+            "secret = \"file:/gone\"",
+            6,
+            "`secret`: /gone: entity not found",
+            "a file that this user can read",
+        ),
+    ] {
+        let told = one_mistake(&format!("{UPSTREAM}{ROUTE}[challenge]\n{text}\n"));
+        assert_eq!(told, (line, what.to_owned(), help.to_owned()), "{text}");
+    }
+    // What is wrong with a name is told once.
+    let text = format!(
+        "{UPSTREAM}[[route]]\nname = \"a b\"\n[challenge]\nroutes = [\"a\"]\nwhen = \"always\"\n"
+    );
+    assert_eq!(mistakes(&text).len(), 1);
 }
 
 #[test]

@@ -419,6 +419,18 @@ pub struct HealthMethod(pub Method);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Level(pub &'static str);
 
+/// Which requests need a pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum When {
+    Off,
+    Always,
+}
+
+choice!(When:
+    "off" => When::Off,
+    "always" => When::Always,
+);
+
 choice!(AcceptEncoding:
     "identity" => AcceptEncoding::Identity,
     "gzip" => AcceptEncoding::Gzip,

@@ -20,7 +20,7 @@ use super::record::{self, Outcome};
 use super::stream::Stream;
 use super::watch::Post;
 use super::wire::{Inbox, Pace, Wire};
-use super::{Site, deliver, down, h2, lines, miss, pass};
+use super::{Site, challenge, deliver, down, h2, lines, miss, pass};
 use crate::clock::{self, Tick};
 use crate::config::policy::Policy;
 use crate::rules::cache_status::Told;
@@ -202,6 +202,7 @@ impl Conn {
             Decision::Miss(what) => miss::serve(self, noted, *what).await,
             Decision::Pass(what) => pass::serve(self, noted, *what).await,
             Decision::Down(what) => down::refuse(self, noted, &what).await,
+            Decision::Challenge(what) => challenge::answer(self, noted, *what).await,
             Decision::Here(mut problem) => {
                 // Its body must never be taken for the next request.
                 problem.close |= noted.has_body;

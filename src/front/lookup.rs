@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::Site;
 use super::asking::{Asking, Noted, Whence, with_route};
+use super::challenge::{self, Challenge};
 use super::down::Down;
 use super::liked::in_liked_coding;
 use super::part::Part;
@@ -35,6 +36,8 @@ pub enum Decision {
     Refuse(Problem),
     /// Answered here.
     Here(Problem),
+    /// A pass has to be shown first.
+    Challenge(Box<Challenge>),
     /// From memory.
     Hit(Hit),
     /// By a flight.
@@ -113,10 +116,14 @@ pub fn decide(
             another_host = !known.lent(request.host);
             match from.redirect {
                 Some(port) => Decision::Here(Problem::to_https(request, port)),
-                None => with_route(policy, request, *head_len, from, known, |asking| {
-                    on_route(site, asking, noted)
-                })
-                .unwrap_or_else(|| Decision::Here(Problem::no_route())),
+                // Our own paths belong to no route.
+                None => match challenge::at_our_path(site, policy, request, from, known, noted) {
+                    Some(problem) => Decision::Here(problem),
+                    None => with_route(policy, request, *head_len, from, known, |asking| {
+                        on_route(site, asking, noted)
+                    })
+                    .unwrap_or_else(|| Decision::Here(Problem::no_route())),
+                },
             }
         }
     };
@@ -146,6 +153,11 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
     let request = asking.request;
     if let Some(problem) = answered_here(asking) {
         return Decision::Here(problem);
+    }
+    if asking.policy.challenge.is_on(asking.route)
+        && let challenge::Demand::Challenge(challenge) = challenge::demand(site, asking, noted)
+    {
+        return Decision::Challenge(challenge);
     }
     let cacheable = matches!(request.method, Method::Get | Method::Head)
         && request.body == RequestBody::None

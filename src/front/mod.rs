@@ -1,7 +1,7 @@
 //! The road, client side: what meets a request, in the order it meets it.
 //!
 //! [`wire`] reads its bytes and [`h1`] runs the connection; [`asking`] routes it, names its key and class; [`lookup`]
-//! decides ([`liked`]: on the coding); then it is answered from memory ([`deliver`]), by a flight ([`miss`], [`follow`]), past the cache ([`pass`],
+//! decides ([`challenge`]: on who needs a pass, [`liked`]: on the coding); then it is answered from memory ([`deliver`]), by a flight ([`miss`], [`follow`]), past the cache ([`pass`],
 //! its body by [`body`]), or by an answer of our own ([`problem`]; [`down`] where its upstream is); [`record`] counts and logs it. [`lines`] are what their
 //! heads have in common, [`watch`] keeps the deadlines. [`h2`] runs a connection of HTTP/2, over
 //! [`paced`], which gathers its writes. Below HTTP, [`door`] accepts connections, and [`stream`] is one, or [`tls`] on one.
@@ -10,6 +10,7 @@
 
 mod asking;
 mod body;
+mod challenge;
 mod deliver;
 pub mod door;
 mod down;
@@ -47,6 +48,7 @@ use crate::config::policy::Policy;
 use crate::fetch::Fetcher;
 use crate::telemetry::sharded::Counter;
 use crate::telemetry::{AccessLog, RouteMetrics};
+pub use challenge::Challenges;
 use guests::Guests;
 use watch::Watch;
 
@@ -62,6 +64,7 @@ pub struct Site {
     pub connections: Arc<Counter>,
     pub guests: Arc<Guests>,
     pub failed_handshakes: Arc<Counter>,
+    pub challenges: Challenges,
     /// What images of hot pages may take.
     pub images: Arc<Memory>,
     /// Requests that wait for a flight's head.

@@ -30,6 +30,8 @@ pub struct Problem {
     size: Option<u64>,
     /// Where the page is, for 308.
     location: Option<Box<str>>,
+    /// Set-Cookie.
+    cookie: Option<Box<str>>,
 }
 
 impl Problem {
@@ -43,6 +45,7 @@ impl Problem {
             retry: (status == 503).then_some(Duration::ZERO),
             size: None,
             location: None,
+            cookie: None,
         }
     }
 
@@ -97,6 +100,38 @@ impl Problem {
             "no route serves this host and path",
             CacheResult::Refused,
         )
+    }
+
+    /// A pass is asked for, and none was brought.
+    pub fn no_pass() -> Problem {
+        let why = "a browser has to solve a small puzzle first: open a page of this site in one";
+        Problem::new(403, why, CacheResult::Challenged)
+    }
+
+    /// A pass was brought, or is given by this line.
+    pub fn passed(cookie: Option<String>) -> Problem {
+        Problem {
+            cookie: cookie.map(Into::into),
+            ..Problem::new(204, "", CacheResult::Challenged)
+        }
+    }
+
+    pub fn wrong_solution() -> Problem {
+        let why = "this solves no puzzle of ours for this address";
+        Problem::new(403, why, CacheResult::Challenged)
+    }
+
+    pub fn late_solution() -> Problem {
+        Problem::new(
+            403,
+            "the puzzle was solved too late",
+            CacheResult::Challenged,
+        )
+    }
+
+    /// A path of ours that stands for nothing.
+    pub fn nothing_here() -> Problem {
+        Problem::new(404, "nothing is here", CacheResult::Refused)
     }
 
     pub fn not_here() -> Problem {
@@ -244,6 +279,9 @@ impl Problem {
         if let Some(location) = &self.location {
             out.extend_from_slice(format!("Location: {location}\r\n").as_bytes());
         }
+        if let Some(cookie) = &self.cookie {
+            out.extend_from_slice(format!("Set-Cookie: {cookie}\r\n").as_bytes());
+        }
         if let Some(size) = self.size {
             out.extend_from_slice(format!("Content-Range: bytes */{size}\r\n").as_bytes());
         }
@@ -349,6 +387,8 @@ mod tests {
             Problem::no_route(),
             Problem::looped(),
             Problem::only_if_cached(),
+            Problem::no_pass(),
+            Problem::wrong_solution(),
             Problem::range(7),
             refused("the origin is down"),
         ] {

@@ -12,6 +12,7 @@
 //! | [`target`] | which page is meant: path and query of the key | RFC 3986 §6.2 |
 //! | [`client`] | who counts as one client | |
 //! | [`identity`] | is it one of a crowd or somebody | |
+//! | [`proof`] | does it come with a pass, and what earns one | Hashcash |
 //! | [`vary`] | which variant of the page | RFC 9111 §4.1 |
 //! | [`reuse`] | may what is stored serve it: fresh, stale, or not before the origin was asked | RFC 9111 §4, RFC 5861 |
 //! | [`fresh`] | how old is an answer, how long does it live | RFC 9111 §4.2 |
@@ -52,6 +53,7 @@ pub mod host;
 pub mod identity;
 pub mod invalidate;
 pub mod outlier;
+pub mod proof;
 pub mod range;
 pub mod recent;
 pub mod refresh;

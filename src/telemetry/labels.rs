@@ -47,8 +47,25 @@ labelled! {
         Overload "overload",
         /// Refused before it was looked up: malformed, too large, no route.
         Refused "refused",
+        /// Asked for a pass, or came for one.
+        Challenged "challenged",
         /// The client left before anything was sent.
         Aborted "aborted",
+    }
+}
+
+labelled! {
+    /// What came of asking for a pass: the label `result`.
+    ChallengeResult {
+        /// The page with a puzzle was.
+        Shown "shown",
+        /// Whoever shows no pages was told that a browser is needed.
+        Refused "refused",
+        Solved "solved",
+        /// A solution of nothing.
+        Wrong "wrong",
+        /// A solution too late.
+        Expired "expired",
     }
 }
 

@@ -23,7 +23,8 @@ use std::time::Duration;
 pub use access::{Access, AccessLog, Client};
 pub use ids::{RequestId, TraceParent};
 pub use labels::{
-    CacheResult, OriginResult, ProbeResult, RefreshResult, RefusedReason, ResolveResult,
+    CacheResult, ChallengeResult, OriginResult, ProbeResult, RefreshResult, RefusedReason,
+    ResolveResult,
 };
 pub use metrics::{Metrics, RouteMetrics, UpstreamMetrics};
 pub use ring::Ring;

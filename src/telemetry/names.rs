@@ -44,6 +44,8 @@ families! {
     CERTIFICATE_EXPIRY: Gauge "tidegate_tls_certificate_expires" [] "When the first of the certificates ends, in Unix seconds.";
     CERTIFICATE_RELOADS: Counter "tidegate_tls_certificate_reloads_total" ["result"] "Changes of certificate files: done, or refused and the old ones kept.";
 
+    CHALLENGES: Counter "tidegate_challenges_total" ["result"] "Requests without a pass where one is needed: shown the puzzle, or refused, who shows no pages; and what came back: solved, wrong, expired.";
+
     CACHE_BYTES: Gauge "tidegate_cache_bytes" [] "Memory charged to the cache: entries, flights and spools.";
     CACHE_BYTES_MAX: Gauge "tidegate_cache_bytes_max" [] "What they may take: max_memory less a sixteenth.";
     CACHE_ENTRIES: Gauge "tidegate_cache_entries" [] "Entries stored, each variant one.";

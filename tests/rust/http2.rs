@@ -61,28 +61,28 @@ pub fn tests() -> Vec<Test> {
 const H2C: &str = "[listen]\nh2c = true\n";
 
 /// A client on one connection.
-struct Client {
+pub struct Client {
     runtime: Runtime,
     requests: SendRequest<Bytes>,
 }
 
 /// An answer.
 #[derive(Debug)]
-struct Reply {
-    status: u16,
+pub struct Reply {
+    pub status: u16,
     fields: HeaderMap,
-    body: Vec<u8>,
+    pub body: Vec<u8>,
 }
 
 impl Reply {
-    fn field(&self, name: &str) -> &str {
+    pub fn field(&self, name: &str) -> &str {
         let value = self.fields.get(name).and_then(|value| value.to_str().ok());
         value.unwrap_or_default()
     }
 }
 
 impl Client {
-    fn connect(to: SocketAddr) -> Result<Client, String> {
+    pub fn connect(to: SocketAddr) -> Result<Client, String> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -106,13 +106,13 @@ impl Client {
         self.ask(request("GET", path, &[]), None)
     }
 
-    fn ask(&self, request: Request<()>, body: Option<&[u8]>) -> Result<Reply, String> {
+    pub fn ask(&self, request: Request<()>, body: Option<&[u8]>) -> Result<Reply, String> {
         self.runtime
             .block_on(ask(self.requests.clone(), request, body))
     }
 }
 
-fn request(method: &str, path: &str, fields: &[(&str, &str)]) -> Request<()> {
+pub fn request(method: &str, path: &str, fields: &[(&str, &str)]) -> Request<()> {
     let mut request = Request::builder()
         .method(method)
         .uri(format!("http://a.test{path}"));
