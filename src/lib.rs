@@ -2,7 +2,7 @@
 //!
 //! The map, in reading order. [`cli`] turns a command line into a command; [`config`] turns what was written into a
 //! [`config::policy::Policy`]; [`server`] wires it all once. [`front`] is the road, client side; [`cache`] is what both
-//! sides touch; [`fetch`] is the origin side, which asks [`origin`]. [`rules`] are pure decisions, a file per section of
+//! sides touch; [`fetch`] is the origin side, which asks [`origin`]; [`limits`] know who is asking. [`rules`] are pure decisions, a file per section of
 //! an RFC. [`admin`] answers operators; [`telemetry`] and [`clock`] are leaves. [`bench`] measures: crowds and origins to
 //! order.
 
@@ -14,6 +14,7 @@ pub mod clock;
 pub mod config;
 pub mod fetch;
 pub mod front;
+pub mod limits;
 pub mod origin;
 pub mod rules;
 pub mod server;

@@ -29,6 +29,7 @@ use crate::front::door::{Door, Doors, Front};
 use crate::front::guests::{Guests, Told};
 use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
+use crate::limits::Identities;
 use crate::origin::{self, FirstRound, Upstream};
 use crate::rules::breaker;
 use crate::rules::encoding::Coding;
@@ -220,7 +221,9 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
     if let Err(why) = files.make_room(most) {
         tracing::warn!(why = %why, "no room for open files beforehand");
     }
+    let identities = identities(&policy, metrics)?;
     Ok(Arc::new(Site {
+        identities,
         guests: Arc::new(guests),
         fetcher: Fetcher::new(store, memory, upstreams, watched, limits),
         watch: Arc::new(Watch::default()),
@@ -238,6 +241,19 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
         health: Arc::clone(health),
         policy: Arc::new(ArcSwap::from_pointee(policy)),
     }))
+}
+
+/// What visitors are known by, kept up with its files.
+fn identities(policy: &Policy, metrics: &Metrics) -> Result<Option<Arc<Identities>>, String> {
+    let spec = &policy.identity;
+    if spec.keys.is_none() && spec.jwt.is_none() {
+        return Ok(None);
+    }
+    let (identities, watch) = Identities::new(spec, metrics)?;
+    watch
+        .start()
+        .map_err(|e| format!("cannot start a thread: {e}"))?;
+    Ok(Some(identities))
 }
 
 fn server(policy: &Policy, fronts: Vec<GenBackgroundService<Front>>) -> Server {

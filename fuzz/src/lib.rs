@@ -4,6 +4,7 @@
 pub mod chunked;
 pub mod config;
 pub mod fields;
+pub mod identities;
 pub mod key;
 pub mod merge;
 pub mod request;
@@ -19,6 +20,7 @@ pub const TARGETS: &[Target] = &[
     ("chunked", chunked::run),
     ("config", config::run),
     ("fields", fields::run),
+    ("identities", identities::run),
     ("key", key::run),
     ("merge", merge::run),
     ("request", request::run),

@@ -4,6 +4,7 @@
 //! again for its consequences.
 
 mod balancing;
+mod identity;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -27,7 +28,7 @@ use crate::origin::{
 };
 use crate::rules::breaker;
 use crate::rules::health::{Expects, Hysteresis};
-use crate::rules::identity::{self, Harmless};
+use crate::rules::identity::{Harmless, OWN_PREFIX};
 use crate::rules::request::HeadLimits;
 use crate::rules::resolve::Bounds;
 use crate::rules::storing::StoreTerms;
@@ -51,11 +52,14 @@ pub fn compile(file: &File, world: &World<'_>, mistakes: &mut Vec<Mistake>) -> P
     let mut compile = Compile { world, mistakes };
     let upstreams = compile.upstreams(&file.upstreams);
     let (routes, table) = compile.routes(&file.routes, &file.upstreams, &upstreams);
+    let identity = compile.identity(&file.identity);
     Policy {
         listen: compile.listen(&file.listen),
         cache: compile.cache(&file.cache),
         upstreams,
         routes,
+        credentials: identity::credentials(&identity),
+        identity,
         admin: compile.admin(&file.admin, &file.listen),
         log: Log {
             access: file.log.access.value.clone(),
@@ -492,7 +496,7 @@ impl Compile<'_, '_> {
     ) -> Route {
         let sticky = spec.and_then(|spec| spec.sticky.as_ref());
         let sticky = sticky.map(|sticky| sticky.cookie.as_str());
-        let own = std::iter::once(format!("{}*", identity::OWN_PREFIX));
+        let own = std::iter::once(format!("{}*", OWN_PREFIX));
         let first = route.hosts.value.first().map_or("", |host| host.0.as_str());
         let path = &route.path.value.0;
         let patterns =

@@ -1,7 +1,7 @@
 //! The config as it was written: the file, and the flags over it.
 
 use super::Flags;
-use super::options::{Admin, Backend, Cache, Listen, Log, Route, Upstream};
+use super::options::{Admin, Backend, Cache, Identity, Listen, Log, Route, Upstream};
 use super::report::{At, Mistake};
 use super::syntax;
 use super::walk::{Env, Found, Given, Walk};
@@ -12,6 +12,7 @@ pub struct File {
     pub listen: Listen,
     pub upstreams: Vec<Upstream>,
     pub routes: Vec<Route>,
+    pub identity: Identity,
     pub cache: Cache,
     pub admin: Admin,
     pub log: Log,
@@ -40,6 +41,7 @@ pub fn read(text: &str, flags: &Flags, env: Env<'_>, mistakes: &mut Vec<Mistake>
         listen: one!(Listen),
         upstreams: all!(Upstream),
         routes: all!(Route),
+        identity: one!(Identity),
         cache: one!(Cache),
         admin: one!(Admin),
         log: one!(Log),

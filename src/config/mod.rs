@@ -6,6 +6,7 @@
 
 pub mod certificate;
 mod compile;
+pub mod credentials;
 pub mod file;
 pub mod keys;
 pub mod nearest;

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::credentials::{FieldName, SecretFile};
 use super::keys::Keys;
 use super::report::At;
 use super::steering::{CookieName, HashBy, Secret};
@@ -17,6 +18,7 @@ use super::words::{
     Level, Member, Name, Output, PathPrefix, Pattern, Priority, Protocol, Resolver, Server,
     SetCookie, Statuses, Target,
 };
+use crate::rules::token::Algorithm;
 
 /// One table of the file and its options.
 #[derive(Debug)]
@@ -51,10 +53,11 @@ pub enum Shown {
 use Shown::{Default, Example, Unset};
 
 /// Every table, in the order of the default file.
-pub const TABLES: [&Table; 6] = [
+pub const TABLES: [&Table; 7] = [
     &Listen::TABLE,
     &Upstream::TABLE,
     &Route::TABLE,
+    &Identity::TABLE,
     &Cache::TABLE,
     &Admin::TABLE,
     &Log::TABLE,
@@ -588,6 +591,64 @@ table! {
 
     /// Whether `Cache-Status` names the cache key.
     cache_status_key: bool = Default("false");
+}
+
+table! {
+    /// What visitors can show to be known by. Who shows nothing that is verified is anonymous, and is not turned away for it.
+    Identity = "identity", many: false;
+
+    /// What identities are hashed with before they are counted: at least 16 bytes, or `file:/run/secrets/identity`. The same
+    /// on all proxies that count together; without it each process makes one at its start.
+    secret: Option<Secret> = Unset("file:/run/secrets/identity");
+
+    /// A file of API keys. A line is `key`, `key name` or `key name tier`, a key 16 to 256 visible characters; what begins with
+    /// `#` says nothing. Keys of one name are one client. It is read anew when it changes, and only hashes of it are kept.
+    api_keys: Option<SecretFile> = Unset("file:/run/secrets/api-keys");
+
+    /// The field that brings an API key, alone or behind `Bearer`.
+    api_key_header: FieldName = Default("x-api-key");
+
+    /// The secret by which HS256 verifies JSON Web Tokens (RFC 7519): at least 16 bytes, or `file:/run/secrets/jwt`.
+    jwt_secret: Option<Secret> = Unset("file:/run/secrets/jwt");
+
+    /// A file of public keys (JSON Web Key Set, RFC 7517) by which RS256, ES256 and EdDSA do: the one that the token names
+    /// (`kid`), or the only one for its algorithm. It is read anew when it changes.
+    jwks_file: Option<PathBuf> = Unset("/etc/tidegate/jwks.json");
+
+    /// How tokens may be signed; without it, in every way that there is a key for. A key is for one algorithm alone, whatever
+    /// a token says: HS256 has `jwt_secret`, all others have `jwks_file`.
+    jwt_algorithms: Option<Vec<Algorithm>> = Unset(r#"["HS256", "RS256"]"#);
+
+    /// The field that brings a token: `Authorization` behind `Bearer`, any other one also without.
+    jwt_header: FieldName = Default("authorization");
+
+    /// A cookie that brings it, where that field doesn't.
+    jwt_cookie: Option<CookieName> = Unset("session");
+
+    /// Who may have issued a token (`iss`); empty is anybody who has the key.
+    jwt_issuer: Vec<String> = Default("[]");
+
+    /// Names of yours, one of which a token has to be meant for (`aud`). Empty takes tokens that are meant for nobody in
+    /// particular, and none of the others (RFC 7519 §4.1.3).
+    jwt_audience: Vec<String> = Default("[]");
+
+    /// The claim that says whose a token is, a text or a whole number. A token without it is nobody's.
+    jwt_claim: String = Default("sub");
+
+    /// The claim that says which tier of the limits its owner has.
+    tier_claim: Option<String> = Unset("plan");
+
+    /// How far clocks may be apart when a token begins (`nbf`) and ends (`exp`).
+    jwt_leeway: Duration = Default("60s"), "0" to "10m";
+
+    /// How far off its end may be. A token without an end is not accepted.
+    jwt_max_life: Duration = Default("365d"), "1m" to "3650d";
+
+    /// The longest token.
+    jwt_max_size: Size = Default("8KiB"), "256B" to "64KiB";
+
+    /// How many verified tokens are remembered, so that they need not be verified again: some 100 bytes each.
+    jwt_cache: usize = Default("16384"), "256" to "1000000";
 }
 
 table! {

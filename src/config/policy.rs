@@ -12,6 +12,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::table::Table;
 pub use super::words::AcceptEncoding;
+use crate::limits::IdentitySpec;
 use crate::origin::{Bulkhead, Priority, UpstreamSpec};
 use crate::rules::encoding::Coding;
 use crate::rules::identity::Harmless;
@@ -28,6 +29,9 @@ pub struct Policy {
     pub upstreams: Vec<UpstreamSpec>,
     /// In the order of the file; a route's `id` is its place here.
     pub routes: Vec<Arc<Route>>,
+    pub identity: IdentitySpec,
+    /// Fields that say who asks, beside those that are known for it.
+    pub credentials: Vec<HeaderName>,
     pub admin: Admin,
     pub log: Log,
     pub(super) table: Table,

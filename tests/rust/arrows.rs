@@ -108,8 +108,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("origin", &["rules", "telemetry", "clock"]),
     ("limits", &["rules", "telemetry", "clock"]),
     ("levers", &["config", "rules", "telemetry", "clock"]),
-    // What an upstream is, is the origin's to say.
-    ("config", &["origin", "rules", "telemetry", "clock"]),
+    // What an upstream is, is the origin's to say; what an identity is, the limits'.
+    (
+        "config",
+        &["origin", "limits", "rules", "telemetry", "clock"],
+    ),
     ("rules", &[]),
     ("telemetry", &["rules", "clock"]),
     ("clock", &["rules"]),

@@ -90,7 +90,11 @@ impl Compile<'_, '_> {
         Some(Bulkhead { route: id, most })
     }
 
-    fn secret(&mut self, name: &str, given: &Given<Option<steering::Secret>>) -> Option<Secret> {
+    pub(super) fn secret(
+        &mut self,
+        name: &str,
+        given: &Given<Option<steering::Secret>>,
+    ) -> Option<Secret> {
         let path = match given.value.as_ref()? {
             steering::Secret::Text(text) => return Some(Secret(text.clone().into_bytes())),
             steering::Secret::File(path) => path,

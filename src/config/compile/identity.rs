@@ -1,0 +1,213 @@
+//! Who is asking, as believed.
+
+use std::path::Path;
+
+use http::header;
+
+use super::{At, Compile, pick, to_usize};
+use crate::config::options;
+use crate::config::value::Value;
+use crate::config::walk::Given;
+use crate::limits::identities::{check_jwks, check_keys};
+use crate::limits::{IdentitySpec, JwtSpec, KeySpec};
+use crate::rules::token::{Algorithm, Terms};
+
+impl Compile<'_, '_> {
+    pub(super) fn identity(&mut self, identity: &options::Identity) -> IdentitySpec {
+        let keys = self.api_keys(identity);
+        let jwt = self.jwt(identity);
+        let by_nothing = [
+            &identity.api_keys.at,
+            &identity.jwt_secret.at,
+            &identity.jwks_file.at,
+        ]
+        .iter()
+        .all(|at| **at == At::Default);
+        if identity.secret.at.is_written() && by_nothing {
+            let what = "`secret` without anything that people are known by";
+            let help = "add `api_keys`, `jwt_secret` or `jwks_file`, or leave it out";
+            self.tell(&identity.secret.at, what, help);
+        }
+        if let (Some(keys), Some(jwt)) = (&keys, &jwt)
+            && keys.header == jwt.header
+        {
+            let at = pick(&identity.api_key_header.at, &identity.jwt_header.at);
+            let what = format!("keys and tokens can't both be in `{}`", keys.header);
+            self.tell(at, what, "give one of them another field");
+        }
+        IdentitySpec {
+            secret: self.secret("secret", &identity.secret),
+            keys,
+            jwt,
+            tiers: Vec::new(),
+            claims: Vec::new(),
+        }
+    }
+
+    fn api_keys(&mut self, identity: &options::Identity) -> Option<KeySpec> {
+        let (keys, field) = (&identity.api_keys, &identity.api_key_header);
+        let Some(file) = &keys.value else {
+            if is_chosen("api_key_header", field) && keys.at != At::Told {
+                let what = "`api_key_header` without a list of keys";
+                self.tell(&field.at, what, "add `api_keys`, or leave it out");
+            }
+            return None;
+        };
+        let help = "a line a key: `key`, `key name` or `key name tier`";
+        self.file("api_keys", &keys.at, &file.0, check_keys, help);
+        Some(KeySpec {
+            file: file.0.clone(),
+            header: field.value.0.clone(),
+        })
+    }
+
+    fn jwt(&mut self, identity: &options::Identity) -> Option<JwtSpec> {
+        let (secret, jwks) = (&identity.jwt_secret, &identity.jwks_file);
+        if secret.value.is_none() && jwks.value.is_none() {
+            self.idle_jwt(identity);
+            return None;
+        }
+        if let Some(path) = &jwks.value {
+            let help = "a JSON Web Key Set of public keys (RFC 7517)";
+            self.file("jwks_file", &jwks.at, path, check_jwks, help);
+        }
+        let algorithms = self.algorithms(identity);
+        let secret = self.secret("jwt_secret", secret);
+        if secret
+            .as_ref()
+            .is_some_and(|s| s.0.starts_with(b"-----BEGIN"))
+        {
+            let what = "`jwt_secret` is a key in PEM, which others may know";
+            let help = "public keys belong into `jwks_file`; HS256 is for a secret";
+            self.tell(&identity.jwt_secret.at, what, help);
+        }
+        Some(JwtSpec {
+            algorithms,
+            secret,
+            jwks: jwks.value.clone(),
+            header: identity.jwt_header.value.0.clone(),
+            cookie: identity
+                .jwt_cookie
+                .value
+                .as_ref()
+                .map(|name| name.0.clone()),
+            terms: Terms {
+                issuers: identity.jwt_issuer.value.clone(),
+                audiences: identity.jwt_audience.value.clone(),
+                leeway: identity.jwt_leeway.value,
+                max_life: identity.jwt_max_life.value,
+            },
+            claim: identity.jwt_claim.value.clone(),
+            tier_claim: identity.tier_claim.value.clone(),
+            max_bytes: to_usize(identity.jwt_max_size.value.0),
+            remembered: identity.jwt_cache.value,
+        })
+    }
+
+    /// Those that were chosen, else all that there are keys for. Tells those without, and keys without any.
+    fn algorithms(&mut self, identity: &options::Identity) -> Vec<Algorithm> {
+        let (secret, jwks) = (&identity.jwt_secret, &identity.jwks_file);
+        let (has_secret, has_jwks) = (secret.value.is_some(), jwks.value.is_some());
+        let has_key = |algorithm: &Algorithm| match algorithm.is_symmetric() {
+            true => has_secret,
+            false => has_jwks,
+        };
+        let chosen = &identity.jwt_algorithms;
+        let Some(algorithms) = chosen.value.clone() else {
+            return Algorithm::ALL.into_iter().filter(has_key).collect();
+        };
+        for (name, other, at, is_given, is_symmetric) in [
+            ("jwt_secret", "HS256", &secret.at, has_secret, true),
+            ("jwks_file", "RS256", &jwks.at, has_jwks, false),
+        ] {
+            let is_one = |algorithm: &&Algorithm| algorithm.is_symmetric() == is_symmetric;
+            match (algorithms.iter().find(is_one), is_given) {
+                (Some(algorithm), false) if *at != At::Told => {
+                    let what = format!(
+                        "{} verifies by `{name}`, and there is none",
+                        algorithm.name()
+                    );
+                    self.tell(&chosen.at, what, format!("add `{name}`, or leave it out"));
+                }
+                (None, true) => {
+                    let what = format!("`jwt_algorithms` has none that verifies by `{name}`");
+                    self.tell(
+                        at,
+                        what,
+                        format!("leave it out, or add `\"{other}\"` there"),
+                    );
+                }
+                _ => {}
+            }
+        }
+        algorithms
+    }
+
+    /// Tells options about tokens where none could be verified.
+    fn idle_jwt(&mut self, identity: &options::Identity) {
+        if [&identity.jwt_secret.at, &identity.jwks_file.at].contains(&&At::Told) {
+            return;
+        }
+        self.idle("jwt_algorithms", &identity.jwt_algorithms);
+        self.idle("jwt_header", &identity.jwt_header);
+        self.idle("jwt_cookie", &identity.jwt_cookie);
+        self.idle("jwt_issuer", &identity.jwt_issuer);
+        self.idle("jwt_audience", &identity.jwt_audience);
+        self.idle("jwt_claim", &identity.jwt_claim);
+        self.idle("tier_claim", &identity.tier_claim);
+        self.idle("jwt_leeway", &identity.jwt_leeway);
+        self.idle("jwt_max_life", &identity.jwt_max_life);
+        self.idle("jwt_max_size", &identity.jwt_max_size);
+        self.idle("jwt_cache", &identity.jwt_cache);
+    }
+
+    fn idle<T: Value + PartialEq>(&mut self, name: &str, given: &Given<T>) {
+        if is_chosen(name, given) {
+            let what = format!("`{name}` without a key that verifies tokens");
+            let help = "add `jwt_secret` or `jwks_file`, or leave it out";
+            self.tell(&given.at, what, help);
+        }
+    }
+
+    /// Tells a file that can't be read, or will not do.
+    fn file(
+        &mut self,
+        name: &str,
+        at: &At,
+        path: &Path,
+        check: fn(&str) -> Result<(), String>,
+        help: &str,
+    ) {
+        let told = match (self.world.read)(path) {
+            Err(error) => Err(error.to_string()),
+            Ok(bytes) => match String::from_utf8(bytes) {
+                Err(_) => Err("this is not UTF-8".to_owned()),
+                Ok(text) => check(&text),
+            },
+        };
+        if let Err(why) = told {
+            let what = format!("`{name}`: {}: {why}", path.display());
+            self.tell(at, what, help);
+        }
+    }
+}
+
+/// Whether something was written that is not the default.
+fn is_chosen<T: Value + PartialEq>(name: &str, given: &Given<T>) -> bool {
+    let option = options::Identity::TABLE.option(name);
+    let is_default = option.is_some_and(|option| given.value == option.default::<T>());
+    given.at.is_written() && !is_default
+}
+
+/// Fields that say who asks and are not known for it: what was asked with one is nobody else's (`is_credential`).
+pub(super) fn credentials(identity: &IdentitySpec) -> Vec<header::HeaderName> {
+    let key = identity.keys.as_ref().map(|keys| &keys.header);
+    let token = identity.jwt.as_ref().map(|jwt| &jwt.header);
+    let unknown =
+        |name: &&header::HeaderName| !crate::rules::identity::is_credential(name.as_str());
+    key.into_iter()
+        .chain(token)
+        .filter(unknown)
+        .cloned()
+        .collect()
+}
