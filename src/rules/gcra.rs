@@ -180,5 +180,6 @@ fn whole(parts: u64) -> Duration {
     Duration::from_nanos(parts.div_ceil(PARTS))
 }
 
+mod part;
 #[cfg(test)]
 mod tests;

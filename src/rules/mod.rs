@@ -17,6 +17,7 @@
 //! | [`geo`] | where it is | MaxMind DB 2.0 |
 //! | [`expression`] | which rules of the config it meets | |
 //! | [`gcra`] | has that client come too often | ITU-T I.371 |
+//! | [`lease`] | and what part of it is for this proxy to say, where several share a limit | |
 //! | [`identity`] | is it one of a crowd or somebody | |
 //! | [`vary`] | which variant of the page | RFC 9111 §4.1 |
 //! | [`reuse`] | may what is stored serve it: fresh, stale, or not before the origin was asked | RFC 9111 §4, RFC 5861 |
@@ -61,6 +62,7 @@ pub mod hop;
 pub mod host;
 pub mod identity;
 pub mod invalidate;
+pub mod lease;
 pub mod listing;
 pub mod networks;
 pub mod outlier;
