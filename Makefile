@@ -28,7 +28,7 @@ build: tools ## Build the release binary
 
 .PHONY: test
 test: tools venv ## Run all tests, after installing what they need
-	@.ci/need chromium faketime
+	@.ci/need chromium faketime redis-server
 	@mkdir -p $(TARGET)
 	@failed=0; \
 	cargo test --locked --no-fail-fast 2>&1 | tee $(TARGET)/test.log || failed=1; \
@@ -72,7 +72,7 @@ container-check: ## Build the container image without Docker and run it; as root
 coverage: tools ## Print what is promised against the tests that carry it
 	cargo test --locked --quiet --test main -- --coverage
 
-.PHONY: bench bench-peers bench-http2 bench-floods bench-crowd bench-outage bench-origin bench-limits bench-upgrade bench-hostile soak
+.PHONY: bench bench-peers bench-http2 bench-floods bench-crowd bench-outage bench-origin bench-limits bench-fleet bench-upgrade bench-hostile soak
 bench: tools ## Measure the rules and the lookup
 	cargo bench --locked --bench rules
 
@@ -97,6 +97,11 @@ bench-origin: build ## Overload an origin, let its servers fail, beside nginx an
 
 bench-limits: build ## Measure what limits cost: a decision, a client, a hit, a refusal
 	cargo bench --locked --bench limits -- $(ARGS)
+
+bench-fleet: build ## Share a limit over Redis, for half a minute each way; kill Redis under load (3 min)
+	@.ci/need redis-server
+	TIDEGATE_SECONDS=30 TIDEGATE_BIN=$(abspath $(TARGET))/release/tidegate \
+		cargo test --locked --test main -- fleet:: --test-threads 1
 
 bench-upgrade: build ## Change the binary and restart it under load
 	cargo bench --locked --bench upgrade -- $(ARGS)

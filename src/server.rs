@@ -90,6 +90,9 @@ fn run_with(policy: Policy, start: Start, telemetry: &Telemetry) -> Result<(), S
         health: Arc::clone(&health),
     };
     sweep(&site)?;
+    if let Some(fleet) = &policy.fleet {
+        site.limits.join(fleet, &telemetry.metrics)?;
+    }
     tracing::info!(address = %listen, threads = policy.listen.threads, "listening");
     let mut fronts = vec![front(&site, tls, None, sockets.public, &doors)];
     fronts.extend(sockets.redirect.map(|listener| {
@@ -235,7 +238,13 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
     Ok(Arc::new(Site {
         guard,
         guests: Arc::new(guests),
-        limits: limits::Limits::new(&policy.limits, policy.routes.len(), room, metrics),
+        limits: limits::Limits::new(
+            &policy.limits,
+            policy.routes.len(),
+            policy.fleet.as_ref(),
+            room,
+            metrics,
+        ),
         fetcher: Fetcher::new(store, memory, upstreams, watched, limits),
         watch: Arc::new(Watch::default()),
         access: Arc::clone(&telemetry.access),

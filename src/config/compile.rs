@@ -6,6 +6,7 @@
 mod balancing;
 mod guarding;
 mod limiting;
+mod sharing;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -66,6 +67,7 @@ pub fn compile(file: &File, text: &str, world: &World<'_>, mistakes: &mut Vec<Mi
         rules: compile.rules(file, text, &routes),
         routes,
         limits,
+        fleet: compile.fleet(&file.redis, &file.limits),
         admin: compile.admin(&file.admin, &file.listen),
         log: Log {
             access: file.log.access.value.clone(),

@@ -1,7 +1,9 @@
 //! The config as it was written: the file, and the flags over it.
 
 use super::Flags;
-use super::options::{Admin, Backend, Cache, Geo, Limit, List, Listen, Log, Route, Rule, Upstream};
+use super::options::{
+    Admin, Backend, Cache, Geo, Limit, List, Listen, Log, Redis, Route, Rule, Upstream,
+};
 use super::report::{At, Mistake};
 use super::syntax;
 use super::walk::{Env, Found, Given, Walk};
@@ -16,6 +18,7 @@ pub struct File {
     pub geo: Geo,
     pub rules: Vec<Rule>,
     pub limits: Vec<Limit>,
+    pub redis: Redis,
     pub cache: Cache,
     pub admin: Admin,
     pub log: Log,
@@ -48,6 +51,7 @@ pub fn read(text: &str, flags: &Flags, env: Env<'_>, mistakes: &mut Vec<Mistake>
         geo: one!(Geo),
         rules: all!(Rule),
         limits: all!(Limit),
+        redis: one!(Redis),
         cache: one!(Cache),
         admin: one!(Admin),
         log: one!(Log),

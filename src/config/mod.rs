@@ -15,6 +15,7 @@ pub mod policy;
 pub mod render;
 pub mod report;
 pub mod schema;
+pub mod sharing;
 pub mod steering;
 pub mod syntax;
 pub mod table;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::keys::Keys;
 use super::limiting::{Action, Costs, Counts, Frequency, Key, MethodName, Preset, Tell};
 use super::report::At;
+use super::sharing::{Password, Prefix, RedisServer};
 use super::steering::{CookieName, HashBy, Secret};
 use super::value::{Bounds, Kind, Literal, OrAuto, OrOff, Rate, Size, Value, Wrong};
 use super::walk::{Found, Given, Walk};
@@ -54,7 +55,7 @@ pub enum Shown {
 use Shown::{Default, Example, Unset};
 
 /// Every table, in the order of the default file.
-pub const TABLES: [&Table; 10] = [
+pub const TABLES: [&Table; 11] = [
     &Listen::TABLE,
     &Upstream::TABLE,
     &Route::TABLE,
@@ -62,6 +63,7 @@ pub const TABLES: [&Table; 10] = [
     &Geo::TABLE,
     &Rule::TABLE,
     &Limit::TABLE,
+    &Redis::TABLE,
     &Cache::TABLE,
     &Admin::TABLE,
     &Log::TABLE,
@@ -743,8 +745,44 @@ table! {
     /// a little slower.
     tell: Tell = Default("near");
 
+    /// Whether its rate is shared by all proxies of the fleet, where there is a `[redis]`; else each has all of it. What
+    /// `concurrency` says each counts for itself.
+    shared: bool = Default("true");
+
     /// Whether to tell it in `X-RateLimit-Limit`, `-Remaining` and `-Reset` as well, the last in seconds from now.
     x_ratelimit: bool = Default("false");
+}
+
+table! {
+    /// Where several proxies meet that share limits. No request waits for it: each proxy has an even part of every
+    /// limit, and clients who are refused by that are made known here, so that the others spare what they don't use. Without
+    /// Redis (5 or later, or what speaks like it) each goes on with its even part.
+    Redis = "redis", many: false;
+
+    /// `redis://host:port`, or `rediss://` with TLS, and `/3` behind it for another database than 0. Of several one is
+    /// used and the others are tried when it fails: a cluster's nodes, say, of which the one is found that has our keys. Nothing
+    /// else should be able to write there.
+    servers: Option<Vec<RedisServer>> = Unset(r#"["redis://redis:6379"]"#);
+
+    /// As whom to log in; else as `default`.
+    username: Option<Name> = Unset("tidegate");
+
+    /// Its password, or `file:` and where it is. All proxies have to have the same one: clients' names in Redis are
+    /// hashes that are keyed with it, and with `prefix`.
+    password: Option<Password> = Unset("file:/run/secrets/redis");
+
+    /// A PEM file of certificate authorities to believe instead of the system's.
+    ca: Option<PathBuf> = Unset("/etc/tidegate/redis-ca.pem");
+
+    /// How long a message and its answer may take; a new connection may take ten times that, up to a second. What fails three times in a row
+    /// is down: it is tried again ever more seldom, every two seconds at last.
+    timeout: Duration = Default("50ms"), "5ms" to "1s";
+
+    /// What all keys begin with, in braces. Proxies with another prefix are another fleet.
+    prefix: Prefix = Default("tidegate");
+
+    /// How many proxies there are, until Redis has said: what a proxy that starts without Redis divides by.
+    proxies: usize = Default("1"), "1" to "256";
 }
 
 table! {

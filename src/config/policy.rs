@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use super::table::Table;
 pub use super::words::{AcceptEncoding, ListAction, RuleAction};
+use crate::limits::fleet::FleetSpec;
 use crate::limits::spec::LimitSpec;
 use crate::origin::{Bulkhead, Priority, UpstreamSpec};
 use crate::rules::claims::ClaimedBy;
@@ -38,6 +39,8 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// In the order of the file.
     pub limits: Vec<LimitSpec>,
+    /// Whom limits are shared with.
+    pub fleet: Option<FleetSpec>,
     pub admin: Admin,
     pub log: Log,
     pub(super) table: Table,

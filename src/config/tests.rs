@@ -134,6 +134,9 @@ fn every_example_is_valid() {
         .replace("/etc/ssl/certs/internal-ca.pem", "/ca.pem")
         .replace("/etc/tidegate/clients-ca.pem", "/ca.pem")
         .replace("/run/secrets/sticky", "/secret")
+        .replace("/run/secrets/redis", "/secret")
+        .replace("/etc/tidegate/redis-ca.pem", "/ca.pem")
+        .replace("redis://redis", "rediss://redis")
         .replace("/etc/letsencrypt/live/example.com", "/cert")
         .replace("/etc/tidegate/office.txt", "/list")
         .replace("/var/lib/GeoIP/GeoLite2-Country.mmdb", "/country")
@@ -478,6 +481,107 @@ fn a_limit_is_what_was_written() {
         (Counts::Origin, 2)
     );
     assert!(policy(UPSTREAM).limits.is_empty());
+}
+
+#[test]
+fn a_fleet_is_what_was_written() {
+    let text = format!(
+        "{UPSTREAM}[redis]\nservers = ['redis://a', 'rediss://b:7000/2']\nusername = 'me'\n\
+         password = 'file:/secret'\nca = '/ca.pem'\ntimeout = '20ms'\nprefix = 'shop'\nproxies = 4\n\
+         [[limit]]\nrate = '5/s'\n[[limit]]\nrate = '5/s'\nshared = false\n"
+    );
+    let policy = policy(&text);
+    let shared: Vec<_> = policy.limits.iter().map(|limit| limit.shared).collect();
+    assert_eq!(shared, [true, false]);
+    let shown = format!("{policy:?}");
+    assert!(!shown.contains("0123456789"), "{shown}");
+    let fleet = policy.fleet.unwrap();
+    assert_eq!(fleet.proxies, 4);
+    let redis = fleet.redis;
+    let places: Vec<_> = redis
+        .servers
+        .iter()
+        .map(|s| (&*s.host, s.port, s.tls, s.database))
+        .collect();
+    assert_eq!(places, [("a", 6379, false, 0), ("b", 7000, true, 2)]);
+    assert_eq!(redis.username.as_deref(), Some("me"));
+    assert_eq!(redis.password.as_deref(), Some("0123456789abcdef"));
+    assert_eq!(
+        (redis.timeout, &*redis.prefix),
+        (Duration::from_millis(20), "shop")
+    );
+    assert!(self::policy(UPSTREAM).fleet.is_none());
+}
+
+#[test]
+fn what_is_wrong_with_a_fleet_is_told_where_it_stands() {
+    for (redis, line, what, help) in [
+        (
+            "servers = ['redis:6379']",
+            4,
+            "is not a Redis server",
+            "redis://",
+        ),
+        (
+            "servers = ['redis://:hush@redis']",
+            4,
+            "is not a Redis server",
+            "password",
+        ),
+        ("password = 'x'", 4, "without `servers`", "servers ="),
+        (
+            "servers = ['redis://a']\nusername = 'me'",
+            5,
+            "without `password`",
+            "add it",
+        ),
+        (
+            "servers = ['redis://a']\nca = '/ca.pem'",
+            5,
+            "without TLS",
+            "rediss",
+        ),
+        ("servers = ['rediss://a']\nca = '/none'", 5, "/none", "PEM"),
+        (
+            "servers = ['redis://a']\npassword = 'file:/none'",
+            5,
+            "/none",
+            "a file",
+        ),
+        (
+            "servers = ['redis://a']\nprefix = '{a}'",
+            5,
+            "is not a prefix",
+            "letters",
+        ),
+        (
+            "servers = ['redis://a']\nproxies = 0",
+            5,
+            "less than 1",
+            "256",
+        ),
+        (
+            "[[limit]]\nrate = '1/s'\nshared = true",
+            6,
+            "nobody to share it with",
+            "[redis]",
+        ),
+        (
+            "servers = ['redis://a']\n[[limit]]\nconcurrency = 3\nshared = true",
+            7,
+            "`shared` without",
+            "rate",
+        ),
+    ] {
+        let told = mistakes(&format!("{UPSTREAM}[redis]\n{redis}\n"));
+        let [(at, is, helps)] = &told[..] else {
+            panic!("{redis}: {told:?}");
+        };
+        assert_eq!(*at, line, "{redis}");
+        assert!(is.contains(what), "{redis}: {is}");
+        assert!(helps.contains(help), "{redis}: {helps}");
+        assert!(!format!("{told:?}").contains("hush"), "{told:?}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What limits say to a request: who its client is, whether it is let in, and the answer to one that is not.
 
 use std::cell::RefCell;
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::Hasher;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::record::Outcome;
 use crate::clock::{self, Tick};
 use crate::config::policy::Route;
 use crate::fetch::Bill;
-use crate::limits::spec::{Key, Part};
+use crate::limits::spec::Part;
 use crate::limits::{self, Asked, Granted, Limit, Refusal};
 use crate::rules::client::Client;
 use crate::rules::decimal;
@@ -41,12 +41,16 @@ pub struct Who<'a> {
 
 /// Whose request it is, by what a limit goes by: a hash that nobody outside can foretell. The one place where identities
 /// come from.
-fn identity(seed: &RandomState, key: &Key, who: &Who) -> u64 {
-    let mut hasher = seed.build_hasher();
-    for part in &key.0 {
+fn identity(site: &Site, limit: &Limit, who: &Who) -> u64 {
+    let mut hasher = site.limits.numbers(limit);
+    for part in &limit.spec.key.0 {
         match part {
             Part::Address => address(who.client, &mut hasher),
-            Part::Route => hasher.write_usize(who.route.map_or(usize::MAX, |route| route.id)),
+            // By its name: another proxy may have others before it.
+            Part::Route => text(
+                who.route.map_or(b"", |route| route.name.as_bytes()),
+                &mut hasher,
+            ),
             Part::Host => text(who.host.as_bytes(), &mut hasher),
             Part::Header(name) => {
                 let mut is_said = false;
@@ -190,7 +194,7 @@ pub fn unread(site: &Site, client: Client, at: Tick) {
         |limit: &&Arc<Limit>| limit.spec.key.0 == [Part::Address] && limit.spec.methods.is_empty();
     let door = &site.limits.of(None).door;
     for limit in door.iter().filter(is_by_address) {
-        let mut hasher = site.limits.seed.build_hasher();
+        let mut hasher = site.limits.numbers(limit);
         address(client, &mut hasher);
         limit.count_unread(hasher.finish(), at.nanos());
     }
@@ -205,7 +209,7 @@ pub fn bill(site: &Site, who: &Who) -> Option<Bill> {
     let its = billed.iter().filter(|limit| is_its(limit, who));
     let debtors: Vec<_> = its
         .map(|limit| {
-            let client = identity(&site.limits.seed, &limit.spec.key, who);
+            let client = identity(site, limit, who);
             (Arc::clone(limit), client)
         })
         .collect();
@@ -234,7 +238,7 @@ fn ask(
     for limit in limits.iter().filter(|limit| is_its(limit, who)) {
         asked[len] = Asked {
             limit,
-            client: identity(&site.limits.seed, &limit.spec.key, who),
+            client: identity(site, limit, who),
         };
         len += 1;
     }

@@ -5,16 +5,19 @@
 //!
 //! Several limits may be asked about one request. All of them admit it, or nothing is taken from any ([`ask`]).
 
+pub mod fleet;
 pub mod spec;
 pub mod table;
 pub mod told;
 
-use std::hash::RandomState;
-use std::sync::Arc;
+use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::rules::gcra::Gcra;
+use crate::rules::gcra::{Cell, Gcra, Verdict};
 use crate::telemetry::{Counter, Limited, Metrics, names};
+use fleet::{Cells, Fleet, FleetSpec, Part};
+use siphasher::sip::SipHasher13;
 use spec::{Action, Cost, Counts, LimitSpec, Tell};
 use table::{Hold, Law, Table, Taken};
 use told::Lines;
@@ -25,10 +28,33 @@ pub const MOST: usize = 16;
 /// All limits.
 pub struct Limits {
     /// What clients are hashed with: another in each process, since strangers choose what is hashed.
-    pub seed: RandomState,
+    seed: RandomState,
     all: Vec<Arc<Limit>>,
     /// By route, and last those of requests that no route takes.
     of: Vec<OfRoute>,
+    fleet: OnceLock<Fleet>,
+}
+
+/// Makes a client's number. Limits that are shared have hashers of their own, the same on all proxies.
+pub enum Numbers {
+    Here(DefaultHasher),
+    Everywhere(SipHasher13),
+}
+
+impl Hasher for Numbers {
+    fn write(&mut self, bytes: &[u8]) {
+        match self {
+            Numbers::Here(hasher) => hasher.write(bytes),
+            Numbers::Everywhere(hasher) => hasher.write(bytes),
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        match self {
+            Numbers::Here(hasher) => hasher.finish(),
+            Numbers::Everywhere(hasher) => hasher.finish(),
+        }
+    }
 }
 
 /// The limits of a route.
@@ -47,7 +73,9 @@ pub struct Limit {
     pub spec: LimitSpec,
     /// What clients are told of it.
     pub lines: Lines,
-    table: Table,
+    table: Arc<Table>,
+    /// What it has of a rate that others have, too.
+    part: Option<Arc<Part>>,
     counts: [Arc<Counter>; Limited::ALL.len()],
 }
 
@@ -102,14 +130,16 @@ impl Drop for InHand {
 }
 
 impl Limits {
-    /// `routes`: how many there are. `room`: where the memory for clients is taken from.
+    /// `routes`: how many there are. `fleet`: whom they are shared with. `room`: where the memory for clients is taken from.
     pub fn new(
         specs: &[LimitSpec],
         routes: usize,
+        fleet: Option<&FleetSpec>,
         room: impl Fn(usize) -> Option<Hold> + Clone + Send + Sync + 'static,
         metrics: &Metrics,
     ) -> Limits {
-        let make = |spec: &LimitSpec| Arc::new(Limit::new(spec.clone(), room.clone(), metrics));
+        let make =
+            |spec: &LimitSpec| Arc::new(Limit::new(spec.clone(), fleet, room.clone(), metrics));
         let all: Vec<_> = specs.iter().map(make).collect();
         let of = |route: Option<usize>| {
             let is_its = |limit: &&Arc<Limit>| {
@@ -130,6 +160,35 @@ impl Limits {
             seed: RandomState::new(),
             of: (0..routes).map(Some).chain([None]).map(of).collect(),
             all,
+            fleet: OnceLock::new(),
+        }
+    }
+
+    /// Joins the fleet. Without that, or until it is known who else there is, shared limits are divided by as many as are
+    /// expected.
+    ///
+    /// # Errors
+    /// Roots that can't be read, a thread that can't be had; for people.
+    pub fn join(&self, spec: &FleetSpec, metrics: &Metrics) -> Result<(), String> {
+        let parts = self.all.iter().filter_map(|limit| limit.part.clone());
+        let fleet = Fleet::join(spec.clone(), parts.collect(), metrics)?;
+        // A second one would leave at once.
+        let _ = self.fleet.set(fleet);
+        Ok(())
+    }
+
+    /// Leaves the fleet, which blocks for three of Redis's timeouts at most.
+    pub fn leave(&self) {
+        if let Some(fleet) = self.fleet.get() {
+            fleet.leave();
+        }
+    }
+
+    /// What to make a client's number with, for a limit.
+    pub fn numbers(&self, limit: &Limit) -> Numbers {
+        match &limit.part {
+            Some(part) => Numbers::Everywhere(part.hasher()),
+            None => Numbers::Here(self.seed.build_hasher()),
         }
     }
 
@@ -147,19 +206,32 @@ impl Limits {
 impl Limit {
     fn new(
         spec: LimitSpec,
+        fleet: Option<&FleetSpec>,
         room: impl Fn(usize) -> Option<Hold> + Send + Sync + 'static,
         metrics: &Metrics,
     ) -> Limit {
+        let whole = law(&spec);
+        let part = fleet.filter(|_| spec.shared).zip(whole);
+        let part = part.map(|(fleet, whole)| Arc::new(Part::of(fleet, &spec, whole)));
         let law = Law {
-            gcra: law(&spec),
+            gcra: whole,
             concurrency: spec.concurrency,
         };
         let count = |what: &Limited| {
             let labels = [spec.name.as_str(), what.label()];
             metrics.counter(&names::LIMITED, &labels)
         };
+        let table = Table::new(law, spec.max_clients, Box::new(room));
+        let table = Arc::new(match &part {
+            Some(part) => table.having(part.even()),
+            None => table,
+        });
+        if let Some(part) = &part {
+            part.set_cells(Box::new(Kept(Arc::clone(&table))));
+        }
         Limit {
-            table: Table::new(law, spec.max_clients, Box::new(room)),
+            table,
+            part,
             counts: std::array::from_fn(|at| count(&Limited::ALL[at])),
             lines: Lines::of(&spec),
             spec,
@@ -168,7 +240,29 @@ impl Limit {
 
     /// Takes a request of `client`'s from it, or nothing. `now`: nanoseconds. The one place where it is decided.
     fn decide(&self, client: u64, now: u64) -> Taken {
-        self.table.take(client, now, self.cost())
+        let Some(part) = &self.part else {
+            return self.table.take(client, now, self.cost());
+        };
+        let by_number = self.spec.concurrency.is_some();
+        // How many he has in hand, the table knows also of who is hot.
+        let is_in = by_number && part.is_hot(client);
+        if is_in && !self.table.enter(client, now) {
+            return Taken::Refuse(None);
+        }
+        if is_in || !by_number {
+            let verdict = part.decide(client, now, self.cost());
+            if is_in && !matches!(verdict, Some(Verdict::Admit { .. } | Verdict::Wait { .. })) {
+                self.table.release(client);
+            }
+            if let Some(verdict) = verdict {
+                return verdict.into();
+            }
+        }
+        let taken = self.table.take(client, now, self.cost());
+        if matches!(taken, Taken::Refuse(Some(_)) | Taken::Wait(_)) {
+            part.refused(client);
+        }
+        part.told(taken)
     }
 
     /// Counts what could not be read as a request, which is refused in any case and in nobody's hand.
@@ -182,7 +276,29 @@ impl Limit {
 
     /// Takes what is known only afterwards: milliseconds of an origin's time.
     pub fn charge(&self, client: u64, now: u64, cost: u64) {
-        self.table.charge(client, now, cost);
+        let part = self.part.as_ref();
+        if part
+            .and_then(|part| part.charge(client, now, cost))
+            .is_none()
+        {
+            self.table.charge(client, now, cost);
+        }
+    }
+
+    /// What would be decided.
+    fn look(&self, client: u64, now: u64) -> Taken {
+        let part = self.part.as_ref();
+        let hot = part.and_then(|part| part.look(client, now, self.cost()));
+        hot.map_or_else(|| self.table.look(client, now, self.cost()), Taken::from)
+    }
+
+    fn give_back(&self, client: u64) {
+        let part = self.part.as_ref();
+        match part.and_then(|part| part.refund(client, self.cost())) {
+            Some(()) if self.spec.concurrency.is_some() => self.table.release(client),
+            Some(()) => {}
+            None => self.table.give_back(client, self.cost()),
+        }
     }
 
     /// Clients remembered, and how many requests were admitted for want of a place to remember them in.
@@ -216,6 +332,31 @@ impl Limit {
             Tell::Near => remaining.saturating_mul(2) < self.most(),
             Tell::Refused => false,
         }
+    }
+}
+
+impl From<Verdict> for Taken {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Admit {
+                remaining, reset, ..
+            } => Taken::Admit { remaining, reset },
+            Verdict::Wait { wait, .. } => Taken::Wait(wait),
+            Verdict::Refuse { wait, .. } => Taken::Refuse(Some(wait)),
+        }
+    }
+}
+
+/// A limit's table, for those who turn hot and cool.
+struct Kept(Arc<Table>);
+
+impl Cells for Kept {
+    fn cell(&self, client: u64) -> Cell {
+        self.0.cell(client)
+    }
+
+    fn set_cell(&self, client: u64, cell: Cell, now: u64) {
+        self.0.set_cell(client, cell, now);
     }
 }
 
@@ -313,7 +454,7 @@ impl Granted {
 fn give_back(asked: &[Asked<'_>], taken: u32) {
     for (at, Asked { limit, client }) in asked.iter().enumerate() {
         if taken & (1 << at) != 0 {
-            limit.table.give_back(*client, limit.cost());
+            limit.give_back(*client);
         }
     }
 }
@@ -325,7 +466,7 @@ fn strictest(first: Refusal, others: &[Asked<'_>], now: u64) -> Refusal {
         if !matches!(limit.spec.action, Action::Refuse | Action::Delay) {
             continue;
         }
-        if let Taken::Refuse(wait) = limit.table.look(*client, now, limit.cost())
+        if let Taken::Refuse(wait) = limit.look(*client, now)
             && wait > strictest.wait
         {
             strictest = Refusal {

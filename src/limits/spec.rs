@@ -24,6 +24,8 @@ pub struct LimitSpec {
     pub penalty: Duration,
     pub max_clients: usize,
     pub tell: Tell,
+    /// Whether a fleet has its rate together.
+    pub shared: bool,
     /// Whether `X-RateLimit-*` is told beside `RateLimit`.
     pub x_ratelimit: bool,
 }

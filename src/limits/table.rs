@@ -12,8 +12,10 @@
 //! ten million clients there are two at odds of one in a hundred that count as one.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::rules::gcra::{Cell, Gcra, Verdict};
@@ -62,6 +64,8 @@ pub struct Table {
     /// Buckets that a shard may have.
     most: usize,
     law: Law,
+    /// Instead of the law's, where its rate is shared: this proxy's part.
+    part: Option<Arc<ArcSwap<Gcra>>>,
     room: Room,
     pub unremembered: Counter,
 }
@@ -114,8 +118,17 @@ impl Table {
             shards: (0..shards).map(|_| Padded(Mutex::default())).collect(),
             most: places.div_ceil(shards * PLACES).max(1),
             law,
+            part: None,
             room,
             unremembered: Counter::default(),
+        }
+    }
+
+    /// Goes by this part of the law's rate, as it is by then.
+    pub fn having(self, part: Arc<ArcSwap<Gcra>>) -> Table {
+        Table {
+            part: Some(part),
+            ..self
         }
     }
 
@@ -167,15 +180,50 @@ impl Table {
             if self.law.concurrency.is_some() {
                 place.who -= u64::from(place.in_hand() > 0);
             }
-            if let Some(gcra) = &self.law.gcra {
+            if let Some(gcra) = self.gcra() {
                 place.cell = gcra.refund(place.cell, cost);
             }
         }
     }
 
+    /// Takes a request at once and nothing else. False: there are too many.
+    pub fn enter(&self, client: u64, now: u64) -> bool {
+        let print = print(client);
+        let mut shard = self.shard(client).lock();
+        let at = shard.find(print);
+        let Some(at) = at.or_else(|| self.settle(&mut shard, print, now)) else {
+            self.unremembered.add(1);
+            return true;
+        };
+        let place = shard.place(at);
+        let most = self.law.concurrency.unwrap_or(u16::MAX);
+        let fits = place.in_hand() < most;
+        place.who += u64::from(fits);
+        fits
+    }
+
+    /// What a client has used; who is not remembered has used nothing.
+    pub fn cell(&self, client: u64) -> Cell {
+        let mut shard = self.shard(client).lock();
+        match shard.find(print(client)) {
+            Some(at) => shard.place(at).cell,
+            None => Cell::default(),
+        }
+    }
+
+    /// Remembers what he has used, if there is a place for him.
+    pub fn set_cell(&self, client: u64, cell: Cell, now: u64) {
+        let print = print(client);
+        let mut shard = self.shard(client).lock();
+        let at = shard.find(print);
+        if let Some(at) = at.or_else(|| self.settle(&mut shard, print, now)) {
+            shard.place(at).cell = cell;
+        }
+    }
+
     /// Takes what is known only afterwards.
     pub fn charge(&self, client: u64, now: u64, cost: u64) {
-        let Some(gcra) = &self.law.gcra else { return };
+        let Some(gcra) = self.gcra() else { return };
         let print = print(client);
         let mut shard = self.shard(client).lock();
         let at = shard.find(print);
@@ -208,13 +256,20 @@ impl Table {
         self.shards.len() * (self.most * size_of::<Bucket>() + size_of::<Padded>())
     }
 
+    fn gcra(&self) -> Option<Gcra> {
+        match &self.part {
+            Some(part) => Some(**part.load()),
+            None => self.law.gcra,
+        }
+    }
+
     fn shard(&self, client: u64) -> &Mutex<Shard> {
         // Bits that the fingerprint has not; the number of shards is a power of two.
         &self.shards[(client >> 48) as usize & (self.shards.len() - 1)].0
     }
 
     fn decide(&self, place: &mut Place, now: u64, cost: u64) -> Taken {
-        let Law { gcra, concurrency } = &self.law;
+        let (gcra, concurrency) = (self.gcra(), &self.law.concurrency);
         if concurrency.is_some_and(|most| place.in_hand() >= most) {
             return Taken::Refuse(None);
         }
@@ -269,17 +324,13 @@ impl Table {
 
     fn is_free(&self, place: &Place, now: u64) -> bool {
         let full = |gcra: &Gcra| gcra.is_full(place.cell, now);
-        place.in_hand() == 0 && self.law.gcra.as_ref().is_none_or(full)
+        place.in_hand() == 0 && self.gcra().as_ref().is_none_or(full)
     }
 
     /// The place of who has used least, if that is no more than half.
     fn least(&self, shard: &Shard, print: u64, now: u64) -> Option<At> {
         // Without a rate only those are remembered who have a request in hand.
-        let gcra = self
-            .law
-            .gcra
-            .as_ref()
-            .filter(|_| !shard.buckets.is_empty())?;
+        let gcra = self.gcra().filter(|_| !shard.buckets.is_empty())?;
         let places = shard.buckets_of(print).into_iter().flat_map(|bucket| {
             let places = shard.buckets[bucket].0.iter().enumerate();
             places.map(move |(at, place)| ((bucket, at), place))

@@ -22,6 +22,7 @@ fn spec(name: &str, count: u64, burst: u64) -> LimitSpec {
         penalty: Duration::ZERO,
         max_clients: 1_000,
         tell: Tell::Near,
+        shared: true,
         x_ratelimit: false,
     }
 }
@@ -29,7 +30,7 @@ fn spec(name: &str, count: u64, burst: u64) -> LimitSpec {
 fn limits(specs: &[LimitSpec]) -> (Limits, Metrics) {
     let metrics = Metrics::new();
     let room = |_| Some(Box::new(()) as Hold);
-    (Limits::new(specs, 2, room, &metrics), metrics)
+    (Limits::new(specs, 2, None, room, &metrics), metrics)
 }
 
 /// One request of a client's, at all limits there are.

@@ -34,8 +34,9 @@ pub const REST: Duration = Duration::from_millis(500);
 const QUIET: Duration = Duration::from_secs(3);
 /// And so does he of whom so many requests were due and none came: by chance that is one time in three thousand.
 const MISSED: f64 = 8.0;
-/// Who wants nothing and has nothing is told of so often, lest he is forgotten here and not there, or the reverse.
-const IDLE: Duration = Duration::from_secs(2);
+/// Who wants nothing and has nothing is told of four times while his bucket fills, so that he is forgotten once it is full;
+/// and at least and at most after so long.
+const IDLE: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(120)];
 /// What is asked is averaged over so many seconds: growing demand is told soon, a lull is not the end.
 const RISING: f64 = 0.2;
 const FALLING: f64 = 1.0;
@@ -145,24 +146,24 @@ impl Lease {
         self.asked = self.asked.saturating_add(cost);
         self.wanted = now;
         self.spill(now);
-        let verdict = self.part.decide(self.cell, now, cost);
-        match verdict {
-            Verdict::Admit { cell, .. } | Verdict::Wait { cell, .. } => {
-                self.cell = cell;
-                verdict
-            }
-            // A share may change with the next grant: more than the whole would have him wait is never right.
-            Verdict::Refuse { cell, wait } => {
-                self.cell = cell;
-                let most = Duration::from_secs_f64(1.0 + cost as f64 / self.whole.rate());
-                let wait = wait.min(most);
-                Verdict::Refuse { cell, wait }
-            }
-        }
+        let verdict = self.look(now, cost);
+        self.cell = match verdict {
+            Verdict::Admit { cell, .. } => cell,
+            Verdict::Wait { cell, .. } | Verdict::Refuse { cell, .. } => cell,
+        };
+        verdict
+    }
+
+    /// What would be decided.
+    pub fn look(&self, now: u64, cost: u64) -> Verdict {
+        self.bounded(self.part.decide(self.cell, now, cost), cost)
     }
 
     /// Takes what is known only afterwards.
     pub fn charge(&mut self, now: u64, cost: u64) {
+        self.asked = self.asked.saturating_add(cost);
+        self.wanted = now;
+        self.spill(now);
         self.cell = self.part.charge(self.cell, now, cost);
     }
 
@@ -171,10 +172,16 @@ impl Lease {
         self.cell = self.part.refund(self.cell, cost);
     }
 
+    /// When it was reported last.
+    pub fn reported(&self) -> u64 {
+        self.reported
+    }
+
     /// Whether a report of it should be in the next message.
     pub fn is_due(&self, now: u64) -> bool {
         let since = Duration::from_nanos(now.saturating_sub(self.reported));
-        self.news || self.asked > 0 || !self.is_idle() || since >= IDLE
+        let idle = (self.whole.fills_in() / 4).clamp(IDLE[0], IDLE[1]);
+        self.news || self.asked > 0 || !self.is_idle() || since >= idle
     }
 
     /// Whether the next message should be soon.
@@ -239,6 +246,28 @@ impl Lease {
         let part = even(&self.whole, proxies, self.least);
         let tokens = self.part.tokens(self.cell, now).min(part.burst());
         part.holding(tokens, now)
+    }
+
+    /// As a client is to know it: of the whole, what is left here of the part. And as a share may change with the next
+    /// grant, to have him wait for more than the whole would is never right.
+    fn bounded(&self, verdict: Verdict, cost: u64) -> Verdict {
+        match verdict {
+            Verdict::Refuse { cell, wait } => {
+                let most = Duration::from_secs_f64(1.0 + cost as f64 / self.whole.rate());
+                let wait = wait.min(most);
+                Verdict::Refuse { cell, wait }
+            }
+            Verdict::Admit {
+                cell,
+                remaining,
+                reset,
+            } => Verdict::Admit {
+                cell,
+                remaining: (remaining as f64 * self.whole.burst() / self.burst) as u64,
+                reset,
+            },
+            other => other,
+        }
     }
 
     fn take(&mut self, grant: Grant, now: u64) {
@@ -373,6 +402,6 @@ impl Pace {
 }
 
 #[cfg(test)]
-mod ledger;
+pub(crate) mod ledger;
 #[cfg(test)]
 mod tests;

@@ -115,6 +115,7 @@ impl Leave {
                 () = panicked.notified() => Err("the engine has panicked".to_owned()),
             }
         });
+        site.limits.leave();
         // A thread that still waits for a successor is not waited for.
         runtime.shutdown_background();
         served

@@ -109,6 +109,21 @@ labelled! {
 }
 
 labelled! {
+    /// What a message to Redis came to: the label `result`.
+    RedisResult {
+        Ok "ok",
+        /// No answer in time.
+        Timeout "timeout",
+        /// No connection, or one that broke.
+        Unreachable "unreachable",
+        /// An error: no memory, a wrong password, a replica.
+        Refused "refused",
+        /// An answer that Redis can't have meant.
+        Unbelievable "unbelievable",
+    }
+}
+
+labelled! {
     /// What a background refresh came to: the label `result`.
     RefreshResult {
         Stored "stored",

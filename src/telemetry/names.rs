@@ -52,6 +52,10 @@ families! {
     LIMITED: Counter "tidegate_limited_total" ["limit", "action"] "Requests beyond a limit: refused, delayed, stale, that were served with what was stored if anything was, and logged, by one that is tried out.";
     LIMIT_CLIENTS: Gauge "tidegate_limit_clients" ["limit"] "Clients that the limit remembers.";
     LIMIT_UNREMEMBERED: Counter "tidegate_limit_unremembered_total" ["limit"] "Requests that were not counted, since there was no place for one client more.";
+    REDIS_UP: Gauge "tidegate_redis_up" [] "Whether Redis answers: 1, or 0 and each proxy has its even part of the limits.";
+    REDIS_OPERATIONS: Counter "tidegate_redis_operations_total" ["result"] "Messages to Redis: ok, timeout, unreachable, refused by it, unbelievable.";
+    FLEET_PROXIES: Gauge "tidegate_fleet_proxies" [] "Proxies that share limits, as far as is known.";
+    FLEET_HOT: Gauge "tidegate_fleet_hot_clients" [] "Clients whose shares the proxies keep in step.";
 
     CACHE_BYTES: Gauge "tidegate_cache_bytes" [] "Memory charged to the cache: entries, flights and spools.";
     CACHE_BYTES_MAX: Gauge "tidegate_cache_bytes_max" [] "What they may take: max_memory less a sixteenth.";

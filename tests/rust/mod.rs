@@ -18,6 +18,7 @@ mod container;
 mod corpus;
 mod differential;
 mod farm;
+mod fleet;
 mod flight_table;
 mod floods;
 mod frames;
@@ -36,6 +37,9 @@ mod probes;
 #[path = "../../fuzz/src/lib.rs"]
 mod properties;
 mod scarce;
+#[path = "../../src/limits/fleet/tests/server.rs"]
+#[expect(dead_code, reason = "the crate's own tests use the rest")]
+mod server;
 mod site;
 mod spread;
 mod tls;
@@ -56,6 +60,7 @@ pub fn tests() -> Vec<Test> {
         corpus::tests(),
         differential::tests(),
         farm::tests(),
+        fleet::tests(),
         flight_table::tests(),
         guests::tests(),
         health::tests(),

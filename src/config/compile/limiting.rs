@@ -75,6 +75,7 @@ impl Compile<'_, '_> {
             },
             max_clients: limit.max_clients.value,
             tell: limit.tell.value,
+            shared: limit.shared.value,
             x_ratelimit: limit.x_ratelimit.value,
         }
     }
@@ -139,6 +140,7 @@ impl Compile<'_, '_> {
             ("burst", &limit.burst.at),
             ("cost", &limit.cost.at),
             ("penalty", &limit.penalty.at),
+            ("shared", &limit.shared.at),
         ] {
             if at.is_written() && !has_rate {
                 let what = format!("`{name}` without `rate`");

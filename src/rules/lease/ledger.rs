@@ -24,10 +24,6 @@ impl Members {
             .retain(|_, seen| now - *seen <= LIVE.as_secs_f64() && *seen <= now + 1.0);
         self.0.len() as u32
     }
-
-    pub fn left(&mut self, me: u64) {
-        self.0.remove(&me);
-    }
 }
 
 /// What is known of one hot client.
@@ -109,6 +105,8 @@ impl Account {
         let free = (1.0 - others).max(0.0);
 
         let share = self.share(me, mine, free, 1.0 - elsewhere).clamp(0.0, free);
+        // What rounding leaves of one is none.
+        let share = if share < 1e-6 { 0.0 } else { share };
         self.holders.get_mut(&me).expect("just put there").share = share;
 
         // Who has no share keeps a request's worth; who has one gathers two, so that he makes use of it, and of the rest his share.

@@ -1,0 +1,388 @@
+//! One connection to Redis, which is made anew after whatever went wrong with it.
+//!
+//! A server that is slow, or says more than it was asked for, costs its time and a megabyte; both have an end here. Keys have
+//! one slot, so of a cluster the node is looked for that has it (MOVED), and no other connection is needed.
+
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, ServerErrorKind, Value,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::message::{Message, Reply, SCRIPT};
+use crate::telemetry::RedisResult;
+
+/// No answer of ours is as long: the names of all hot clients take a third of it.
+pub(super) const LONGEST_ANSWER: usize = 1 << 20;
+
+/// A lease that ends meanwhile is seen to that much later.
+const LONGEST_CONNECTING: Duration = Duration::from_secs(1);
+
+/// Where Redis is and how it is spoken to.
+#[derive(Clone)]
+pub struct RedisSpec {
+    /// One, or several that are tried in turn: a cluster's nodes, say.
+    pub servers: Vec<Server>,
+    pub username: Option<String>,
+    pub password: Option<String>,
+    /// PEM file with the only roots to believe; else the system's.
+    pub ca: Option<PathBuf>,
+    /// For a message and its answer; ten times as much for a new connection, a second at most.
+    pub timeout: Duration,
+    /// What all keys begin with.
+    pub prefix: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Server {
+    pub host: String,
+    pub port: u16,
+    pub tls: bool,
+    pub database: u16,
+}
+
+impl std::fmt::Debug for RedisSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisSpec")
+            .field("servers", &self.servers)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    pub result: RedisResult,
+    /// For people.
+    pub why: String,
+}
+
+impl From<RedisError> for Failure {
+    fn from(error: RedisError) -> Self {
+        let result = match error.kind() {
+            ErrorKind::Io => RedisResult::Unreachable,
+            ErrorKind::Parse | ErrorKind::UnexpectedReturnType => RedisResult::Unbelievable,
+            _ => RedisResult::Refused,
+        };
+        let mut why = error.to_string();
+        // It may be as long as the answer was.
+        why.truncate(why.floor_char_boundary(200));
+        Failure { result, why }
+    }
+}
+
+fn unreachable(why: impl ToString) -> Failure {
+    Failure {
+        result: RedisResult::Unreachable,
+        why: why.to_string(),
+    }
+}
+
+/// The way to Redis.
+pub struct Link {
+    spec: RedisSpec,
+    tls: Option<TlsConnector>,
+    /// Whose turn it is.
+    at: usize,
+    /// The node of a cluster that has our keys.
+    node: Option<Server>,
+    connection: Option<Connection>,
+}
+
+struct Connection {
+    redis: MultiplexedConnection,
+    driver: AbortHandle,
+    to: Server,
+    /// What the script is called there.
+    sha: String,
+    /// Bytes that may still come.
+    left: Arc<AtomicUsize>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Link {
+    /// # Errors
+    /// Roots that can't be read; for people.
+    pub fn new(spec: RedisSpec) -> Result<Link, String> {
+        let tls = match spec.servers.iter().any(|server| server.tls) {
+            true => Some(TlsConnector::from(Arc::new(roots(&spec)?))),
+            false => None,
+        };
+        Ok(Link {
+            spec,
+            tls,
+            at: 0,
+            node: None,
+            connection: None,
+        })
+    }
+
+    pub fn prefix(&self) -> &str {
+        &self.spec.prefix
+    }
+
+    /// Sends a message and reads the answer. After a failure it is a new connection's turn, and another server's.
+    ///
+    /// # Errors
+    /// Whatever comes to no answer in time.
+    pub async fn say(&mut self, message: &Message<'_>) -> Result<Reply, Failure> {
+        let said = self.try_to_say(message).await;
+        if said.is_err() {
+            self.connection = None;
+            self.node = None;
+            self.at = (self.at + 1) % self.spec.servers.len();
+        }
+        said
+    }
+
+    async fn try_to_say(&mut self, message: &Message<'_>) -> Result<Reply, Failure> {
+        let value = match self.ask(message).await {
+            Err(error) if is(&error, ServerErrorKind::NoScript) => {
+                let limit = self.spec.timeout;
+                self.connected().await?.load(limit).await?;
+                self.ask(message).await?
+            }
+            Err(error) if is(&error, ServerErrorKind::Moved) => {
+                self.node = self.moved_to(&error);
+                self.connection = None;
+                self.ask(message).await?
+            }
+            Err(error) => return Err(error.into()),
+            Ok(value) => value,
+        };
+        message.read(value)
+    }
+
+    async fn ask(&mut self, message: &Message<'_>) -> Result<Value, Wrong> {
+        let limit = self.spec.timeout;
+        let connection = self.connected().await?;
+        let command = message.command(&connection.sha);
+        connection.call(&command, limit).await
+    }
+
+    async fn connected(&mut self) -> Result<&mut Connection, Failure> {
+        if self.connection.is_none() {
+            let to = self.node.clone();
+            let to = to.unwrap_or_else(|| self.spec.servers[self.at].clone());
+            let most = (self.spec.timeout * 10).min(LONGEST_CONNECTING);
+            let made = timeout(most, self.connect(to)).await;
+            let made = made.map_err(|_| Failure {
+                result: RedisResult::Timeout,
+                why: format!("no connection within {most:?}"),
+            })?;
+            self.connection = Some(made?);
+        }
+        Ok(self.connection.as_mut().expect("just made"))
+    }
+
+    async fn connect(&self, to: Server) -> Result<Connection, Failure> {
+        let stream = TcpStream::connect((to.host.as_str(), to.port)).await;
+        let stream = stream.map_err(|e| unreachable(format!("{}:{}: {e}", to.host, to.port)))?;
+        stream.set_nodelay(true).map_err(unreachable)?;
+        let stream: Box<dyn Stream> = match (&self.tls, to.tls) {
+            (Some(tls), true) => {
+                let name = ServerName::try_from(to.host.clone()).map_err(unreachable)?;
+                Box::new(tls.connect(name, stream).await.map_err(unreachable)?)
+            }
+            _ => Box::new(stream),
+        };
+        let left = Arc::new(AtomicUsize::new(LONGEST_ANSWER));
+        let stream = Bounded {
+            stream,
+            left: Arc::clone(&left),
+        };
+        let mut info = RedisConnectionInfo::default()
+            .set_skip_set_lib_name()
+            .set_db(to.database.into());
+        if let Some(username) = &self.spec.username {
+            info = info.set_username(username);
+        }
+        if let Some(password) = &self.spec.password {
+            info = info.set_password(password);
+        }
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let (redis, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
+        let mut connection = Connection {
+            redis,
+            driver: tokio::spawn(driver).abort_handle(),
+            to,
+            sha: String::new(),
+            left,
+        };
+        connection.load(self.spec.timeout).await?;
+        Ok(connection)
+    }
+
+    /// The node that a cluster names; one without a host is the one that was asked.
+    fn moved_to(&self, error: &Wrong) -> Option<Server> {
+        let Wrong::Said(error) = error else {
+            return None;
+        };
+        let (address, _) = error.redirect_node()?;
+        let (host, port) = address.rsplit_once(':')?;
+        let mut node = self.connection.as_ref()?.to.clone();
+        if !host.is_empty() {
+            node.host = host.to_owned();
+        }
+        node.port = port.parse().ok()?;
+        Some(node)
+    }
+}
+
+impl Connection {
+    /// Gives the script to Redis, which may have lost it.
+    async fn load(&mut self, limit: Duration) -> Result<(), Failure> {
+        let mut load = redis::cmd("SCRIPT");
+        load.arg("LOAD").arg(SCRIPT);
+        match self.call(&load, limit).await? {
+            Value::BulkString(sha) if sha.len() == 40 && sha.iter().all(u8::is_ascii_hexdigit) => {
+                self.sha = String::from_utf8_lossy(&sha).into_owned();
+                Ok(())
+            }
+            _ => Err(Failure {
+                result: RedisResult::Unbelievable,
+                why: "a script without a name".to_owned(),
+            }),
+        }
+    }
+
+    async fn call(&mut self, command: &redis::Cmd, limit: Duration) -> Result<Value, Wrong> {
+        self.left.store(LONGEST_ANSWER, Relaxed);
+        let answer = timeout(limit, self.redis.send_packed_command(command)).await;
+        let late = |_| Failure {
+            result: RedisResult::Timeout,
+            why: format!("no answer within {limit:?}"),
+        };
+        let value = answer.map_err(late)??;
+        Ok(value.extract_error()?)
+    }
+}
+
+/// A failure, or what Redis says is wrong, which may be mended.
+enum Wrong {
+    Failed(Failure),
+    Said(RedisError),
+}
+
+impl From<Failure> for Wrong {
+    fn from(failure: Failure) -> Self {
+        Wrong::Failed(failure)
+    }
+}
+
+impl From<RedisError> for Wrong {
+    fn from(error: RedisError) -> Self {
+        Wrong::Said(error)
+    }
+}
+
+impl From<Wrong> for Failure {
+    fn from(wrong: Wrong) -> Self {
+        match wrong {
+            Wrong::Failed(failure) => failure,
+            Wrong::Said(error) => error.into(),
+        }
+    }
+}
+
+fn is(wrong: &Wrong, kind: ServerErrorKind) -> bool {
+    matches!(wrong, Wrong::Said(error) if error.kind() == ErrorKind::Server(kind))
+}
+
+/// Whom to believe that they are Redis.
+fn roots(spec: &RedisSpec) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    match &spec.ca {
+        Some(path) => {
+            let wrong = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+            let read = CertificateDer::pem_file_iter(path).map_err(|e| wrong(&e))?;
+            for certificate in read {
+                let certificate = certificate.map_err(|e| wrong(&e))?;
+                roots.add(certificate).map_err(|e| wrong(&e))?;
+            }
+            if roots.is_empty() {
+                return Err(wrong(&"no root certificate in it"));
+            }
+        }
+        None => {
+            let loaded = rustls_native_certs::load_native_certs();
+            let loaded = loaded.map_err(|e| format!("the system's certificates: {e}"))?;
+            roots.add_parsable_certificates(loaded);
+            if roots.is_empty() {
+                return Err("the system has no root certificates".to_owned());
+            }
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A stream that ends where an answer grows too long: what reads it would keep it all.
+struct Bounded {
+    stream: Box<dyn Stream>,
+    left: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Bounded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let came = buf.filled().len() - before;
+        let left = self.left.load(Relaxed);
+        if came > left {
+            let too_long = "an answer that is too long";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, too_long)));
+        }
+        self.left.store(left - came, Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Bounded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
