@@ -67,7 +67,7 @@ async fn crowd(times: f64, seed: u64) -> Vec<Duration> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_served_has_hardly_waited_however_much_comes() {
+async fn who_is_served_has_not_waited_long_however_much_comes() {
     for (times, most) in [(1.2, 650), (1.5, 600), (2.0, 200), (3.0, 200), (10.0, 180)] {
         for seed in 1..=4 {
             let took = crowd(times, seed).await;
