@@ -3,7 +3,7 @@
 //! [`lists`] and [`geo`] are read from files, and anew when those change ([`files`]), by one thread off the road. What is
 //! asked here on the road takes no lock, waits for nothing and allocates nothing.
 
-mod files;
+pub mod files;
 mod geo;
 mod lists;
 
@@ -97,20 +97,23 @@ impl Guard {
         }))
     }
 
-    /// Looks at the files from a thread of its own, if there are any.
+    /// Looks at the files from a thread of its own, if there are any, as long as anybody asks it.
     ///
     /// # Errors
     /// No thread can be had.
-    pub fn watch(&self) -> io::Result<()> {
-        let (lists, geo) = (Arc::clone(&self.lists), Arc::clone(&self.geo));
-        if !lists.has_files() && !geo.has_files() {
+    pub fn watch(self: &Arc<Self>) -> io::Result<()> {
+        if !self.lists.has_files() && !self.geo.has_files() {
             return Ok(());
         }
+        let guard = Arc::downgrade(self);
         let look = move || {
             loop {
                 std::thread::sleep(LOOK);
-                lists.look();
-                geo.look();
+                let Some(guard) = guard.upgrade() else {
+                    return;
+                };
+                guard.lists.look();
+                guard.geo.look();
             }
         };
         let thread = std::thread::Builder::new().name("guard".into());

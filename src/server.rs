@@ -1,14 +1,16 @@
 //! Assembly: a policy becomes a running proxy. Wired once, top to bottom; [`sockets`] are how people come in, [`leave`] is
-//! how it ends, [`handover`] how another begins in its place.
+//! how it ends, [`handover`] how another begins in its place, and [`change`] how it goes on under another policy.
 
+mod change;
 mod files;
+mod gauges;
 mod handover;
 mod leave;
+mod reload;
 mod sockets;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -21,20 +23,20 @@ use crate::admin::{self, Admin, Health, State};
 use crate::cache::memory::Memory;
 use crate::cache::store::Store;
 use crate::clock;
+use crate::config::live::{Live, Source};
 use crate::config::policy::Policy;
-use crate::fetch::{Fetcher, Limits};
+use crate::fetch::Fetcher;
 use crate::front;
-use crate::front::Site;
 use crate::front::door::{Door, Doors, Front};
 use crate::front::guests::{Guests, Told};
 use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
-use crate::guard::Guard;
+use crate::front::{InForce, Site};
+use crate::guard::files::Watched;
 use crate::limits;
-use crate::origin::{self, FirstRound, Upstream};
+use crate::origin::{self, FirstRound};
 use crate::rules::breaker;
-use crate::rules::encoding::Coding;
-use crate::telemetry::{self, Metrics, ProbeResult, ResolveResult, Telemetry, names};
+use crate::telemetry::{self, Metrics, Telemetry, names};
 use files::Files;
 use leave::{Entrance, Leave};
 use sockets::Sockets;
@@ -52,20 +54,33 @@ pub enum Start {
 ///
 /// # Errors
 /// An address that cannot be had, a log that cannot be opened, a certificate file that cannot be read; for people.
-pub fn run(policy: Policy, start: Start) -> Result<(), String> {
+pub fn run(policy: Policy, start: Start, source: Source, text: &str) -> Result<(), String> {
+    let watched = source.path.as_deref().map(Watched::new);
     let telemetry = telemetry::start(&policy.log.access, policy.log.level, &policy.log.hide_query)
         .map_err(|e| format!("log: {e}"))?;
-    let served = run_with(policy, start, &telemetry);
+    let config = (source, text, watched);
+    let served = run_with(policy, start, config, &telemetry);
     telemetry.close();
     served
 }
 
-fn run_with(policy: Policy, start: Start, telemetry: &Telemetry) -> Result<(), String> {
+/// Where the config comes from, what it said, and its file, as it was before it was looked at.
+type Config<'a> = (Source, &'a str, Option<Watched>);
+
+fn run_with(
+    policy: Policy,
+    start: Start,
+    config: Config<'_>,
+    telemetry: &Telemetry,
+) -> Result<(), String> {
+    let (source, text, watched) = config;
     let leave = Leave::prepare()?;
     let health = Health::new();
     let site = site(policy, telemetry, &health)?;
-    let policy = site.policy.load_full();
-    gauges(&telemetry.metrics, &site);
+    let policy = Arc::clone(&site.policy);
+    let in_force: InForce = Arc::new(ArcSwap::new(Arc::clone(&site)));
+    gauges::site(&telemetry.metrics, &in_force);
+    let live = reload::live(source, text, &in_force, &telemetry.metrics);
     let tls = tls(&policy, &telemetry.metrics)?;
     // Nobody comes in before it is known where the servers are,
     let leave = first(leave, origin::resolve(site.fetcher.upstreams())?)?;
@@ -84,7 +99,7 @@ fn run_with(policy: Policy, start: Start, telemetry: &Telemetry) -> Result<(), S
     let copies = sockets.copies().map_err(|e| e.to_string())?;
     let listen = sockets.public.local_addr().map_err(|e| e.to_string())?;
     let doors = Doors::new(1 + usize::from(sockets.redirect.is_some()));
-    readiness(&health, &site, listen, &doors);
+    readiness(&health, &in_force, &live, listen, &doors);
     let admin = Admin {
         metrics: Arc::clone(&telemetry.metrics),
         health: Arc::clone(&health),
@@ -94,10 +109,10 @@ fn run_with(policy: Policy, start: Start, telemetry: &Telemetry) -> Result<(), S
         site.limits.join(fleet, &telemetry.metrics)?;
     }
     tracing::info!(address = %listen, threads = policy.listen.threads, "listening");
-    let mut fronts = vec![front(&site, tls, None, sockets.public, &doors)];
+    let mut fronts = vec![front(&in_force, tls, None, sockets.public, &doors)];
     fronts.extend(sockets.redirect.map(|listener| {
         let port = policy.listen.redirect_port.unwrap_or(listen.port());
-        front(&site, None, Some(port), listener, &doors)
+        front(&in_force, None, Some(port), listener, &doors)
     }));
     let server = server(&policy, fronts);
     let entrance = Entrance {
@@ -121,7 +136,9 @@ fn run_with(policy: Policy, start: Start, telemetry: &Telemetry) -> Result<(), S
             .transpose()
             .map_err(|e| format!("admin listener: {e}"))
     };
-    leave.when_told(server, &site, &health, entrance, begun)
+    drop(site);
+    reload::watch(&live, watched)?;
+    leave.when_told(server, &in_force, &live, &health, entrance, begun)
 }
 
 /// Waits for first answers, if there are any to come.
@@ -144,20 +161,20 @@ fn tls(policy: &Policy, metrics: &Metrics) -> Result<Option<TlsAcceptor>, String
     certificates
         .watch()
         .map_err(|e| format!("cannot start a thread: {e}"))?;
-    certificate_gauges(metrics, &certificates);
+    gauges::certificates(metrics, &certificates);
     tls::acceptor(tls, &certificates, offered(policy.listen.http2)).map(Some)
 }
 
 /// A listener's service, with workers of its own.
 fn front(
-    site: &Arc<Site>,
+    in_force: &InForce,
     tls: Option<TlsAcceptor>,
     redirect: Option<u16>,
     listener: TcpListener,
     doors: &Arc<Doors>,
 ) -> GenBackgroundService<Front> {
     let door = Door { tls, redirect };
-    let front = Front::new(Arc::clone(site), door, listener, Arc::clone(doors));
+    let front = Front::new(Arc::clone(in_force), door, listener, Arc::clone(doors));
     let mut service = background_service("front", front);
     // To send people elsewhere one is enough.
     service.threads = redirect.map(|_| 1);
@@ -186,40 +203,9 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<Arc<Site>, String> {
-    let upstreams = policy
-        .upstreams
-        .iter()
-        .cloned()
-        .map(Upstream::new)
-        .collect::<Result<Vec<Arc<Upstream>>, String>>()?;
-    // A sixteenth is for what is not counted piece by piece: connections, and the index of what is stored. Images have an
-    // account of their own, so that they never keep a page from being stored.
-    let images = policy.cache.max_memory / 64;
-    let memory = Memory::new(policy.cache.max_memory / 16 * 15 - images);
-    let store = Store::new(Arc::clone(&memory), policy.cache.max_variants);
-    let limits = Limits {
-        max_object_size: policy.cache.max_object_size,
-        pass_buffer: policy.cache.pass_buffer,
-        hit_for_miss: policy.cache.hit_for_miss,
-    };
     let metrics = &telemetry.metrics;
-    let account = Arc::clone(&memory);
-    let room = move |bytes| {
-        let charge = account.charge(bytes)?;
-        Some(Box::new(charge) as limits::table::Hold)
-    };
-    let watched = upstreams
-        .iter()
-        .map(|upstream| metrics.upstream(upstream.name()))
-        .collect();
-    let told = Told {
-        shed: metrics.counter(&names::CONNECTIONS_SHED, &[]),
-        refused_client: metrics.counter(&names::CONNECTIONS_REFUSED, &["client"]),
-        refused_full: metrics.counter(&names::CONNECTIONS_REFUSED, &["full"]),
-        refused_proxy: metrics.counter(&names::CONNECTIONS_REFUSED, &["proxy"]),
-    };
     let files = Files::raise(&policy);
-    let guests = Guests::new(files.guests(), told);
+    let guests = Guests::new(files.guests(), told(metrics));
     let (asked, most) = (policy.listen.max_connections, guests.most(&policy.listen));
     if asked > most {
         tracing::warn!(
@@ -231,36 +217,45 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
     if let Err(why) = files.make_room(most) {
         tracing::warn!(why = %why, "no room for open files beforehand");
     }
-    let guard = Guard::new(&policy, metrics)?;
-    guard
-        .watch()
-        .map_err(|e| format!("cannot start a thread: {e}"))?;
+    // A sixteenth is for what is not counted piece by piece: connections, and the index of what is stored. Images have an
+    // account of their own, so that they never keep a page from being stored.
+    let images = policy.cache.max_memory / 64;
+    let memory = Memory::new(policy.cache.max_memory / 16 * 15 - images);
+    let store = Store::new(Arc::clone(&memory), policy.cache.max_variants);
+    let upstreams = change::upstreams(&policy, &[])?;
+    let watched = change::watched(&upstreams, metrics);
+    let fetching = change::fetching(&policy);
     Ok(Arc::new(Site {
-        guard,
+        guard: change::guard(&policy, metrics)?,
         guests: Arc::new(guests),
-        limits: limits::Limits::new(
+        limits: Arc::new(limits::Limits::new(
             &policy.limits,
             policy.routes.len(),
             policy.fleet.as_ref(),
-            room,
+            change::room(&memory),
             metrics,
-        ),
-        fetcher: Fetcher::new(store, memory, upstreams, watched, limits),
+        )),
+        fetcher: Fetcher::new(store, memory, upstreams, watched, fetching),
         watch: Arc::new(Watch::default()),
         access: Arc::clone(&telemetry.access),
-        routes: policy
-            .routes
-            .iter()
-            .map(|route| metrics.route(&route.name))
-            .collect(),
+        routes: change::routes(&policy, metrics),
         unrouted: metrics.unrouted(),
         connections: metrics.counter(&names::CONNECTIONS, &[]),
         failed_handshakes: metrics.counter(&names::FAILED_HANDSHAKES, &[]),
         images: Memory::new(images),
-        waiters: AtomicUsize::new(0),
+        waiters: Arc::default(),
         health: Arc::clone(health),
-        policy: Arc::new(ArcSwap::from_pointee(policy)),
+        policy: Arc::new(policy),
     }))
+}
+
+fn told(metrics: &Metrics) -> Told {
+    Told {
+        shed: metrics.counter(&names::CONNECTIONS_SHED, &[]),
+        refused_client: metrics.counter(&names::CONNECTIONS_REFUSED, &["client"]),
+        refused_full: metrics.counter(&names::CONNECTIONS_REFUSED, &["full"]),
+        refused_proxy: metrics.counter(&names::CONNECTIONS_REFUSED, &["proxy"]),
+    }
 }
 
 fn server(policy: &Policy, fronts: Vec<GenBackgroundService<Front>>) -> Server {
@@ -297,15 +292,29 @@ fn sweep(site: &Arc<Site>) -> Result<(), String> {
         .map_err(|e| format!("cannot start a thread: {e}"))
 }
 
-fn readiness(health: &Health, site: &Arc<Site>, listen: SocketAddr, doors: &Arc<Doors>) {
+fn readiness(
+    health: &Health,
+    in_force: &InForce,
+    live: &Arc<Live>,
+    listen: SocketAddr,
+    doors: &Arc<Doors>,
+) {
     let doors = Arc::clone(doors);
     health.ready_when("listener", move || match doors.are_open() {
         true => State::Ok(format!("{listen}")),
         false => State::Failing(format!("{listen} is not there yet")),
     });
-    health.ready_when("config", || State::Ok("valid".into()));
-    let site = Arc::clone(site);
-    health.ready_when("origins", move || origins(&site));
+    let live = Arc::clone(live);
+    health.ready_when("config", move || {
+        let version = live.version().number;
+        // What was refused harms nobody; what is in force is good.
+        State::Ok(match live.refused() {
+            None => format!("version {version}"),
+            Some(_) => format!("version {version}; the last change was refused"),
+        })
+    });
+    let in_force = Arc::clone(in_force);
+    health.ready_when("origins", move || origins(&in_force.load()));
 }
 
 /// It would do well with traffic as long as a server is well, of any upstream, or something is stored to fall back on: a
@@ -344,234 +353,4 @@ fn origins(site: &Site) -> State {
         0 => State::Failing(told),
         pages => State::Ok(format!("{told}; entries stored: {pages}")),
     }
-}
-
-fn certificate_gauges(metrics: &Metrics, certificates: &Arc<Certificates>) {
-    let of = |read: fn(&Certificates) -> f64| {
-        let certificates = Arc::clone(certificates);
-        move || read(&certificates)
-    };
-    metrics.gauge(
-        &names::CERTIFICATE_EXPIRY,
-        &[],
-        of(|certificates| certificates.expires() as f64),
-    );
-    metrics.count_from(
-        &names::CERTIFICATE_RELOADS,
-        &["done"],
-        of(|certificates| certificates.reloads.done.load(Ordering::Relaxed) as f64),
-    );
-    metrics.count_from(
-        &names::CERTIFICATE_RELOADS,
-        &["refused"],
-        of(|certificates| certificates.reloads.refused.load(Ordering::Relaxed) as f64),
-    );
-}
-
-fn gauges(metrics: &Metrics, site: &Arc<Site>) {
-    let of = |read: fn(&Site) -> f64| {
-        let site = Arc::clone(site);
-        move || read(&site)
-    };
-    metrics.gauge(
-        &names::CACHE_BYTES,
-        &[],
-        of(|site| site.fetcher.memory.used() as f64),
-    );
-    metrics.gauge(
-        &names::CACHE_BYTES_MAX,
-        &[],
-        of(|site| site.fetcher.memory.cap() as f64),
-    );
-    metrics.gauge(
-        &names::CACHE_ENTRIES,
-        &[],
-        of(|site| site.fetcher.store.size().0 as f64),
-    );
-    metrics.gauge(
-        &names::FLIGHTS,
-        &[],
-        of(|site| site.fetcher.counts.flying.load(Ordering::Relaxed) as f64),
-    );
-    metrics.gauge(
-        &names::WAITERS,
-        &[],
-        of(|site| site.waiters.load(Ordering::Relaxed) as f64),
-    );
-    metrics.gauge(
-        &names::HIT_FOR_MISS,
-        &[],
-        of(|site| site.fetcher.marks() as f64),
-    );
-    metrics.gauge(
-        &names::CONNECTIONS_OPEN,
-        &[],
-        of(|site| site.guests.open() as f64),
-    );
-    metrics.count_from(
-        &names::CACHE_STORED,
-        &[],
-        of(|site| site.fetcher.counts.stored.load(Ordering::Relaxed) as f64),
-    );
-    metrics.count_from(
-        &names::CACHE_EVICTED,
-        &[],
-        of(|site| site.fetcher.store.evicted() as f64),
-    );
-    metrics.count_from(
-        &names::CACHE_INVALIDATED,
-        &[],
-        of(|site| site.fetcher.store.invalidated() as f64),
-    );
-    for coding in Coding::ALL {
-        let site = Arc::clone(site);
-        let made =
-            move || site.fetcher.encoder.counts.made[coding as usize].load(Ordering::Relaxed);
-        metrics.count_from(&names::CACHE_ENCODED, &[coding.name()], move || {
-            made() as f64
-        });
-    }
-    metrics.count_from(
-        &names::CACHE_ENCODED,
-        &["no_shorter"],
-        of(|site| {
-            site.fetcher
-                .encoder
-                .counts
-                .no_shorter
-                .load(Ordering::Relaxed) as f64
-        }),
-    );
-    metrics.count_from(
-        &names::CACHE_ENCODED,
-        &["put_off"],
-        of(|site| site.fetcher.encoder.counts.put_off.load(Ordering::Relaxed) as f64),
-    );
-    for limit in site.limits.all() {
-        let label = [limit.spec.name.as_str()];
-        let read = Arc::clone(limit);
-        metrics.gauge(&names::LIMIT_CLIENTS, &label, move || {
-            read.clients().0 as f64
-        });
-        let read = Arc::clone(limit);
-        metrics.count_from(&names::LIMIT_UNREMEMBERED, &label, move || {
-            read.clients().1 as f64
-        });
-    }
-    for route in &site.policy.load().routes {
-        if let Some(bulkhead) = route.bulkhead {
-            let upstream = site.fetcher.upstream(route.upstream);
-            let of = |read: fn((usize, usize)) -> usize| {
-                let upstream = Arc::clone(upstream);
-                move || read(upstream.of_route(bulkhead)) as f64
-            };
-            let label = [route.name.as_str()];
-            metrics.gauge(
-                &names::ROUTE_IN_FLIGHT,
-                &label,
-                of(|(in_flight, _)| in_flight),
-            );
-            metrics.gauge(&names::ROUTE_QUEUED, &label, of(|(_, queued)| queued));
-        }
-    }
-    for upstream in site.fetcher.upstreams() {
-        let of = |read: fn(&Upstream) -> usize| {
-            let upstream = Arc::clone(upstream);
-            move || read(&upstream) as f64
-        };
-        let label = [upstream.name()];
-        metrics.gauge(&names::ORIGIN_IN_FLIGHT, &label, of(Upstream::in_flight));
-        metrics.gauge(&names::ORIGIN_QUEUED, &label, of(Upstream::queued));
-        metrics.gauge(&names::ORIGIN_STREAMS, &label, of(Upstream::streams));
-        metrics.gauge(&names::ORIGIN_BUDGET, &label, of(Upstream::budget));
-        let read = Arc::clone(upstream);
-        metrics.gauge(&names::ORIGIN_BREAKER, &label, move || {
-            match read.circuit().state() {
-                breaker::State::Closed => 0.0,
-                breaker::State::HalfOpen => 1.0,
-                breaker::State::Open => 2.0,
-            }
-        });
-        let read = Arc::clone(upstream);
-        metrics.count_from(&names::ORIGIN_BREAKER_OPENED, &label, move || {
-            read.circuit().openings() as f64
-        });
-        let read = Arc::clone(upstream);
-        metrics.count_from(&names::ORIGIN_RETRIES, &label, move || {
-            read.retries() as f64
-        });
-        metrics.gauge(
-            &names::ORIGIN_SERVERS,
-            &label,
-            of(|upstream| upstream.servers().len()),
-        );
-        of_servers(
-            metrics,
-            &names::ORIGIN_SERVER_IN_FLIGHT,
-            upstream,
-            |upstream, server| upstream.in_flight_at(server.id()) as f64,
-        );
-        of_servers(
-            metrics,
-            &names::ORIGIN_SERVER_EJECTED,
-            upstream,
-            |upstream, server| f64::from(u8::from(upstream.is_ejected(server.id()))),
-        );
-        if !upstream.named().is_empty() {
-            for &result in ResolveResult::ALL {
-                let read = Arc::clone(upstream);
-                let labels = [upstream.name(), result.label()];
-                metrics.count_from(&names::ORIGIN_RESOLVES, &labels, move || {
-                    read.resolves(result) as f64
-                });
-            }
-        }
-        if upstream.spec().health.is_some() {
-            health_gauges(metrics, upstream);
-        }
-    }
-}
-
-fn health_gauges(metrics: &Metrics, upstream: &Arc<Upstream>) {
-    let name = upstream.name();
-    let read = Arc::clone(upstream);
-    metrics.gauge(&names::ORIGIN_ALL_ILL, &[name], move || {
-        f64::from(u8::from(read.is_all_ill()))
-    });
-    of_servers(metrics, &names::ORIGIN_SERVER_UP, upstream, |_, server| {
-        f64::from(u8::from(server.seen().is_well()))
-    });
-    let read = Arc::clone(upstream);
-    metrics.series_from(&names::ORIGIN_PROBES, name, move || {
-        let servers = read.servers();
-        let results = servers.iter().flat_map(|server| {
-            let of = |result: &ProbeResult| {
-                let labels = [read.name(), server.name(), result.label()];
-                let labels = labels.map(str::to_owned).to_vec();
-                (labels, server.seen().probes(*result) as f64)
-            };
-            ProbeResult::ALL.iter().map(of)
-        });
-        results.collect()
-    });
-}
-
-/// A series for each server there is, as they come and go.
-fn of_servers(
-    metrics: &Metrics,
-    family: &'static names::Family,
-    upstream: &Arc<Upstream>,
-    read: fn(&Upstream, &origin::Server) -> f64,
-) {
-    let upstream = Arc::clone(upstream);
-    let name = upstream.name().to_owned();
-    metrics.series_from(family, &name, move || {
-        let servers = upstream.servers();
-        let of = |server: &Arc<origin::Server>| {
-            let labels = [upstream.name(), server.name()];
-            let labels = labels.map(str::to_owned).to_vec();
-            (labels, read(&upstream, server))
-        };
-        servers.iter().map(of).collect()
-    });
 }

@@ -4,6 +4,7 @@ use super::support::report::{Checks, count, median, table};
 use super::support::sys;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Duration;
 use tidegate::limits::table::{Hold, Law, Room, Table};
 use tidegate::rules::gcra::Gcra;
@@ -15,7 +16,7 @@ const BYTES: f64 = 32.0;
 const DECISIONS: u64 = 1_000_000;
 
 fn ample() -> Room {
-    Box::new(|_| Some(Box::new(()) as Hold))
+    Arc::new(|_| Some(Box::new(()) as Hold))
 }
 
 /// A page's worth at once and a hundred a minute.

@@ -36,6 +36,8 @@ pub struct Ask<'a> {
     pub now: u64,
     /// The key's generation: flights of an earlier one are not for this request.
     pub generation: u64,
+    /// Under which routes and upstreams it is made: flights of others are not for it either.
+    pub reign: u64,
     /// The fields its page is known to vary on, if any answer told.
     pub presumed: Option<Arc<[HeaderName]>>,
     /// This request's normalised values of the given fields.
@@ -77,6 +79,7 @@ struct Lane<F> {
 struct Filed<F> {
     id: u64,
     generation: u64,
+    reign: u64,
     /// Until when, in milliseconds, its answer may be taken without asking again.
     until: u64,
     /// Before the head: what it is presumed to be, if anything. After it: what it is.
@@ -154,10 +157,10 @@ impl<K: Eq + Hash + Clone, F> Table<K, F> {
             names,
         });
         let flight = make();
-        let generation = ask.generation;
         lane.flights.push(Filed {
             id,
-            generation,
+            generation: ask.generation,
+            reign: ask.reign,
             until: u64::MAX,
             variant,
             flight: Arc::clone(&flight),
@@ -248,7 +251,7 @@ impl<F> Lane<F> {
     fn joinable(&self, ask: &Ask, selected: &Selected) -> Option<Arc<F>> {
         self.flights
             .iter()
-            .filter(|filed| filed.generation >= ask.generation)
+            .filter(|filed| filed.generation >= ask.generation && filed.reign == ask.reign)
             .find(|filed| selected.matches(filed.variant.as_ref()))
             .map(|filed| Arc::clone(&filed.flight))
     }
@@ -331,10 +334,11 @@ impl<K: Eq + Hash + Clone, F> Ticket<K, F> {
         let Some(at) = lane.flights.iter().position(|filed| filed.id == self.id) else {
             return Settled::Closed;
         };
-        let generation = lane.flights[at].generation;
+        let (generation, reign) = (lane.flights[at].generation, lane.flights[at].reign);
         let doubled = lane.flights.iter().any(|other| {
             other.id != self.id
                 && other.generation >= generation
+                && other.reign == reign
                 && other.variant.as_ref() == Some(&variant)
         });
         if doubled {

@@ -9,6 +9,7 @@ mod site;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::config::live::Source;
 use crate::server::{Start, reachable};
 
 /// Try it: a bundled demo site with the proxy in front
@@ -29,10 +30,11 @@ pub struct Demo {
 pub fn run(args: &Demo) -> Result<(), String> {
     let origin =
         origin::start().map_err(|error| format!("the demo's origin cannot start: {error}"))?;
-    let policy = crate::config::compile("demo", &config(args, origin))?;
+    let text = config(args, origin);
+    let policy = crate::config::compile("demo", &text)?;
     // Who can't be greeted can still be served.
     let _ = super::print(&greeting(args, origin));
-    crate::server::run(policy, Start::Fresh)
+    crate::server::run(policy, Start::Fresh, Source::default(), &text)
 }
 
 /// The whole configuration: everything left out is the default. The access log is off, so that the

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{DONE, MISUSED, failed, mistaken, say};
+use crate::config::live::Source;
 use crate::config::policy::Policy;
 use crate::config::{self, Flags};
 use crate::server::Start;
@@ -52,8 +53,12 @@ pub(super) fn run(run: &Run) -> u8 {
         admin: run.admin.clone(),
         default_ttl: run.default_ttl.clone(),
     };
-    let policy = match config::load(run.config.as_deref(), &flags) {
-        Ok(policy) => policy,
+    let source = Source {
+        path: run.config.clone(),
+        flags,
+    };
+    let (policy, text) = match config::read(&source) {
+        Ok(read) => read,
         Err(report) => return mistaken(&report, "nothing was started"),
     };
     say(&opening(&policy, run.upgrade));
@@ -61,7 +66,7 @@ pub(super) fn run(run: &Run) -> u8 {
         true => Start::Upgrade,
         false => Start::Fresh,
     };
-    match crate::server::run(policy, start) {
+    match crate::server::run(policy, start, source, &text) {
         Ok(()) => DONE,
         Err(error) => failed(&error),
     }

@@ -7,8 +7,10 @@
 pub mod certificate;
 mod compile;
 pub mod file;
+mod fixed;
 pub mod keys;
 pub mod limiting;
+pub mod live;
 pub mod nearest;
 pub mod options;
 pub mod policy;
@@ -29,6 +31,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::thread;
 
 pub use compile::World;
@@ -55,6 +58,16 @@ pub struct Flags {
 pub fn load(path: Option<&Path>, flags: &Flags) -> Result<Policy, Report> {
     let (name, text) = source(path)?;
     with_system(|world| believe(name, text, flags, world))
+}
+
+/// The policy of a source, and the text of its file.
+///
+/// # Errors
+/// Every mistake of both; or that the file can't be read.
+pub fn read(source: &live::Source) -> Result<(Policy, String), Report> {
+    let (name, text) = self::source(source.path.as_deref())?;
+    let believed = |world: &World<'_>| believe(name, text.clone(), &source.flags, world);
+    Ok((with_system(believed)?, text))
 }
 
 /// Where the admin listener of a file and the flags over it is; None where it is off. Nothing else of the file is read
@@ -139,10 +152,11 @@ fn with_system<T>(with: impl FnOnce(&World<'_>) -> T) -> T {
         read: &|path| fs::read(path),
         certificate: &|path| certificate::load(path).map(drop),
         unique: &|| {
-            format!(
-                "tidegate-{:016x}",
-                RandomState::new().hash_one(std::process::id())
-            )
+            // The same for all the configs of a process.
+            static NAME: OnceLock<String> = OnceLock::new();
+            let drawn = || RandomState::new().hash_one(std::process::id());
+            NAME.get_or_init(|| format!("tidegate-{:016x}", drawn()))
+                .clone()
         },
         cores: thread::available_parallelism().map_or(1, usize::from),
     })

@@ -108,7 +108,7 @@ pub struct Listen {
     pub request_buffer: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     /// At least one; the first is for visitors that name no host of the others.
     pub certificates: Vec<PathBuf>,
@@ -127,7 +127,7 @@ pub struct Cache {
     pub cdn_id: String,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     pub id: usize,
     /// Its label in metrics.
@@ -190,13 +190,13 @@ pub struct Rule {
     pub routes: Option<Vec<usize>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     /// None: no admin listener.
     pub address: Option<SocketAddr>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     pub access: Output,
     /// `off`, `error`, `warn`, `info`, `debug` or `trace`.

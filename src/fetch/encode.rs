@@ -16,6 +16,8 @@ use flate2::write::GzEncoder;
 use super::Fetcher;
 use crate::cache::entry::{Body, Entry};
 use crate::cache::key::Key;
+use crate::cache::memory::Memory;
+use crate::cache::store::Store;
 use crate::clock;
 use crate::rules::encoding::Coding;
 
@@ -32,7 +34,7 @@ const BR_WINDOW: u32 = 22;
 #[derive(Default)]
 pub struct Encoder {
     queue: OnceLock<SyncSender<Job>>,
-    pub counts: Counts,
+    pub counts: Arc<Counts>,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +47,13 @@ pub struct Counts {
     pub put_off: AtomicU64,
 }
 
+/// What the thread works with.
+struct Desk {
+    store: Arc<Store>,
+    memory: Arc<Memory>,
+    counts: Arc<Counts>,
+}
+
 struct Job {
     key: Key,
     entry: Weak<Entry>,
@@ -53,8 +62,14 @@ struct Job {
 
 impl Fetcher {
     /// Has `entry` encoded. Its coding has been claimed.
-    pub fn encode(self: &Arc<Self>, key: &Key, entry: &Arc<Entry>, coding: Coding) {
-        let queue = self.encoder.queue.get_or_init(|| start(self));
+    pub fn encode(&self, key: &Key, entry: &Arc<Entry>, coding: Coding) {
+        let queue = self.encoder.queue.get_or_init(|| {
+            start(Desk {
+                store: Arc::clone(&self.store),
+                memory: Arc::clone(&self.memory),
+                counts: Arc::clone(&self.encoder.counts),
+            })
+        });
         let job = Job {
             key: key.clone(),
             entry: Arc::downgrade(entry),
@@ -65,13 +80,15 @@ impl Fetcher {
             self.encoder.counts.put_off.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
 
+impl Desk {
     fn do_job(&self, job: &Job) {
         // It may have been replaced or evicted while it waited.
         let Some(entry) = job.entry.upgrade() else {
             return;
         };
-        let counts = &self.encoder.counts;
+        let counts = &self.counts;
         let Some(made) = encode(&entry.body, job.coding) else {
             counts.no_shorter.fetch_add(1, Ordering::Relaxed);
             return;
@@ -112,14 +129,13 @@ pub fn inherit(fetcher: &Fetcher, entry: &Entry, before: &Entry) -> Vec<Coding> 
     missing
 }
 
-/// The thread ends with its fetcher.
-fn start(fetcher: &Arc<Fetcher>) -> SyncSender<Job> {
+/// The thread ends with its encoder.
+fn start(desk: Desk) -> SyncSender<Job> {
     let (sender, jobs) = sync_channel(QUEUE);
-    let fetcher = Arc::downgrade(fetcher);
     let run = move || {
         // Without it, it competes with the workers as an equal: slower, not wrong.
         let _ = rustix::process::nice(19);
-        work(&fetcher, &jobs);
+        work(&desk, &jobs);
     };
     let thread = std::thread::Builder::new().name("encoder".into());
     if let Err(error) = thread.spawn(run) {
@@ -128,19 +144,15 @@ fn start(fetcher: &Arc<Fetcher>) -> SyncSender<Job> {
     sender
 }
 
-fn work(fetcher: &Weak<Fetcher>, jobs: &Receiver<Job>) {
+fn work(desk: &Desk, jobs: &Receiver<Job>) {
     while let Ok(job) = jobs.recv() {
-        let Some(fetcher) = fetcher.upgrade() else {
-            return;
-        };
         let began = clock::instant();
         // A page that an encoder panics over stays as it came; the thread is needed for the others.
-        if catch_unwind(AssertUnwindSafe(|| fetcher.do_job(&job))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| desk.do_job(&job))).is_err() {
             tracing::error!(coding = job.coding.name(), "an encoder panicked");
         }
         // Where the process has a quota of time, what is taken here is taken from the workers.
         let took = began.elapsed();
-        drop(fetcher);
         std::thread::sleep(took);
     }
 }

@@ -80,17 +80,20 @@ impl Wanted for Trip {
     }
 }
 
-/// What every fetch works with: the store, the table of flights, the origins.
+/// What every fetch works with: the store, the table of flights, and the origins of a policy.
+#[derive(Clone)]
 pub struct Fetcher {
-    pub store: Store,
+    pub store: Arc<Store>,
     pub memory: Arc<Memory>,
     table: Arc<Table<Lane, Trip>>,
     upstreams: Vec<Arc<Upstream>>,
     metrics: Vec<Arc<UpstreamMetrics>>,
     limits: Limits,
-    shedding: tokio::sync::Mutex<()>,
-    pub counts: Counts,
-    pub encoder: Encoder,
+    /// Another for each set of routes and upstreams.
+    reign: u64,
+    shedding: Arc<tokio::sync::Mutex<()>>,
+    pub counts: Arc<Counts>,
+    pub encoder: Arc<Encoder>,
 }
 
 /// What fetches did, for gauges and counters.
@@ -131,17 +134,35 @@ impl Fetcher {
         metrics: Vec<Arc<UpstreamMetrics>>,
         limits: Limits,
     ) -> Arc<Fetcher> {
-        let (table, counts) = (Table::new(memory.cap() / 32), Counts::default());
         Arc::new(Fetcher {
-            store,
+            table: Table::new(memory.cap() / 32),
+            store: Arc::new(store),
             memory,
-            table,
             upstreams,
             metrics,
             limits,
-            shedding: tokio::sync::Mutex::default(),
-            counts,
-            encoder: Encoder::default(),
+            reign: 0,
+            shedding: Arc::default(),
+            counts: Arc::default(),
+            encoder: Arc::default(),
+        })
+    }
+
+    /// The same, for other origins or, unless `elsewhere`, for the same ones otherwise. Elsewhere nobody waits for what is on
+    /// its way from where pages came from before.
+    pub fn renewed(
+        &self,
+        upstreams: Vec<Arc<Upstream>>,
+        metrics: Vec<Arc<UpstreamMetrics>>,
+        limits: Limits,
+        elsewhere: bool,
+    ) -> Arc<Fetcher> {
+        Arc::new(Fetcher {
+            upstreams,
+            metrics,
+            limits,
+            reign: self.reign + u64::from(elsewhere),
+            ..self.clone()
         })
     }
 
@@ -182,6 +203,7 @@ impl Fetcher {
         let ask = Ask {
             now: now.mono.0,
             generation: self.store.generation(lane.0.hash()),
+            reign: self.reign,
             presumed: seen.presumed.clone(),
             select: &select,
         };
@@ -259,6 +281,7 @@ impl Fetcher {
         let ask = Ask {
             now: now.mono.0,
             generation: self.store.generation(lane.0.hash()),
+            reign: self.reign,
             presumed: Some(Arc::clone(&variant.names)),
             select: &select,
         };

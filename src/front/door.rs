@@ -21,7 +21,7 @@ use super::proxied;
 use super::stream::Stream;
 use super::watch::Post;
 use super::wire::{Pace, Wire};
-use super::{Site, h1, h2};
+use super::{InForce, Site, h1, h2};
 use crate::clock;
 use crate::config::policy::Listen;
 use crate::rules::claims;
@@ -57,7 +57,7 @@ impl Door {
 
 /// A listener's service: it accepts until the engine is told to stop, and then closes the listener.
 pub struct Front {
-    site: Arc<Site>,
+    in_force: InForce,
     door: Arc<Door>,
     listener: Mutex<Option<TcpListener>>,
     doors: Arc<Doors>,
@@ -100,9 +100,9 @@ impl Doors {
 
 impl Front {
     /// `listener` doesn't block.
-    pub fn new(site: Arc<Site>, door: Door, listener: TcpListener, doors: Arc<Doors>) -> Front {
+    pub fn new(in_force: InForce, door: Door, listener: TcpListener, doors: Arc<Doors>) -> Front {
         Front {
-            site,
+            in_force,
             door: Arc::new(door),
             listener: Mutex::new(Some(listener)),
             doors,
@@ -115,7 +115,7 @@ impl Front {
             Some(_) => "redirect",
             None => "workers",
         };
-        let heart = self.site.health.heartbeat(whose, ALIVE);
+        let heart = self.in_force.load().health.heartbeat(whose, ALIVE);
         tokio::spawn(async move {
             loop {
                 heart.beat();
@@ -144,11 +144,11 @@ impl Front {
     async fn open(&self, listener: TcpListener, mut shutdown: ShutdownWatch) -> io::Result<()> {
         let last = listener.try_clone()?;
         let listener = Arc::new(tokio::net::TcpListener::from_std(listener)?);
-        let threads = self.site.policy.load().listen.threads;
+        let threads = self.in_force.load().policy.listen.threads;
         let loops: Vec<_> = (0..threads.clamp(1, LOOPS))
             .map(|_| {
-                let (site, door) = (Arc::clone(&self.site), Arc::clone(&self.door));
-                tokio::spawn(accept(site, door, Arc::clone(&listener)))
+                let (in_force, door) = (Arc::clone(&self.in_force), Arc::clone(&self.door));
+                tokio::spawn(accept(in_force, door, Arc::clone(&listener)))
             })
             .collect();
         self.beat();
@@ -163,18 +163,23 @@ impl Front {
         // Who has connected already is let in.
         while let Ok((socket, client)) = last.accept() {
             socket.set_nonblocking(true)?;
-            admit(&self.site, &self.door, TcpStream::from_std(socket)?, client);
+            admit(
+                &self.in_force,
+                &self.door,
+                TcpStream::from_std(socket)?,
+                client,
+            );
         }
         self.doors.shut.fetch_add(1, Ordering::Release);
         Ok(())
     }
 }
 
-async fn accept(site: Arc<Site>, door: Arc<Door>, listener: Arc<tokio::net::TcpListener>) {
+async fn accept(in_force: InForce, door: Arc<Door>, listener: Arc<tokio::net::TcpListener>) {
     let mut told = None;
     loop {
         match listener.accept().await {
-            Ok((socket, client)) => admit(&site, &door, socket, client),
+            Ok((socket, client)) => admit(&in_force, &door, socket, client),
             // It left before it was let in.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
@@ -189,10 +194,11 @@ async fn accept(site: Arc<Site>, door: Arc<Door>, listener: Arc<tokio::net::TcpL
     }
 }
 
-fn admit(site: &Arc<Site>, door: &Arc<Door>, socket: TcpStream, client: SocketAddr) {
+fn admit(in_force: &InForce, door: &Arc<Door>, socket: TcpStream, client: SocketAddr) {
+    let site = in_force.load();
     site.connections.add(1);
     let peer = client.ip().to_canonical();
-    let listen = &site.policy.load().listen;
+    let listen = &site.policy.listen;
     let client = countable(peer, listen);
     if listen.proxy_protocol && client.is_some() {
         site.guests.refuse_proxy();
@@ -205,8 +211,8 @@ fn admit(site: &Arc<Site>, door: &Arc<Door>, socket: TcpStream, client: SocketAd
     if let Err(error) = socket.set_nodelay(true) {
         return tracing::debug!(%error, "a connection that is gone already");
     }
-    let (site, door) = (Arc::clone(site), Arc::clone(door));
-    tokio::spawn(enter(site, door, socket, peer, guest));
+    let (in_force, door) = (Arc::clone(in_force), Arc::clone(door));
+    tokio::spawn(enter(in_force, door, socket, peer, guest));
 }
 
 /// Whose a connection from `ip` is; nobody's if that is a trusted proxy, through which all may come.
@@ -217,15 +223,16 @@ fn countable(ip: IpAddr, listen: &Listen) -> Option<Client> {
 
 /// One connection, from its first byte to its last.
 async fn enter(
-    site: Arc<Site>,
+    in_force: InForce,
     door: Arc<Door>,
     mut socket: TcpStream,
     peer: IpAddr,
     mut place: Guest,
 ) {
     // A connection that says nothing at all has as long as one that says half a head, or half of TLS's greeting.
+    let site = in_force.load_full();
     let post = site.watch.enroll();
-    post.arm(site.policy.load().listen.head_deadline);
+    post.arm(site.policy.listen.head_deadline);
     let mut whence = Whence {
         peer,
         claims: true,
@@ -234,7 +241,7 @@ async fn enter(
         http2: false,
         redirect: door.redirect,
     };
-    let proxied = site.policy.load().listen.proxy_protocol;
+    let proxied = site.policy.listen.proxy_protocol;
     if proxied
         && !Box::pin(introduce(
             &site,
@@ -255,10 +262,12 @@ async fn enter(
             None => return,
         },
     };
-    drop(door);
+    drop((door, site));
     match stream.protocol() {
-        Some(super::HTTP2) => Box::pin(h2::serve(site, stream, post, Bytes::new(), whence)).await,
-        _ => h1::serve(site, stream, post, whence).await,
+        Some(super::HTTP2) => {
+            Box::pin(h2::serve(&in_force, stream, post, Bytes::new(), whence)).await;
+        }
+        _ => h1::serve(&in_force, stream, post, whence).await,
     }
 }
 
@@ -273,7 +282,7 @@ async fn introduce(
     match proxied::header(socket, post).await {
         Ok(Some(client)) => {
             (whence.peer, whence.client) = (client, client);
-            let listen = &site.policy.load().listen;
+            let listen = &site.policy.listen;
             countable(client, listen).is_none_or(|client| place.is_of(client, listen))
         }
         // It has not looked at the bytes, and names nobody whose word they could be.
@@ -302,7 +311,7 @@ async fn shake_hands(
     socket: TcpStream,
     post: &Arc<Post>,
 ) -> Option<Stream> {
-    let pace = Pace::of(&site.policy.load());
+    let pace = Pace::of(&site.policy);
     let hands = async {
         let mut first = [0];
         let read = socket.peek(&mut first).await?;

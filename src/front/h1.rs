@@ -20,7 +20,7 @@ use super::record::{self, Outcome};
 use super::stream::Stream;
 use super::watch::Post;
 use super::wire::{Inbox, Pace, Wire};
-use super::{Site, blocked, deliver, down, h2, limited, lines, miss, pass};
+use super::{InForce, Site, blocked, deliver, down, h2, limited, lines, miss, pass};
 use crate::clock::{self, Tick};
 use crate::config::policy::Policy;
 use crate::rules::cache_status::Told;
@@ -43,6 +43,8 @@ pub enum Next {
     Break,
 }
 
+type Latest<'a> = Cache<&'a ArcSwap<Site>, Arc<Site>>;
+
 /// One client's connection and what it has sent.
 pub struct Conn {
     pub site: Arc<Site>,
@@ -50,9 +52,6 @@ pub struct Conn {
     pub inbox: Inbox,
     whence: Whence,
     client: Client,
-    policy: Arc<Policy>,
-    /// Where the next request's comes from, at the price of a comparison.
-    latest: Cache<Arc<ArcSwap<Policy>>, Arc<Policy>>,
     /// The host of the last request.
     site_host: KnownHost,
     /// The deadline for the head under way is running.
@@ -62,17 +61,19 @@ pub struct Conn {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(site: Arc<Site>, stream: Stream, post: Arc<Post>, whence: Whence) {
-    let policy = site.policy.load_full();
-    let wire = Wire::new(stream, post, Pace::of(&policy));
-    let h2c = policy.listen.h2c && whence.scheme == Scheme::Http && whence.redirect.is_none();
-    let mut conn = Conn::new(site, wire, whence, policy);
+pub async fn serve(in_force: &InForce, stream: Stream, post: Arc<Post>, whence: Whence) {
+    let site = in_force.load_full();
+    let wire = Wire::new(stream, post, Pace::of(&site.policy));
+    let h2c = site.policy.listen.h2c && whence.scheme == Scheme::Http && whence.redirect.is_none();
+    let mut conn = Conn::new(site, wire, whence);
     if h2c && conn.opens_http2().await {
         // Apart, here as in `enter`: an idle connection has the room of all it may come to.
-        return Box::pin(conn.into_http2()).await;
+        return Box::pin(conn.into_http2(in_force)).await;
     }
+    // Where the next request's site comes from, at the price of a comparison.
+    let mut latest = Latest::new(in_force);
     let next = loop {
-        let next = conn.one().await;
+        let next = conn.one(&mut latest).await;
         if next != Next::Keep {
             break next;
         }
@@ -91,15 +92,13 @@ pub async fn serve(site: Arc<Site>, stream: Stream, post: Arc<Post>, whence: Whe
 }
 
 impl Conn {
-    pub fn new(site: Arc<Site>, wire: Wire, whence: Whence, policy: Arc<Policy>) -> Conn {
+    pub fn new(site: Arc<Site>, wire: Wire, whence: Whence) -> Conn {
         Conn {
-            latest: Cache::new(Arc::clone(&site.policy)),
             site,
             wire,
             inbox: Inbox::default(),
             whence,
             client: whence.client.into(),
-            policy,
             site_host: KnownHost::default(),
             head_armed: true,
             last: clock::tick(),
@@ -126,28 +125,27 @@ impl Conn {
         }
     }
 
-    async fn into_http2(mut self) {
+    async fn into_http2(mut self, in_force: &InForce) {
         let ahead = Bytes::copy_from_slice(self.inbox.bytes());
         self.inbox.clear();
         if let Some((stream, post)) = self.wire.into_stream() {
-            h2::serve(self.site, stream, post, ahead, self.whence).await;
+            h2::serve(in_force, stream, post, ahead, self.whence).await;
         }
     }
 
     /// One request, from its first byte to the last of its answer.
-    async fn one(&mut self) -> Next {
+    async fn one(&mut self, latest: &mut Latest<'_>) -> Next {
         loop {
             if !self.inbox.is_empty() {
                 let now = clock::tick();
-                let latest = self.latest.load();
-                if !Arc::ptr_eq(latest, &self.policy) {
-                    self.policy = Arc::clone(latest);
+                let latest = latest.load();
+                if !Arc::ptr_eq(latest, &self.site) {
+                    self.site = Arc::clone(latest);
                 }
                 let from = self.whence();
                 let mut noted = Noted::blank(now);
                 let decision = lookup::decide(
                     &self.site,
-                    &self.policy,
                     self.inbox.bytes(),
                     from,
                     now,
@@ -223,7 +221,7 @@ impl Conn {
     /// Waits for bytes: between requests as long as an idle connection may, within a head until its one deadline.
     async fn more(&mut self) -> io::Result<usize> {
         if !self.inbox.is_empty() && !self.head_armed {
-            self.wire.post().arm(self.policy.listen.head_deadline);
+            self.wire.post().arm(self.site.policy.listen.head_deadline);
             self.head_armed = true;
         }
         let was_empty = self.inbox.is_empty();
@@ -239,7 +237,7 @@ impl Conn {
     fn await_next(&mut self) {
         self.head_armed = false;
         if self.inbox.is_empty() {
-            let idle = self.policy.listen.idle_timeout.as_millis() as u64;
+            let idle = self.site.policy.listen.idle_timeout.as_millis() as u64;
             self.wire.post().arm_at(self.last.uptime_millis() + idle);
             self.wire.post().set_idle(true);
         }
@@ -250,7 +248,7 @@ impl Conn {
     }
 
     pub fn policy(&self) -> &Arc<Policy> {
-        &self.policy
+        &self.site.policy
     }
 
     /// Whether the client will be told that this is the last answer.

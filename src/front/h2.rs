@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
@@ -29,7 +28,7 @@ use super::record::{self, Outcome};
 use super::stream::Stream;
 use super::watch::Post;
 use super::wire::{Pace, SLICE, Wire};
-use super::{Site, translate};
+use super::{InForce, Site, translate};
 use crate::clock;
 use crate::config::policy::Policy;
 use crate::rules::claims;
@@ -82,14 +81,21 @@ enum End {
 }
 
 /// Serves a connection until it ends; `ahead` are bytes of it that were read before.
-pub async fn serve(site: Arc<Site>, stream: Stream, post: Arc<Post>, ahead: Bytes, whence: Whence) {
-    let policy = site.policy.load_full();
-    let pace = Pace::of(&policy);
+pub async fn serve(
+    in_force: &InForce,
+    stream: Stream,
+    post: Arc<Post>,
+    ahead: Bytes,
+    whence: Whence,
+) {
+    let site = in_force.load_full();
+    let policy = &site.policy;
+    let pace = Pace::of(policy);
     let (paced, flow, back) = {
         let head = millis(policy.listen.head_deadline);
         Paced::new(stream, ahead, Arc::clone(&post), pace, head)
     };
-    let mut shaking = std::pin::pin!(limits(&policy).handshake(paced));
+    let mut shaking = std::pin::pin!(limits(policy).handshake(paced));
     // The preface is still a head's business.
     let shaken = std::future::poll_fn(|cx| match shaking.as_mut().poll(cx) {
         Poll::Ready(shaken) => Poll::Ready(shaken.ok()),
@@ -99,14 +105,13 @@ pub async fn serve(site: Arc<Site>, stream: Stream, post: Arc<Post>, ahead: Byte
         return;
     };
     let requests = Requests {
-        latest: Cache::new(Arc::clone(&site.policy)),
+        latest: Cache::new(Arc::clone(in_force)),
         site,
         whence: Whence {
             http2: true,
             ..whence
         },
         client: whence.client.into(),
-        policy,
         host: KnownHost::default(),
         live: Arc::new(()),
     };
@@ -187,7 +192,7 @@ impl Connection {
 
     /// Until when the connection may go on like this, after what is due now has been done.
     fn next_deadline(&mut self, now: u64) -> Result<u64, End> {
-        let listen = &self.requests.policy.listen;
+        let listen = &self.requests.site.policy.listen;
         let (idle, head) = (millis(listen.idle_timeout), millis(listen.head_deadline));
         let stalled = self.flow.stalled_until().unwrap_or(u64::MAX);
         let half_a_head = self
@@ -243,7 +248,7 @@ impl Connection {
             self.http2.graceful_shutdown();
         }
         let patience = match self.requests.site.watch.is_draining() {
-            true => self.requests.policy.listen.drain.max(LEAVE),
+            true => self.requests.site.policy.listen.drain.max(LEAVE),
             false => LEAVE,
         };
         let until = now + millis(patience);
@@ -278,8 +283,7 @@ struct Requests {
     site: Arc<Site>,
     whence: Whence,
     client: Client,
-    policy: Arc<Policy>,
-    latest: Cache<Arc<ArcSwap<Policy>>, Arc<Policy>>,
+    latest: Cache<InForce, Arc<Site>>,
     host: KnownHost,
 }
 
@@ -292,13 +296,13 @@ impl Requests {
     /// Takes on a request.
     fn take(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         // Those that a client has reset count until their tasks have noticed.
-        if self.live() >= self.policy.listen.max_streams {
+        if self.live() >= self.site.policy.listen.max_streams {
             respond.send_reset(Reason::REFUSED_STREAM);
             return;
         }
         let latest = self.latest.load();
-        if !Arc::ptr_eq(latest, &self.policy) {
-            self.policy = Arc::clone(latest);
+        if !Arc::ptr_eq(latest, &self.site) {
+            self.site = Arc::clone(latest);
         }
         HEAD.with_borrow_mut(|head| {
             head.clear();
@@ -310,7 +314,6 @@ impl Requests {
             let decision = match written {
                 Ok(()) => lookup::decide(
                     &self.site,
-                    &self.policy,
                     head,
                     self.whence,
                     noted.began,
@@ -318,7 +321,11 @@ impl Requests {
                     &mut noted,
                 ),
                 Err(why) => {
-                    limited::unread(&self.site, self.whence.whose(&self.policy), noted.began);
+                    limited::unread(
+                        &self.site,
+                        self.whence.whose(&self.site.policy),
+                        noted.began,
+                    );
                     Decision::Refuse(Problem::malformed(why))
                 }
             };
@@ -342,7 +349,7 @@ impl Requests {
     /// The scheme that a request may name: its connection's, or any if it comes from a trusted proxy, which may pass on its
     /// client's. What is believed is what the fields say.
     fn scheme(&self, request: &Request<RecvStream>) -> Scheme {
-        let (whence, trusted) = (self.whence, &self.policy.listen.trusted_proxies);
+        let (whence, trusted) = (self.whence, &self.site.policy.listen.trusted_proxies);
         match request.uri().scheme_str() {
             Some(told) if told != whence.scheme.as_str() => {
                 let passed_on = whence.claims && claims::trusts(trusted, whence.peer);
@@ -462,9 +469,8 @@ impl Requests {
 
     fn conn(&self, exchange: Exchange, head: &[u8]) -> Conn {
         let post = self.site.watch.enroll_request();
-        let wire = Wire::exchange(exchange, post, Pace::of(&self.policy));
-        let (site, policy) = (Arc::clone(&self.site), Arc::clone(&self.policy));
-        let mut conn = Conn::new(site, wire, self.whence, policy);
+        let wire = Wire::exchange(exchange, post, Pace::of(&self.site.policy));
+        let mut conn = Conn::new(Arc::clone(&self.site), wire, self.whence);
         conn.inbox.extend(head);
         conn
     }

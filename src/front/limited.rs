@@ -262,8 +262,8 @@ pub async fn wait(conn: &mut Conn, noted: &Noted, wait: Duration) -> io::Result<
     if !sleep(conn, noted, wait).await {
         return Ok(Outcome::aborted());
     }
-    let (site, policy, from) = (&conn.site, conn.policy(), conn.whence());
-    let decision = lookup::after_wait(site, policy, conn.inbox.bytes(), from, noted);
+    let (site, from) = (&conn.site, conn.whence());
+    let decision = lookup::after_wait(site, conn.inbox.bytes(), from, noted);
     Box::pin(conn.carry_out(noted, decision)).await
 }
 

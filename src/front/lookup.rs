@@ -110,13 +110,13 @@ pub struct Pass {
 /// could be read; `known` is the host of the connection's last one.
 pub fn decide(
     site: &Site,
-    policy: &Policy,
     buf: &[u8],
     from: Whence,
     began: Tick,
     known: &mut KnownHost,
     noted: &mut Noted,
 ) -> Decision {
+    let policy = &*site.policy;
     let mut lines = request::lines();
     let mut another_host = None;
     // Looked at where it lies: it is large.
@@ -175,13 +175,8 @@ fn learned(
 }
 
 /// Decides on the request at the start of `buf`, whose turn it is now.
-pub fn after_wait(
-    site: &Site,
-    policy: &Policy,
-    buf: &[u8],
-    from: Whence,
-    noted: &Noted,
-) -> Decision {
+pub fn after_wait(site: &Site, buf: &[u8], from: Whence, noted: &Noted) -> Decision {
+    let policy = &*site.policy;
     let mut lines = request::lines();
     let now = clock::now();
     match &request::parse(buf, &mut lines, &policy.listen.head) {

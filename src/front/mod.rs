@@ -57,12 +57,17 @@ use crate::telemetry::{AccessLog, RouteMetrics};
 use guests::Guests;
 use watch::Watch;
 
-/// Everything a request may need, wired once.
+/// What is in force, for whoever comes next.
+pub type InForce = Arc<ArcSwap<Site>>;
+
+/// Everything a request may need, as it stands under one policy: a request takes it once and sees it to its end. Another
+/// policy makes another of it, which has the same store, clients and counts.
+#[derive(Clone)]
 pub struct Site {
-    pub policy: Arc<ArcSwap<Policy>>,
+    pub policy: Arc<Policy>,
     pub fetcher: Arc<Fetcher>,
     pub guard: Arc<Guard>,
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
     pub watch: Arc<Watch>,
     pub access: Arc<AccessLog>,
     /// By route id.
@@ -74,7 +79,7 @@ pub struct Site {
     /// What images of hot pages may take.
     pub images: Arc<Memory>,
     /// Requests that wait for a flight's head.
-    pub waiters: AtomicUsize,
+    pub waiters: Arc<AtomicUsize>,
     pub health: Arc<Health>,
 }
 

@@ -29,7 +29,7 @@ pub use link::{RedisSpec, Server};
 pub use part::{Cells, Part};
 
 /// How the proxies of a fleet find each other.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FleetSpec {
     pub redis: RedisSpec,
     /// Proxies there are believed to be until Redis has said.

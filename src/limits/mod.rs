@@ -32,7 +32,9 @@ pub struct Limits {
     all: Vec<Arc<Limit>>,
     /// By route, and last those of requests that no route takes.
     of: Vec<OfRoute>,
-    fleet: OnceLock<Fleet>,
+    /// Whom those that are shared are shared with.
+    with: Option<FleetSpec>,
+    fleet: Arc<OnceLock<Fleet>>,
 }
 
 /// Makes a client's number. Limits that are shared have hashers of their own, the same on all proxies.
@@ -138,8 +140,31 @@ impl Limits {
         room: impl Fn(usize) -> Option<Hold> + Clone + Send + Sync + 'static,
         metrics: &Metrics,
     ) -> Limits {
-        let make =
-            |spec: &LimitSpec| Arc::new(Limit::new(spec.clone(), fleet, room.clone(), metrics));
+        let none = Limits {
+            seed: RandomState::new(),
+            all: Vec::new(),
+            of: Vec::new(),
+            with: None,
+            fleet: Arc::default(),
+        };
+        none.renewed(specs, routes, fleet, room, metrics)
+    }
+
+    /// Others in their place. What clients have used of a limit they have used of the one of the same name, as far as that
+    /// counts the same.
+    pub fn renewed(
+        &self,
+        specs: &[LimitSpec],
+        routes: usize,
+        fleet: Option<&FleetSpec>,
+        room: impl Fn(usize) -> Option<Hold> + Clone + Send + Sync + 'static,
+        metrics: &Metrics,
+    ) -> Limits {
+        let before = |spec: &LimitSpec| self.all.iter().find(|limit| limit.spec.name == spec.name);
+        let make = |spec: &LimitSpec| {
+            let limit = Limit::new(spec.clone(), fleet, room.clone(), metrics, before(spec));
+            Arc::new(limit)
+        };
         let all: Vec<_> = specs.iter().map(make).collect();
         let of = |route: Option<usize>| {
             let is_its = |limit: &&Arc<Limit>| {
@@ -156,12 +181,27 @@ impl Limits {
                 billed: its(|spec| spec.cost == Cost::OriginMillis),
             }
         };
-        Limits {
-            seed: RandomState::new(),
+        let mut renewed = Limits {
+            seed: self.seed.clone(),
             of: (0..routes).map(Some).chain([None]).map(of).collect(),
             all,
-            fleet: OnceLock::new(),
+            with: fleet.cloned(),
+            fleet: Arc::default(),
+        };
+        if renewed.with == self.with && renewed.parts().eq(self.parts()) {
+            renewed.fleet = Arc::clone(&self.fleet);
         }
+        renewed
+    }
+
+    fn parts(&self) -> impl Iterator<Item = *const Part> {
+        let parts = self.all.iter().filter_map(|limit| limit.part.as_ref());
+        parts.map(Arc::as_ptr)
+    }
+
+    /// Whether both are in a fleet by the same membership.
+    pub fn stays_with(&self, other: &Limits) -> bool {
+        Arc::ptr_eq(&self.fleet, &other.fleet)
     }
 
     /// Joins the fleet. Without that, or until it is known who else there is, shared limits are divided by as many as are
@@ -209,10 +249,16 @@ impl Limit {
         fleet: Option<&FleetSpec>,
         room: impl Fn(usize) -> Option<Hold> + Send + Sync + 'static,
         metrics: &Metrics,
+        before: Option<&Arc<Limit>>,
     ) -> Limit {
         let whole = law(&spec);
         let part = fleet.filter(|_| spec.shared).zip(whole);
-        let part = part.map(|(fleet, whole)| Arc::new(Part::of(fleet, &spec, whole)));
+        let part = part.map(|(fleet, whole)| {
+            let part = Part::of(fleet, &spec, whole);
+            let had = before.and_then(|before| before.part.as_ref());
+            let same = had.filter(|had| had.is_same(&part));
+            same.cloned().unwrap_or_else(|| Arc::new(part))
+        });
         let law = Law {
             gcra: whole,
             concurrency: spec.concurrency,
@@ -221,7 +267,18 @@ impl Limit {
             let labels = [spec.name.as_str(), what.label()];
             metrics.counter(&names::LIMITED, &labels)
         };
-        let table = Table::new(law, spec.max_clients, Box::new(room));
+        let knows = |before: &&Arc<Limit>| {
+            let numbers = match (&before.part, &part) {
+                (None, None) => true,
+                (Some(had), Some(part)) => had.counts_like(part),
+                _ => false,
+            };
+            numbers && before.spec.key == spec.key && before.table.size() == spec.max_clients
+        };
+        let table = match before.filter(knows) {
+            Some(before) => before.table.under(law),
+            None => Table::new(law, spec.max_clients, Arc::new(room)),
+        };
         let table = Arc::new(match &part {
             Some(part) => table.having(part.even()),
             None => table,

@@ -31,7 +31,7 @@ const SHARD: usize = 4096;
 const MOST_SHARDS: usize = 256;
 
 /// Takes bytes from an account of memory, as long as what it gives is held. None: there are not so many.
-pub type Room = Box<dyn Fn(usize) -> Option<Hold> + Send + Sync>;
+pub type Room = Arc<dyn Fn(usize) -> Option<Hold> + Send + Sync>;
 pub type Hold = Box<dyn Any + Send + Sync>;
 
 /// What each client may.
@@ -60,14 +60,15 @@ pub enum Taken {
 }
 
 pub struct Table {
-    shards: Box<[Padded]>,
+    shards: Arc<[Padded]>,
     /// Buckets that a shard may have.
     most: usize,
+    clients: usize,
     law: Law,
     /// Instead of the law's, where its rate is shared: this proxy's part.
     part: Option<Arc<ArcSwap<Gcra>>>,
     room: Room,
-    pub unremembered: Counter,
+    pub unremembered: Arc<Counter>,
 }
 
 /// Two lines, since processors fetch them in pairs.
@@ -117,11 +118,30 @@ impl Table {
         Table {
             shards: (0..shards).map(|_| Padded(Mutex::default())).collect(),
             most: places.div_ceil(shards * PLACES).max(1),
+            clients,
             law,
             part: None,
             room,
-            unremembered: Counter::default(),
+            unremembered: Arc::default(),
         }
+    }
+
+    /// The same clients under another law: what they have used stays used.
+    pub fn under(&self, law: Law) -> Table {
+        Table {
+            shards: Arc::clone(&self.shards),
+            most: self.most,
+            clients: self.clients,
+            law,
+            part: None,
+            room: Arc::clone(&self.room),
+            unremembered: Arc::clone(&self.unremembered),
+        }
+    }
+
+    /// How many clients it is for.
+    pub fn size(&self) -> usize {
+        self.clients
     }
 
     /// Goes by this part of the law's rate, as it is by then.

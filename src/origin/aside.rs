@@ -3,16 +3,23 @@
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use crate::clock;
 
 /// A first round ends with its work's own deadlines; so much later it does where its thread gets no turn.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
 
-/// Runs what `start` spawns until the process ends.
+pub(super) type Tasks = Vec<JoinHandle<()>>;
+
+/// Runs what `start` spawns until all of it has ended.
 ///
 /// # Errors
 /// A thread that can't be had; for people.
-pub(super) fn run(name: &str, start: impl FnOnce() + Send + 'static) -> Result<(), String> {
+pub(super) fn run(
+    name: &str,
+    start: impl FnOnce() -> Tasks + Send + 'static,
+) -> Result<(), String> {
     let no_thread = |e: std::io::Error| format!("cannot start a thread: {e}");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -20,9 +27,11 @@ pub(super) fn run(name: &str, start: impl FnOnce() + Send + 'static) -> Result<(
         .map_err(no_thread)?;
     let work = move || {
         runtime.block_on(async {
-            start();
-            std::future::pending::<()>().await
-        })
+            for task in start() {
+                // One that panics has told so, and is no reason to end the others.
+                let _ = task.await;
+            }
+        });
     };
     let thread = std::thread::Builder::new().name(name.to_owned());
     thread.spawn(work).map(drop).map_err(no_thread)

@@ -62,7 +62,7 @@ impl Seen {
     }
 }
 
-/// Watches the servers of all that have a health check, until the process ends; `None` where none has.
+/// Watches the servers of all that have a health check, until their upstream is retired; `None` where none has.
 ///
 /// # Errors
 /// A thread that can't be had, roots that can't be read; for people.
@@ -87,9 +87,8 @@ pub fn watch(upstreams: &[Arc<Upstream>]) -> Result<Option<FirstRound>, String> 
     }
     let (first, round) = FirstRound::new(patience);
     aside::run("health", move || {
-        for ward in wards {
-            tokio::spawn(ward.run(first.clone()));
-        }
+        let run = |ward: Ward| tokio::spawn(ward.run(first.clone()));
+        wards.into_iter().map(run).collect()
     })?;
     Ok(Some(round))
 }
@@ -124,10 +123,13 @@ impl Ward {
                 });
             }
             first = None;
-            if self.changes.changed().await.is_err() {
-                return;
+            tokio::select! {
+                // The upstream is held here: there is one who tells.
+                _ = self.changes.changed() => {}
+                () = self.upstream.retired() => break,
             }
         }
+        watched.values().for_each(AbortHandle::abort);
     }
 
     fn watcher(&self, server: &Arc<Server>, first: Option<First>) -> Watcher {

@@ -115,7 +115,7 @@ impl Told {
     }
 }
 
-/// Resolves the names of all upstreams, until the process ends; `None` where there is none.
+/// Resolves the names of all upstreams, until they are retired; `None` where there is none.
 ///
 /// # Errors
 /// A thread that can't be had; for people.
@@ -137,9 +137,8 @@ pub fn resolve(upstreams: &[Arc<Upstream>]) -> Result<Option<FirstRound>, String
         return Ok(None);
     }
     aside::run("resolve", move || {
-        for seeker in seekers {
-            tokio::spawn(seeker.run());
-        }
+        let run = |seeker: Seeker| tokio::spawn(seeker.run());
+        seekers.into_iter().map(run).collect()
     })?;
     Ok(Some(round))
 }
@@ -197,7 +196,10 @@ impl Seeker {
             };
             self.tell(settled);
             self.first = None;
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.upstream.retired() => return,
+            }
         }
     }
 

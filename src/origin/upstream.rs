@@ -139,6 +139,7 @@ pub struct Upstream {
     roster: Roster,
     named: Vec<Named>,
     pub(super) resolves: Told,
+    retired: watch::Sender<bool>,
 }
 
 impl Upstream {
@@ -172,6 +173,7 @@ impl Upstream {
             budget: Budget::new(roster.here().iter().map(|server| server.role()), terms),
             named: Named::all(&spec.servers),
             resolves: Told::default(),
+            retired: watch::Sender::new(false),
             signer,
             roster,
             spec,
@@ -185,6 +187,17 @@ impl Upstream {
     /// As it was configured.
     pub fn spec(&self) -> &UpstreamSpec {
         &self.spec
+    }
+
+    /// From now on nobody asks how its servers are, or where. What is under way, and who waits, goes on.
+    pub fn retire(&self) {
+        self.retired.send_replace(true);
+    }
+
+    pub(super) async fn retired(&self) {
+        let mut retired = self.retired.subscribe();
+        // The sender is here.
+        let _ = retired.wait_for(|retired| *retired).await;
     }
 
     /// Leave to have one request in flight at one server, at once or after `patience` or `queue_wait`, whichever is

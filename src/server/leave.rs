@@ -16,7 +16,9 @@ use tokio::task::spawn_blocking;
 
 use super::handover;
 use crate::admin::{Health, Listening};
-use crate::front::Site;
+use crate::clock;
+use crate::config::live::{By, Live};
+use crate::front::InForce;
 use crate::front::door::Doors;
 use crate::front::watch::SWEEP;
 
@@ -89,7 +91,8 @@ impl Leave {
     pub fn when_told(
         self,
         server: Server,
-        site: &Site,
+        in_force: &InForce,
+        live: &Arc<Live>,
         health: &Health,
         entrance: Entrance,
         begun: impl Future<Output = Result<Option<Listening>, String>>,
@@ -110,12 +113,12 @@ impl Leave {
             .map_err(|e| format!("cannot start a thread: {e}"))?;
         let served = runtime.block_on(async {
             tokio::select! {
-                served = drain_when_told(signals, stop, site, health, entrance, begun) => served,
+                served = drain_when_told(signals, stop, in_force, live, health, entrance, begun) => served,
                 _ = ended => Err("the engine has stopped".to_owned()),
                 () = panicked.notified() => Err("the engine has panicked".to_owned()),
             }
         });
-        site.limits.leave();
+        in_force.load().limits.leave();
         // A thread that still waits for a successor is not waited for.
         runtime.shutdown_background();
         served
@@ -125,13 +128,15 @@ impl Leave {
 async fn drain_when_told(
     mut signals: Signals,
     stop: oneshot::Sender<()>,
-    site: &Site,
+    in_force: &InForce,
+    live: &Arc<Live>,
     health: &Health,
     entrance: Entrance,
     begun: impl Future<Output = Result<Option<Listening>, String>>,
 ) -> Result<(), String> {
     let Entrance { sockets, doors } = entrance;
-    let listen = site.policy.load().listen.clone();
+    let site = in_force.load_full();
+    let listen = site.policy.listen.clone();
     let begun = tokio::select! {
         begun = begun => begun,
         () = signals.stop() => Err("told to stop before it served".to_owned()),
@@ -142,7 +147,7 @@ async fn drain_when_told(
         Err(why) => (None, Some(why)),
     };
     let why = match failed {
-        None => signals.until_told(listen.address, &sockets).await,
+        None => signals.until_told(live, listen.address, &sockets).await,
         Some(_) => Why::Told,
     };
     tracing::info!("draining");
@@ -204,6 +209,7 @@ struct Signals {
     term: Signal,
     int: Signal,
     quit: Signal,
+    hup: Signal,
 }
 
 impl Signals {
@@ -212,6 +218,7 @@ impl Signals {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
+            hup: signal(SignalKind::hangup())?,
         })
     }
 
@@ -222,11 +229,20 @@ impl Signals {
         }
     }
 
-    async fn until_told(&mut self, public: SocketAddr, sockets: &[TcpListener]) -> Why {
+    async fn until_told(
+        &mut self,
+        live: &Arc<Live>,
+        public: SocketAddr,
+        sockets: &[TcpListener],
+    ) -> Why {
         loop {
             tokio::select! {
                 _ = self.term.recv() => return Why::Told,
                 _ = self.int.recv() => return Why::Told,
+                _ = self.hup.recv() => {
+                    reload(live);
+                    continue;
+                }
                 _ = self.quit.recv() => {}
             }
             tracing::info!("handing over to a successor");
@@ -242,6 +258,14 @@ impl Signals {
             }
         }
     }
+}
+
+/// What comes of it is logged and counted there.
+fn reload(live: &Arc<Live>) {
+    let live = Arc::clone(live);
+    drop(spawn_blocking(move || {
+        let _ = live.reload(By::new("SIGHUP", ""), clock::now());
+    }));
 }
 
 async fn hand_over(public: SocketAddr, sockets: &[TcpListener]) -> Result<(), String> {

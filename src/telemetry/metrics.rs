@@ -119,10 +119,13 @@ impl Latency {
 pub struct Metrics {
     routes: Mutex<BTreeMap<String, Arc<RouteMetrics>>>,
     upstreams: Mutex<BTreeMap<String, Arc<UpstreamMetrics>>>,
-    read: Mutex<BTreeMap<(&'static str, Vec<String>), Read>>,
+    counters: Mutex<BTreeMap<Labelled, Arc<Counter>>>,
+    read: Mutex<BTreeMap<Labelled, Read>>,
     read_some: Mutex<BTreeMap<(&'static str, String), ReadSome>>,
 }
 
+/// A family's name, and labels.
+type Labelled = (&'static str, Vec<String>);
 type Read = Arc<dyn Fn() -> f64 + Send + Sync>;
 
 /// Labels and values of series that come and go.
@@ -140,6 +143,7 @@ impl Metrics {
         let metrics = Metrics {
             routes: Mutex::default(),
             upstreams: Mutex::default(),
+            counters: Mutex::default(),
             read: Mutex::default(),
             read_some: Mutex::default(),
         };
@@ -204,12 +208,17 @@ impl Metrics {
         self.read_some.lock().insert(key, Arc::new(read));
     }
 
-    /// A new counter, shown under `family`.
+    /// The counter that is shown under `family` with these labels; the same for the same labels, across reloads too.
     pub fn counter(&self, family: &'static Family, labels: &[&str]) -> Arc<Counter> {
-        let counter = Arc::new(Counter::default());
-        let shown = counter.clone();
-        self.count_from(family, labels, move || shown.total() as f64);
-        counter
+        let key = labels.iter().map(|&value| value.to_owned()).collect();
+        let mut counters = self.counters.lock();
+        let counter = counters.entry((family.name, key)).or_insert_with(|| {
+            let counter = Arc::new(Counter::default());
+            let shown = counter.clone();
+            self.count_from(family, labels, move || shown.total() as f64);
+            counter
+        });
+        counter.clone()
     }
 
     fn register(&self, family: &'static Family, labels: &[&str], read: Read) {

@@ -44,6 +44,10 @@ families! {
     CERTIFICATE_EXPIRY: Gauge "tidegate_tls_certificate_expires" [] "When the first of the certificates ends, in Unix seconds.";
     CERTIFICATE_RELOADS: Counter "tidegate_tls_certificate_reloads_total" ["result"] "Changes of certificate files: done, or refused and the old ones kept.";
 
+    CONFIG_VERSION: Gauge "tidegate_config_version" [] "Number of the config in force: 1 is what the process has started with.";
+    CONFIG_CHANGES: Counter "tidegate_config_changes_total" ["result"] "Configs that were to come into force: done, or refused and the one before kept.";
+    CONFIG_REFUSED: Gauge "tidegate_config_refused" [] "Whether the last config that was to come into force was refused: 1 or 0.";
+
     LIST_ENTRIES: Gauge "tidegate_list_entries" ["list"] "Addresses and networks in a list.";
     LIST_DENIED: Counter "tidegate_list_denied_total" ["list"] "Requests of clients that a list keeps out.";
     LIST_RELOADS: Counter "tidegate_list_reloads_total" ["list", "result"] "Changes of a list's file: done, or refused and what was read last kept.";

@@ -400,6 +400,7 @@ impl Page {
             let ask = Ask {
                 now: self.now,
                 generation,
+                reign: 0,
                 presumed: presumed.clone(),
                 select: &|names| reads.select(names),
             };
@@ -448,6 +449,7 @@ impl Page {
         let ask = Ask {
             now: 0,
             generation: 0,
+            reign: 0,
             presumed: None,
             select: &|names| ENGLISH.select(names),
         };
@@ -701,6 +703,7 @@ fn out_of_date() -> Outcome {
         let ask = Ask {
             now,
             generation: 0,
+            reign: 0,
             presumed: None,
             select: &|_| Box::default(),
         };
@@ -858,6 +861,7 @@ fn marks_are_bounded() -> Outcome {
         let ask = Ask {
             now: 0,
             generation: 0,
+            reign: 0,
             presumed: variant.as_ref().map(|variant| Arc::clone(&variant.names)),
             select: &|_| {
                 variant

@@ -2,7 +2,7 @@
 //! architecture, a browser at the demo site, hot pages and compressed ones, origins and clients that speak TLS and HTTP/2,
 //! servers that fail, fall ill and get well, those that come and go with DNS, origins that are down as a whole, how requests
 //! are spread over servers, who is kept out, more requests than an origin can bear, routes that may have some of its places only, what
-//! `tidegate health` makes of odd answers, clocks that jump, what happens when files, memory or disk run out, that the
+//! `tidegate health` makes of odd answers, clocks that jump, configs that change, what happens when files, memory or disk run out, that the
 //! container's files say what is true, mutated requests at a strict origin, the corpora of what is fuzzed.
 
 mod addresses;
@@ -36,6 +36,7 @@ mod overload;
 mod probes;
 #[path = "../../fuzz/src/lib.rs"]
 mod properties;
+mod reloads;
 mod scarce;
 #[path = "../../src/limits/fleet/tests/server.rs"]
 #[expect(dead_code, reason = "the crate's own tests use the rest")]
@@ -73,6 +74,7 @@ pub fn tests() -> Vec<Test> {
         origins::tests(),
         overload::tests(),
         probes::tests(),
+        reloads::tests(),
         scarce::tests(),
         spread::tests(),
         tls::tests(),

@@ -34,7 +34,7 @@ pub(super) const LONGEST_ANSWER: usize = 1 << 20;
 const LONGEST_CONNECTING: Duration = Duration::from_secs(1);
 
 /// Where Redis is and how it is spoken to.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RedisSpec {
     /// One, or several that are tried in turn: a cluster's nodes, say.
     pub servers: Vec<Server>,

@@ -47,6 +47,21 @@ pub struct Part {
     pub(super) requests: Counter,
 }
 
+/// Of all pieces, each kept apart from the next by its length.
+fn digest_of(pieces: &[&[u8]]) -> digest::Digest {
+    let mut digest = digest::Context::new(&digest::SHA256);
+    for piece in pieces {
+        digest.update(&(piece.len() as u64).to_le_bytes());
+        digest.update(piece);
+    }
+    digest.finish()
+}
+
+fn word(digest: &digest::Digest, at: usize) -> u64 {
+    let bytes = digest.as_ref()[at..at + 8].try_into();
+    u64::from_le_bytes(bytes.expect("eight bytes"))
+}
+
 pub(super) type Hot = HashMap<u64, Arc<Mutex<Lease>>, RandomState>;
 
 impl Part {
@@ -65,26 +80,15 @@ impl Part {
     /// `secret`: what clients are hashed with, known to all proxies and nobody else. `least`: what the dearest request costs.
     pub fn new(secret: &[u8], name: &str, whole: Gcra, least: u64, proxies: u32) -> Part {
         let least = least.max(1) as f64;
-        let mut digest = digest::Context::new(&digest::SHA256);
-        // Its length keeps the name apart from what follows.
-        for piece in [
-            secret,
-            name.as_bytes(),
-            format!("{whole:?}{least}").as_bytes(),
-        ] {
-            digest.update(&(piece.len() as u64).to_le_bytes());
-            digest.update(piece);
-        }
-        let digest = digest.finish();
-        let word = |at: usize| {
-            let bytes = digest.as_ref()[at..at + 8].try_into();
-            u64::from_le_bytes(bytes.expect("eight bytes"))
-        };
+        let rate = format!("{whole:?}{least}");
+        // Who is who does not hang on how much he may.
+        let who = digest_of(&[secret, name.as_bytes()]);
+        let what = digest_of(&[secret, name.as_bytes(), rate.as_bytes()]);
         Part {
             whole,
             least,
-            tag: word(16) as u32,
-            keys: (word(0), word(8)),
+            tag: word(&what, 16) as u32,
+            keys: (word(&who, 0), word(&who, 8)),
             even: Arc::new(ArcSwap::from_pointee(even(&whole, proxies, least))),
             some_hot: AtomicBool::new(false),
             hot: ArcSwap::default(),
@@ -92,6 +96,16 @@ impl Part {
             cells: OnceLock::new(),
             requests: Counter::default(),
         }
+    }
+
+    /// Whether both are the same limit's to everybody.
+    pub fn is_same(&self, other: &Part) -> bool {
+        (self.tag, self.keys) == (other.tag, other.keys)
+    }
+
+    /// Whether both know clients by the same numbers.
+    pub fn counts_like(&self, other: &Part) -> bool {
+        self.keys == other.keys
     }
 
     /// Where those are kept who are not hot. Without it they are believed to have used nothing.

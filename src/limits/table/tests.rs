@@ -9,7 +9,7 @@ use super::*;
 const SECOND: u64 = 1_000_000_000;
 
 fn ample() -> Room {
-    Box::new(|_| Some(Box::new(())))
+    Arc::new(|_| Some(Box::new(())))
 }
 
 fn per_second(count: u64, burst: u64) -> Law {
@@ -115,11 +115,13 @@ fn a_flood_from_a_million_addresses_leaves_honest_clients_alone() {
         }
         for client in flood.by_ref().take(100_000) {
             assert!(is_admitted(table.take(client, now, 1)));
-            refused += usize::from(!is_admitted(table.take(client, now, 1)));
+            refused += u64::from(!is_admitted(table.take(client, now, 1)));
         }
     }
-    assert_eq!(refused, 1_000_000);
-    assert_eq!(table.unremembered.total(), 0);
+    // Once in a few million newcomers both buckets are full of others who have just come.
+    let unremembered = table.unremembered.total();
+    assert!(unremembered <= 10, "{unremembered}");
+    assert!(refused + unremembered >= 1_000_000, "{refused}");
     assert!(
         table.bytes() <= 125_000 * 21 + (1 << 16),
         "{}",
@@ -155,7 +157,7 @@ fn memory_that_cannot_be_had_is_not_taken() {
         let given = Given(Arc::clone(&account), bytes);
         (sum <= 64 * 1024).then(|| Box::new(given) as Hold)
     };
-    let table = Table::new(per_second(1, 10), 1_000_000, Box::new(room));
+    let table = Table::new(per_second(1, 10), 1_000_000, Arc::new(room));
     let seed = RandomState::new();
     for client in clients(&seed, 0..50_000) {
         assert!(is_admitted(table.take(client, 0, 1)));

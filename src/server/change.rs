@@ -1,0 +1,126 @@
+//! Another policy takes over: what hangs on it is made off the road, with all that is to stay, and put in force in one step.
+//!
+//! What stays: the store and what is on its way to it, clients' connections, what clients have used of limits, upstreams
+//! that are configured as they were, with their budgets and what is known of their servers.
+
+use std::sync::Arc;
+
+use crate::cache::memory::Memory;
+use crate::config::policy::Policy;
+use crate::fetch::Limits;
+use crate::front::{InForce, Site};
+use crate::guard::Guard;
+use crate::limits::table::Hold;
+use crate::origin::{self, Upstream};
+use crate::telemetry::{Metrics, RouteMetrics, UpstreamMetrics};
+
+/// Puts `policy` in force. Blocks: files are read, and servers that are new are found and asked how they are first.
+///
+/// # Errors
+/// What can't be had, for people; then nothing has changed.
+pub fn put_in_force(in_force: &InForce, policy: Policy, metrics: &Metrics) -> Result<(), String> {
+    let before = in_force.load_full();
+    let site = Arc::new(renewed(&before, policy, metrics)?);
+    in_force.store(Arc::clone(&site));
+    for upstream in before.fetcher.upstreams() {
+        let mut stays = site.fetcher.upstreams().iter();
+        if !stays.any(|one| Arc::ptr_eq(one, upstream)) {
+            upstream.retire();
+        }
+    }
+    if !site.limits.stays_with(&before.limits) {
+        before.limits.leave();
+    }
+    Ok(())
+}
+
+fn renewed(before: &Site, policy: Policy, metrics: &Metrics) -> Result<Site, String> {
+    let known = before.fetcher.upstreams();
+    let upstreams = upstreams(&policy, known)?;
+    let is_new = |one: &&Arc<Upstream>| !known.iter().any(|known| Arc::ptr_eq(known, one));
+    let new: Vec<_> = upstreams.iter().filter(is_new).cloned().collect();
+    let guard = guard(&policy, metrics)?;
+    let limits = before.limits.renewed(
+        &policy.limits,
+        policy.routes.len(),
+        policy.fleet.as_ref(),
+        room(&before.fetcher.memory),
+        metrics,
+    );
+    let elsewhere =
+        !new.is_empty() || upstreams.len() != known.len() || policy.routes != before.policy.routes;
+    let joins = (policy.fleet.as_ref()).filter(|_| !limits.stays_with(&before.limits));
+    if let Some(fleet) = joins {
+        limits.join(fleet, metrics)?;
+    }
+    if let Err(why) = first_answers(&new) {
+        new.iter().for_each(|upstream| upstream.retire());
+        if joins.is_some() {
+            limits.leave();
+        }
+        return Err(why);
+    }
+    let watched = watched(&upstreams, metrics);
+    Ok(Site {
+        fetcher: (before.fetcher).renewed(upstreams, watched, fetching(&policy), elsewhere),
+        routes: routes(&policy, metrics),
+        limits: Arc::new(limits),
+        guard,
+        policy: Arc::new(policy),
+        ..before.clone()
+    })
+}
+
+/// Nobody is sent to servers before it is known where they are and which of them are well.
+fn first_answers(new: &[Arc<Upstream>]) -> Result<(), String> {
+    if let Some(round) = origin::resolve(new)? {
+        round.wait();
+    }
+    if let Some(round) = origin::watch(new)? {
+        round.wait();
+    }
+    Ok(())
+}
+
+/// A policy's upstreams: of those that are `known` the ones that are configured the same.
+pub fn upstreams(policy: &Policy, known: &[Arc<Upstream>]) -> Result<Vec<Arc<Upstream>>, String> {
+    let make = |spec: &origin::UpstreamSpec| {
+        let same = known.iter().find(|one| one.spec() == spec);
+        same.map_or_else(|| Upstream::new(spec.clone()), |one| Ok(Arc::clone(one)))
+    };
+    policy.upstreams.iter().map(make).collect()
+}
+
+/// Their counts.
+pub fn watched(upstreams: &[Arc<Upstream>], metrics: &Metrics) -> Vec<Arc<UpstreamMetrics>> {
+    let names = upstreams.iter().map(|upstream| upstream.name());
+    names.map(|name| metrics.upstream(name)).collect()
+}
+
+pub fn routes(policy: &Policy, metrics: &Metrics) -> Vec<Arc<RouteMetrics>> {
+    let names = policy.routes.iter().map(|route| &route.name);
+    names.map(|name| metrics.route(name)).collect()
+}
+
+pub fn fetching(policy: &Policy) -> Limits {
+    Limits {
+        max_object_size: policy.cache.max_object_size,
+        pass_buffer: policy.cache.pass_buffer,
+        hit_for_miss: policy.cache.hit_for_miss,
+    }
+}
+
+/// Lists, databases and rules, whose files are looked at as long as they are in force.
+pub fn guard(policy: &Policy, metrics: &Metrics) -> Result<Arc<Guard>, String> {
+    let guard = Guard::new(policy, metrics)?;
+    guard
+        .watch()
+        .map_err(|e| format!("cannot start a thread: {e}"))?;
+    Ok(guard)
+}
+
+/// Where the memory for limits' clients is taken from.
+pub fn room(memory: &Arc<Memory>) -> impl Fn(usize) -> Option<Hold> + Clone + Send + Sync + use<> {
+    let account = Arc::clone(memory);
+    move |bytes| Some(Box::new(account.charge(bytes)?) as Hold)
+}

@@ -1,0 +1,265 @@
+//! Another config while requests come: by the file, by SIGHUP; bad ones; what stays and what waits.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use super::lifecycle::signal;
+use super::site::{Client, Origin, Reply, Site, answer, equal, eventually};
+use super::{Outcome, Test};
+use crate::harness::proxy::lay_over;
+use crate::harness::wire::Conn;
+
+/// Every test here, with its name.
+pub fn tests() -> Vec<Test> {
+    vec![
+        (
+            "reloads::a_hundred_under_load_fail_nobody_and_mix_nothing",
+            a_hundred,
+        ),
+        (
+            "reloads::a_bad_file_changes_nothing_and_is_told",
+            a_bad_file,
+        ),
+        ("reloads::what_is_known_stays_known", what_stays),
+        ("reloads::another_origin_is_asked_at_once", another_origin),
+        ("reloads::what_cannot_change_waits_and_is_told", what_waits),
+        ("reloads::a_mounted_config_map_is_followed", a_link),
+    ]
+}
+
+/// An origin whose pages say where they come from, and may be kept.
+fn origin(says: &'static str) -> Result<Origin, String> {
+    Origin::start(move |asked, conn: &mut Conn| {
+        let keep = match asked.target.starts_with("/kept") {
+            true => "Cache-Control: max-age=600\r\n",
+            false => "Cache-Control: no-store\r\n",
+        };
+        answer(conn, 200, keep, says.as_bytes())
+    })
+}
+
+/// Writes a config over the file, and waits until it is in force.
+fn change(site: &Site, to: &str) -> Outcome {
+    let before = site.metric("tidegate_config_changes_total")?;
+    write(&site.dir.path().join("tidegate.toml"), to)?;
+    signal(site, "-HUP")?;
+    site.until("tidegate_config_changes_total", |changes| changes > before)
+}
+
+/// All of a file at once, as editors and tools do it.
+fn write(path: &Path, text: &str) -> Outcome {
+    let next = path.with_extension("next");
+    fs::write(&next, text).map_err(|e| e.to_string())?;
+    fs::rename(&next, path).map_err(|e| e.to_string())
+}
+
+fn read(site: &Site) -> Result<String, String> {
+    fs::read_to_string(site.dir.path().join("tidegate.toml")).map_err(|e| e.to_string())
+}
+
+/// The file with something over it.
+fn with(site: &Site, config: &str) -> Result<String, String> {
+    lay_over(&read(site)?, config)
+}
+
+fn version(site: &Site) -> Result<f64, String> {
+    site.metric("tidegate_config_version")
+}
+
+/// Waits until the log has these words.
+fn logged(site: &Site, words: &str) -> Outcome {
+    eventually(words, || {
+        let log = fs::read_to_string(site.dir.path().join("stdout")).map_err(|e| e.to_string())?;
+        let has = log.contains(words) || site.proxy.said().contains(words);
+        Ok(has.then_some(()))
+    })
+}
+
+/// One policy has two marks on its answers, made from different tables; an answer with marks of two is a mixture.
+fn marked(number: usize) -> String {
+    format!(
+        "[[route]]\nx_cache = {}\n\
+         [[limit]]\nname = \"n{number}\"\nrate = \"{}/s\"\ntell = \"always\"\n",
+        number % 2 == 1,
+        1_000 + number
+    )
+}
+
+/// Whether its route is marked, and what its limit is called.
+fn marks(reply: &Reply) -> Result<(bool, usize), String> {
+    let limit = reply.field("ratelimit-policy");
+    let number = limit
+        .strip_prefix("\"n")
+        .and_then(|limit| limit.split('"').next());
+    let number = number.and_then(|number| number.parse().ok());
+    Ok((
+        !reply.field("x-cache").is_empty(),
+        number.ok_or(format!("policy: {limit:?}"))?,
+    ))
+}
+
+fn a_hundred() -> Outcome {
+    const CHANGES: usize = 100;
+    const CLIENTS: usize = 6;
+    let origin = origin("page")?;
+    let site = Site::start(origin.address, &marked(0))?;
+    let base = read(&site)?;
+    let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let ask = |path: &'static str| {
+        let (site, over, answered) = (&site, &over, &answered);
+        move || {
+            let mut client = site.client()?;
+            while !over.load(Ordering::Relaxed) {
+                let reply = client.get(path, "")?.is(200)?;
+                let marks = marks(&reply)?;
+                equal("both marks", marks.0, marks.1 % 2 == 1)?;
+                equal("page", reply.text(), "page".into())?;
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        }
+    };
+    let changes = || {
+        let mut last = 0;
+        for turn in 1..=CHANGES {
+            let good = turn % 5 != 0;
+            match good {
+                true => {
+                    change(&site, &lay_over(&base, &marked(turn))?)?;
+                    last = turn;
+                }
+                false => change(&site, "[[rout")?,
+            }
+            // Whoever asks from now on sees it.
+            let seen = site.get("/kept", "")?.is(200)?;
+            equal("in force", marks(&seen)?.1, last)?;
+            let before = answered.load(Ordering::Relaxed);
+            eventually("others are served", || {
+                Ok((answered.load(Ordering::Relaxed) > before).then_some(()))
+            })?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let paths = ["/kept", "/passed"].into_iter().cycle().take(CLIENTS);
+        let clients: Vec<_> = paths.map(|path| scope.spawn(ask(path))).collect();
+        let changed: Outcome = changes();
+        over.store(true, Ordering::Relaxed);
+        let joined = |client: thread::ScopedJoinHandle<'_, Outcome>| {
+            client.join().unwrap_or(Err("a client panicked".into()))
+        };
+        clients.into_iter().try_for_each(joined)?;
+        changed
+    })?;
+    let result = |result: &str| {
+        let labels = [("result".to_owned(), result.to_owned())];
+        site.proxy.metric("tidegate_config_changes_total", &labels)
+    };
+    equal("refused", result("refused")?, Some(20.0))
+}
+
+fn a_bad_file() -> Outcome {
+    let origin = origin("page")?;
+    let site = Site::start(origin.address, "")?;
+    site.get("/kept", "")?.is(200)?;
+    let good = read(&site)?;
+    change(&site, &format!("{good}\n[[rule]]\nwhen = 'tru'\n"))?;
+    equal("version", version(&site)?, 1.0)?;
+    equal("told", site.metric("tidegate_config_refused")?, 1.0)?;
+    logged(&site, "when = 'tru'")?;
+    equal(
+        "still",
+        site.get("/kept", "")?.is(200)?.text(),
+        "page".into(),
+    )?;
+    // As it was: nothing is refused any more, and there is no other version.
+    change(&site, &good)?;
+    equal("told", site.metric("tidegate_config_refused")?, 0.0)?;
+    equal("version", version(&site)?, 1.0)
+}
+
+fn what_stays() -> Outcome {
+    let origin = origin("page")?;
+    let limit = "[[limit]]\nname = \"all\"\nrate = \"2/h\"\nburst = 2\ncounts = \"origin\"\n";
+    let site = Site::start(origin.address, limit)?;
+    let mut open = site.client()?;
+    open.get("/kept", "")?.is(200)?;
+    open.get("/passed", "")?.is(200)?;
+    open.get("/passed", "")?.is(429)?;
+    let budget = site.metric("tidegate_origin_budget")?;
+    let served = site.metric("tidegate_requests_total")?;
+    // Everything but the limit's name, key and table is another.
+    let more = "[[limit]]\nrate = \"3/h\"\n[[route]]\nx_cache = true\n";
+    change(&site, &with(&site, more)?)?;
+    // The connection, the page, what the client has used, the counts, what is known of the origin.
+    let kept = open.get("/kept", "")?.is(200)?;
+    equal("mark", kept.field("x-cache").to_owned(), "HIT".to_owned())?;
+    equal("fetched", origin.asked("GET /kept"), 1)?;
+    open.get("/passed", "")?.is(429)?;
+    equal("budget", site.metric("tidegate_origin_budget")?, budget)?;
+    let after = site.metric("tidegate_requests_total")?;
+    equal("counted on", after >= served + 2.0, true)
+}
+
+fn another_origin() -> Outcome {
+    let (one, other) = (origin("one")?, origin("other")?);
+    let site = Site::start(one.address, "")?;
+    let mut open: Client = site.client()?;
+    equal(
+        "before",
+        open.get("/passed", "")?.is(200)?.text(),
+        "one".into(),
+    )?;
+    open.get("/kept", "")?.is(200)?;
+    let to = format!("[[upstream]]\nservers = [\"http://{}\"]\n", other.address);
+    change(&site, &with(&site, &to)?)?;
+    equal(
+        "after",
+        open.get("/passed", "")?.is(200)?.text(),
+        "other".into(),
+    )?;
+    // What was stored is kept.
+    equal("kept", open.get("/kept", "")?.is(200)?.text(), "one".into())?;
+    equal(
+        "new",
+        open.get("/kept/2", "")?.is(200)?.text(),
+        "other".into(),
+    )
+}
+
+fn what_waits() -> Outcome {
+    let origin = origin("page")?;
+    let site = Site::start(origin.address, "")?;
+    let more = "[listen]\naddress = \"127.0.0.1:1\"\nmax_target = \"1KiB\"\n";
+    change(&site, &with(&site, more)?)?;
+    equal("version", version(&site)?, 2.0)?;
+    logged(&site, "listen.address")?;
+    // All else is in force.
+    let long = format!("/{}", "x".repeat(2_000));
+    site.get(&long, "")?.is(414).map(drop)
+}
+
+fn a_link() -> Outcome {
+    let origin = origin("page")?;
+    let site = Site::start(origin.address, "")?;
+    let at = |name: &str| site.dir.path().join(name);
+    let told = |e: std::io::Error| e.to_string();
+    let base = read(&site)?;
+    for (number, name) in ["first", "second"].into_iter().enumerate() {
+        fs::create_dir(at(name)).map_err(told)?;
+        let text = lay_over(&base, &marked(number + 1))?;
+        fs::write(at(name).join("tidegate.toml"), text).map_err(told)?;
+    }
+    symlink("first", at("current")).map_err(told)?;
+    symlink("current/tidegate.toml", at("link")).map_err(told)?;
+    fs::rename(at("link"), at("tidegate.toml")).map_err(told)?;
+    site.until("tidegate_config_version", |version| version == 2.0)?;
+    equal("first", marks(&site.get("/", "")?)?, (true, 1))?;
+    symlink("second", at("next")).map_err(told)?;
+    fs::rename(at("next"), at("current")).map_err(told)?;
+    site.until("tidegate_config_version", |version| version == 3.0)?;
+    equal("second", marks(&site.get("/", "")?)?, (false, 2))
+}
