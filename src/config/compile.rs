@@ -533,15 +533,16 @@ impl Compile<'_, '_> {
         let patterns =
             |written: &[Pattern]| written.iter().map(|p| target::Pattern::new(&p.0)).collect();
         let default_ttl = route.default_ttl.value.filter(|ttl| !ttl.is_zero());
+        let name = match &route.name.value {
+            Some(name) => name.0.clone(),
+            None => format!("{first}{path}"),
+        };
         Route {
             id,
-            name: match &route.name.value {
-                Some(name) => name.0.clone(),
-                None => format!("{first}{path}"),
-            },
             upstream,
             priority: route.priority.value,
-            bulkhead: self.bulkhead(id, route, spec),
+            bulkhead: self.bulkhead(&name, route, spec),
+            name,
             cache: route.cache.value,
             store: StoreTerms {
                 default_ttl,

@@ -12,6 +12,7 @@ use crate::limits::spec::{Action, Counts, Rate};
 use crate::origin::{Balance, Bulkhead, Check, HashBy, Place};
 use crate::rules::claims::ClaimedBy;
 use crate::rules::geo::mmdb::{Record, database};
+use crate::rules::rendezvous;
 use crate::rules::resolve::Family;
 use crate::rules::storing::SetCookie;
 use crate::telemetry::Output;
@@ -348,7 +349,8 @@ fn a_route_may_have_less_than_its_upstream() {
     };
     let eight = "servers = [\"http://127.0.0.1:8000\"]\nmax_in_flight = 8";
     assert_eq!(of(eight, ""), None);
-    let has = |most| Some(Bulkhead { route: 1, most });
+    let route = rendezvous::hash([b"/x".as_slice()]) as usize;
+    let has = |most| Some(Bulkhead { route, most });
     assert_eq!(of(eight, "max_in_flight = 8"), has(8));
     // What is learned, or may be several, may come to be more.
     let learned = "servers = [\"http://127.0.0.1:8000\"]";

@@ -50,7 +50,6 @@ pub enum Refused {
 }
 
 pub(super) struct Budget {
-    terms: Terms,
     /// When the clock that rooms go by began.
     born: Instant,
     state: Mutex<State>,
@@ -67,6 +66,7 @@ pub(super) struct Terms {
 }
 
 struct State {
+    terms: Terms,
     /// The servers' ids, rising, in step with `servers`.
     ids: Vec<usize>,
     servers: Vec<Standing>,
@@ -87,6 +87,8 @@ struct Picked {
     server: usize,
     route: Option<usize>,
     begun: Option<Begun>,
+    /// Of which room.
+    room: u32,
 }
 
 type Serve = oneshot::Sender<Result<Slot, Refused>>;
@@ -96,9 +98,9 @@ impl Budget {
     pub(super) fn new(roles: impl IntoIterator<Item = Role>, terms: Terms) -> Arc<Self> {
         let servers: Vec<_> = roles.into_iter().map(Standing::of).collect();
         Arc::new(Self {
-            terms,
             born: clock::timer(),
             state: Mutex::new(State {
+                terms,
                 ids: (0..servers.len()).collect(),
                 servers,
                 gone: Gone::default(),
@@ -114,7 +116,7 @@ impl Budget {
     /// What the servers in use now may have together: not those that are ill, ejected or at rest, as far as there are
     /// others, nor backups that stand by.
     pub(super) fn total(&self) -> usize {
-        self.state.lock().places(&self.terms.rules, clock::timer())
+        self.state.lock().places(clock::timer())
     }
 
     /// Whether a server that is not drained is left without these.
@@ -142,7 +144,7 @@ impl Budget {
     /// How many places a route's requests may have.
     pub(super) fn places(&self, route: Option<usize>) -> usize {
         let state = self.state.lock();
-        let places = state.places(&self.terms.rules, clock::timer());
+        let places = state.places(clock::timer());
         places.min(state.shares.most(route))
     }
 
@@ -155,6 +157,25 @@ impl Budget {
 
     pub(super) fn streams(&self) -> usize {
         self.state.lock().streams
+    }
+
+    /// Goes by other terms from now on, and by other roles of servers that stay. What is in flight stays counted.
+    pub(super) fn renew(self: &Arc<Self>, terms: Terms, roles: Vec<(usize, Role)>) {
+        let mut state = self.state.lock();
+        state.terms = terms;
+        state.waiting.resize(terms.queue);
+        state.shares.forget_idle();
+        for (id, role) in roles {
+            let State {
+                ids, servers, gone, ..
+            } = &mut *state;
+            let here = ids.binary_search(&id).ok().map(|place| &mut servers[place]);
+            if let Some(standing) = here.or_else(|| gone.get_mut(id)) {
+                standing.set_role(role);
+            }
+        }
+        drop(state);
+        self.serve_waiting();
     }
 
     /// Servers that are to have requests from now on, each with an id higher than all before, or the one it had when it
@@ -282,12 +303,12 @@ impl Budget {
     pub(super) fn failed(&self, server: usize) -> Option<Duration> {
         let now = clock::timer();
         let mut state = self.state.lock();
-        let rules = &self.terms.rules;
+        let rules = state.terms.rules;
         let place = state.place(server)?;
-        let is_due = state.servers[place].failed(rules, now);
-        let is_due = state.stands_out(place, rules, now) || is_due;
-        (is_due && state.can_spare(place, rules, now))
-            .then(|| state.servers[place].eject(rules, now))
+        let is_due = state.servers[place].failed(&rules, now);
+        let is_due = state.stands_out(place, &rules, now) || is_due;
+        (is_due && state.can_spare(place, &rules, now))
+            .then(|| state.servers[place].eject(&rules, now))
     }
 
     /// Whether a server beside this one is to be used, and has room, and the route may have one more request.
@@ -298,7 +319,7 @@ impl Budget {
             return false;
         }
         let place = state.place(server);
-        let others = Pool::of(&state.servers, &self.terms.rules, place, now);
+        let others = Pool::of(&state.servers, &state.terms.rules, place, now);
         // Also where the server itself has gone: then it is any other.
         others.open().iter().any(|at| Some(*at) != place)
     }
@@ -357,8 +378,8 @@ impl State {
         let avoid = avoid.and_then(|server| self.place(server));
         let mut choice = Choice {
             servers: &mut self.servers,
-            rules: &budget.terms.rules,
-            balance: budget.terms.balance,
+            rules: &self.terms.rules,
+            balance: self.terms.balance,
             steer,
             avoid,
             now,
@@ -371,12 +392,13 @@ impl State {
             server: self.ids[chosen],
             route,
             begun,
+            room: self.servers[chosen].rooms,
         })
     }
 
     /// What the servers in use may have together.
-    fn places(&self, rules: &Rules, now: Instant) -> usize {
-        Pool::of(&self.servers, rules, None, now).places()
+    fn places(&self, now: Instant) -> usize {
+        Pool::of(&self.servers, &self.terms.rules, None, now).places()
     }
 
     /// It has failed, and fails more often than the others that are in use.

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// A route's number, as its requests bring it along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bulkhead {
-    /// Whose it is: no other route of the upstream is called so.
+    /// Whose it is: no other route of the upstream is called so, and the same one in another config is.
     pub route: usize,
     /// Requests at the upstream at once, over all its servers.
     pub most: usize,
@@ -23,7 +23,7 @@ impl Bulkhead {
     }
 }
 
-/// What each route has at the upstream. No more routes than are configured.
+/// What each route has at the upstream. No more routes than are configured, or were and have requests.
 #[derive(Default)]
 pub(super) struct Shares(BTreeMap<Option<usize>, Share>);
 
@@ -40,6 +40,11 @@ impl Shares {
         if let Some(bulkhead) = bulkhead {
             self.of_mut(Some(bulkhead.route)).most = bulkhead.most;
         }
+    }
+
+    /// Forgets those who have nothing in flight, which may have no route any more.
+    pub fn forget_idle(&mut self) {
+        self.0.retain(|_, share| share.in_flight > 0);
     }
 
     pub fn most(&self, route: Option<usize>) -> usize {

@@ -197,7 +197,6 @@ impl Watcher {
             self.is_well = change == Change::Well;
         }
         // Also where nothing has changed: it may have just come, or come back.
-        seen.set_well(self.is_well);
         self.upstream.let_in(server, self.is_well);
         self.upstream.probed(server, result == ProbeResult::Ok);
         let (upstream, name) = (self.upstream.name(), server.name());

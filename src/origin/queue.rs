@@ -98,6 +98,14 @@ pub struct Queue<T> {
 }
 
 impl<T> Queue<T> {
+    /// At most so many from now on; who waits goes on waiting.
+    pub fn resize(&mut self, most: usize) {
+        self.most = most;
+        // Of routes that are gone, maybe.
+        let stays = |route: &Option<usize>, lane: &mut Lane<T>| route.is_none() || lane.len() > 0;
+        self.lanes.retain(stays);
+    }
+
     /// A queue of at most so many.
     pub fn new(most: usize) -> Queue<T> {
         Queue {

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::budget::Budget;
+use super::budget::{Budget, Terms};
 use super::server::{Place, Server};
 use super::sticky::Signer;
 use super::upstream::UpstreamSpec;
@@ -21,7 +21,6 @@ pub(super) struct Roster {
     /// For one change at a time.
     changing: Mutex<Changing>,
     changed: watch::Sender<()>,
-    signer: Option<Arc<Signer>>,
 }
 
 #[derive(Clone)]
@@ -33,6 +32,9 @@ struct Lists {
 
 struct Changing {
     next_id: usize,
+    /// Whose servers they are. What others have to say of them is out of date.
+    spec: Arc<UpstreamSpec>,
+    signer: Option<Arc<Signer>>,
     /// Somebody asks the servers how they are.
     is_watched: bool,
 }
@@ -46,7 +48,7 @@ pub(super) struct Changed {
 
 impl Roster {
     /// The servers that have an address from the start, called 0, 1, and so on.
-    pub(super) fn new(spec: &UpstreamSpec, signer: Option<Arc<Signer>>) -> Roster {
+    pub(super) fn new(spec: &Arc<UpstreamSpec>, signer: Option<Arc<Signer>>) -> Roster {
         let mut here = Vec::new();
         for (of, server) in spec.servers.iter().enumerate() {
             if let Place::Address(addr) = server.place {
@@ -57,6 +59,8 @@ impl Roster {
         Roster {
             changing: Mutex::new(Changing {
                 next_id: here.len(),
+                spec: Arc::clone(spec),
+                signer,
                 is_watched: false,
             }),
             lists: ArcSwap::from_pointee(Lists {
@@ -64,7 +68,6 @@ impl Roster {
                 gone: Vec::new(),
             }),
             changed: watch::Sender::new(()),
-            signer,
         }
     }
 
@@ -87,8 +90,18 @@ impl Roster {
     }
 
     /// A server was asked how it is; from now on it has requests, unless it has gone.
-    pub(super) fn let_in(&self, server: &Server, well: bool, budget: &Arc<Budget>) {
-        let _one = self.changing.lock();
+    pub(super) fn let_in(
+        &self,
+        server: &Server,
+        well: bool,
+        spec: &Arc<UpstreamSpec>,
+        budget: &Arc<Budget>,
+    ) {
+        let changing = self.changing.lock();
+        if !Arc::ptr_eq(&changing.spec, spec) {
+            return;
+        }
+        server.seen().set_well(well);
         if self.here().iter().any(|one| one.id == server.id) {
             budget.join(&[(server.id, server.role())], well);
             budget.set_well(server.id, well);
@@ -101,10 +114,13 @@ impl Roster {
         &self,
         of: usize,
         addresses: &[SocketAddr],
-        spec: &UpstreamSpec,
+        spec: &Arc<UpstreamSpec>,
         budget: &Arc<Budget>,
     ) -> Changed {
         let mut changing = self.changing.lock();
+        if !Arc::ptr_eq(&changing.spec, spec) {
+            return Changed { came: 0, went: 0 };
+        }
         let Lists { here, mut gone } = Lists::clone(&self.lists.load());
         let had: Vec<SocketAddr> = here
             .iter()
@@ -126,7 +142,7 @@ impl Roster {
                 Some(at) => gone.swap_remove(at),
                 None => {
                     changing.next_id += 1;
-                    let (id, signer) = (changing.next_id - 1, self.signer.as_deref());
+                    let (id, signer) = (changing.next_id - 1, changing.signer.as_deref());
                     Arc::new(Server::new(id, of, addr, spec, signer))
                 }
             };
@@ -159,6 +175,89 @@ impl Roster {
         drop(changing);
         self.changed.send_replace(());
         changed
+    }
+}
+
+impl Roster {
+    /// Goes by another spec. Who is in both is called as before and goes on as it stood; a name that is in both has the
+    /// addresses it had. `connects`: connections to who stays are as good as before. `terms` are what its budget goes by.
+    pub(super) fn renew(
+        &self,
+        spec: &Arc<UpstreamSpec>,
+        signer: Option<Arc<Signer>>,
+        connects: bool,
+        terms: Terms,
+        budget: &Arc<Budget>,
+    ) {
+        let mut changing = self.changing.lock();
+        let Lists { here, gone } = Lists::clone(&self.lists.load());
+        let before = Arc::clone(&changing.spec);
+        let mut next_id = changing.next_id;
+        let mut known: Vec<_> = here.iter().chain(&gone).cloned().collect();
+        let mut stay = Vec::new();
+        for (of, server) in spec.servers.iter().enumerate() {
+            let addresses = match &server.place {
+                Place::Address(addr) => vec![*addr],
+                place => {
+                    let its = |one: &&Arc<Server>| before.servers[one.of].place == *place;
+                    here.iter().filter(its).map(|one| one.addr()).collect()
+                }
+            };
+            for addr in addresses {
+                let new = Server::new(next_id, of, addr, spec, signer.as_deref());
+                let at = known.iter().position(|one| one.is_same(&new));
+                stay.push(Arc::new(match at.map(|at| known.swap_remove(at)) {
+                    None => {
+                        next_id += 1;
+                        new
+                    }
+                    Some(one) => Server::new(one.id, of, addr, spec, signer.as_deref())
+                        .goes_on(&one, connects),
+                }));
+            }
+        }
+        let was_here = |one: &Arc<Server>| here.iter().any(|had| had.id == one.id);
+        let is_here = |one: &Arc<Server>| stay.iter().any(|new| new.id == one.id);
+        let go: Vec<_> = here.iter().filter(|one| !is_here(one)).cloned().collect();
+        let roles = |ones: &[Arc<Server>]| {
+            let role = |one: &Arc<Server>| (one.id, one.role());
+            ones.iter().map(role).collect::<Vec<_>>()
+        };
+        let come: Vec<_> = stay.iter().filter(|one| !was_here(one)).cloned().collect();
+        let is_watched = spec.health.is_some();
+        // Until they were asked.
+        come.iter().for_each(|one| one.seen().set_well(!is_watched));
+        let mut gone: Vec<_> = gone.into_iter().filter(|one| !is_here(one)).collect();
+        gone.extend(go.iter().cloned());
+        *changing = Changing {
+            next_id,
+            spec: Arc::clone(spec),
+            signer,
+            is_watched,
+        };
+        let leave: Vec<_> = go.iter().map(|one| one.id).collect();
+        let all = roles(&stay);
+        let stay = Arc::new(stay);
+        // Known before they get requests, and as long as they have any.
+        self.lists.store(Arc::new(Lists {
+            here: Arc::clone(&stay),
+            gone: gone.clone(),
+        }));
+        budget.renew(terms, all);
+        if !is_watched || !budget.has_but(&leave) {
+            budget.join(&roles(&come), !is_watched);
+        }
+        budget.leave(&leave);
+        if !is_watched {
+            for one in stay.iter() {
+                one.seen().set_well(true);
+                budget.set_well(one.id, true);
+            }
+        }
+        gone.retain(|server| budget.knows(server.id));
+        self.lists.store(Arc::new(Lists { here: stay, gone }));
+        drop(changing);
+        self.changed.send_replace(());
     }
 }
 

@@ -82,7 +82,7 @@ pub struct Server {
     pub(super) token: Option<Token>,
     /// Requests in flight to it; none: it is learned.
     most: Option<usize>,
-    seen: Seen,
+    seen: Arc<Seen>,
 }
 
 impl Server {
@@ -139,7 +139,27 @@ impl Server {
             http1_peer,
             token: signer.map(|key| key.token(&upstream.name, &spec.authority, addr)),
             most,
-            seen: Seen::default(),
+            seen: Arc::default(),
+        }
+    }
+
+    /// Whether both are the same place, to whoever asks there.
+    pub(super) fn is_same(&self, other: &Server) -> bool {
+        self.addr == other.addr
+            && self.spec.authority == other.spec.authority
+            && self.spec.tls == other.spec.tls
+    }
+
+    /// Goes on as `before` stood. `connects`: its connections are as good, too.
+    pub(super) fn goes_on(self, before: &Server, connects: bool) -> Server {
+        let idle = match connects && self.spec.sni == before.spec.sni {
+            true => Arc::clone(&before.idle),
+            false => self.idle,
+        };
+        Server {
+            idle,
+            seen: Arc::clone(&before.seen),
+            ..self
         }
     }
 

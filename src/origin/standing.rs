@@ -81,6 +81,8 @@ pub struct Standing {
     pub in_flight: usize,
     /// How many it may have.
     pub room: Room,
+    /// How often it has got another room.
+    pub rooms: u32,
     /// What came of its requests, since it was ejected last.
     pub lately: Lately,
     /// What it is owed where servers take turns.
@@ -114,6 +116,15 @@ impl Standing {
             role,
             ..Standing::default()
         }
+    }
+
+    /// It is to do something else. What it may have is learned on, if it still is to be learned.
+    pub fn set_role(&mut self, role: Role) {
+        if role.most != self.role.most {
+            self.room = Room::new(role.most);
+            self.rooms += 1;
+        }
+        self.role = role;
     }
 
     /// Its probes call it well or ill. `alone`: nothing else served meanwhile, so that it is needed whole.

@@ -129,16 +129,16 @@ pub enum Protocol {
 
 /// The servers of one name, with one budget and one pool.
 pub struct Upstream {
-    pub(super) spec: UpstreamSpec,
-    pub(super) connector: Connector,
+    pub(super) spec: Arc<UpstreamSpec>,
+    pub(super) connector: Arc<Connector>,
     pub(super) budget: Arc<Budget>,
     pub(super) circuit: Arc<Circuit>,
-    retries: Retries,
+    retries: Arc<Retries>,
     /// Makes the names of its servers in cookies.
     signer: Option<Arc<Signer>>,
-    roster: Roster,
+    roster: Arc<Roster>,
     named: Vec<Named>,
-    pub(super) resolves: Told,
+    pub(super) resolves: Arc<Told>,
     retired: watch::Sender<bool>,
 }
 
@@ -151,33 +151,79 @@ impl Upstream {
         if spec.servers.is_empty() {
             return Err(format!("upstream {:?} has no server", spec.name));
         }
-        let pooled = |server: &ServerSpec| {
-            let most = spec.max_in_flight_at(server).unwrap_or(MOST);
-            server.places() * most.clamp(1, 1024)
-        };
-        let mut options = ConnectorOptions::new(spec.servers.iter().map(pooled).sum());
-        options.ca_file = roots(&spec)?;
+        let spec = Arc::new(spec);
         let signer = spec.sticky.as_ref().map(Signer::new).transpose()?;
         let signer = signer.map(Arc::new);
         let roster = Roster::new(&spec, signer.clone());
-        let terms = Terms {
-            queue: spec.queue,
-            max_streams: spec.max_streams,
-            balance: spec.balance,
-            rules: spec.rules,
-        };
+        let roles = roster.here();
+        let roles = roles.iter().map(|server| server.role());
         Ok(Arc::new(Self {
-            connector: Connector::new(Some(options)),
+            connector: Arc::new(connector(&spec)?),
             circuit: Circuit::new(&spec.name, spec.breaker),
-            retries: Retries::new(spec.retries),
-            budget: Budget::new(roster.here().iter().map(|server| server.role()), terms),
+            retries: Arc::new(Retries::new(spec.retries)),
+            budget: Budget::new(roles, terms(&spec)),
             named: Named::all(&spec.servers),
-            resolves: Told::default(),
+            resolves: Arc::default(),
             retired: watch::Sender::new(false),
             signer,
-            roster,
+            roster: Arc::new(roster),
             spec,
         }))
+    }
+
+    /// The same under another spec, which is to [take over](Self::take_over): it has the budget of this one, so what is in
+    /// flight, who waits, and what is known of servers that stay are its own.
+    ///
+    /// # Errors
+    /// As with [`new`](Self::new).
+    pub fn succeeded_by(&self, spec: UpstreamSpec) -> Result<Arc<Self>, String> {
+        if spec.servers.is_empty() {
+            return Err(format!("upstream {:?} has no server", spec.name));
+        }
+        let before = &self.spec;
+        let signer = match spec.sticky == before.sticky {
+            true => self.signer.clone(),
+            false => {
+                let signer = spec.sticky.as_ref().map(Signer::new).transpose()?;
+                signer.map(Arc::new)
+            }
+        };
+        let connector = match connects_like(&spec, before) {
+            true => Arc::clone(&self.connector),
+            false => Arc::new(connector(&spec)?),
+        };
+        let circuit = match spec.breaker == before.breaker {
+            true => Arc::clone(&self.circuit),
+            false => Circuit::new(&spec.name, spec.breaker),
+        };
+        let retries = match spec.retries == before.retries {
+            true => Arc::clone(&self.retries),
+            false => Arc::new(Retries::new(spec.retries)),
+        };
+        Ok(Arc::new(Self {
+            connector,
+            circuit,
+            retries,
+            budget: Arc::clone(&self.budget),
+            named: Named::all(&spec.servers),
+            resolves: Arc::clone(&self.resolves),
+            retired: watch::Sender::new(false),
+            signer,
+            roster: Arc::clone(&self.roster),
+            spec: Arc::new(spec),
+        }))
+    }
+
+    /// From now on servers and budget go by its spec, and no longer by that of `before`, which it was made of.
+    pub fn take_over(&self, before: &Upstream) {
+        before.retire();
+        self.roster.renew(
+            &self.spec,
+            self.signer.clone(),
+            connects_like(&self.spec, &before.spec),
+            terms(&self.spec),
+            &self.budget,
+        );
     }
 
     pub fn name(&self) -> &str {
@@ -266,7 +312,7 @@ impl Upstream {
 
     /// A server was asked how it is.
     pub(super) fn let_in(&self, server: &Server, well: bool) {
-        self.roster.let_in(server, well, &self.budget);
+        self.roster.let_in(server, well, &self.spec, &self.budget);
     }
 
     /// The names among its servers.
@@ -348,6 +394,32 @@ impl Upstream {
             ours.min(theirs.saturating_sub(Duration::from_secs(1)))
         })
     }
+}
+
+fn terms(spec: &UpstreamSpec) -> Terms {
+    Terms {
+        queue: spec.queue,
+        max_streams: spec.max_streams,
+        balance: spec.balance,
+        rules: spec.rules,
+    }
+}
+
+fn connector(spec: &UpstreamSpec) -> Result<Connector, String> {
+    let pooled = |server: &ServerSpec| {
+        let most = spec.max_in_flight_at(server).unwrap_or(MOST);
+        server.places() * most.clamp(1, 1024)
+    };
+    let mut options = ConnectorOptions::new(spec.servers.iter().map(pooled).sum());
+    options.ca_file = roots(spec)?;
+    Ok(Connector::new(Some(options)))
+}
+
+/// Whether a connection made for one is as good for the other.
+fn connects_like(one: &UpstreamSpec, other: &UpstreamSpec) -> bool {
+    let speaks = |spec: &UpstreamSpec| (spec.protocol, spec.tls_verify, spec.tls_ca.clone());
+    let tls = |spec: &UpstreamSpec| spec.servers.iter().any(|server| server.tls);
+    speaks(one) == speaks(other) && tls(one) == tls(other)
 }
 
 /// The file of roots for pingora, checked here because pingora panics over one it can't read.

@@ -1,7 +1,7 @@
 //! Another policy takes over: what hangs on it is made off the road, with all that is to stay, and put in force in one step.
 //!
-//! What stays: the store and what is on its way to it, clients' connections, what clients have used of limits, upstreams
-//! that are configured as they were, with their budgets and what is known of their servers.
+//! What stays: the store and what is on its way to it, clients' connections, what clients have used of limits, the
+//! budgets of upstreams and what is known of servers that stay.
 
 use std::sync::Arc;
 
@@ -20,13 +20,23 @@ use crate::telemetry::{Metrics, RouteMetrics, UpstreamMetrics};
 /// What can't be had, for people; then nothing has changed.
 pub fn put_in_force(in_force: &InForce, policy: Policy, metrics: &Metrics) -> Result<(), String> {
     let before = in_force.load_full();
+    let known = before.fetcher.upstreams();
     let site = Arc::new(renewed(&before, policy, metrics)?);
+    let upstreams = site.fetcher.upstreams();
+    let heirs: Vec<_> = heirs(upstreams, known).collect();
+    for (heir, before) in &heirs {
+        heir.take_over(before);
+    }
     in_force.store(Arc::clone(&site));
-    for upstream in before.fetcher.upstreams() {
-        let mut stays = site.fetcher.upstreams().iter();
-        if !stays.any(|one| Arc::ptr_eq(one, upstream)) {
+    for upstream in known {
+        if !upstreams.iter().any(|one| Arc::ptr_eq(one, upstream)) {
             upstream.retire();
         }
+    }
+    // Whoever was there serves until it is known of the others.
+    let heirs: Vec<_> = heirs.iter().map(|(heir, _)| Arc::clone(heir)).collect();
+    if let Err(why) = origin::resolve(&heirs).and_then(|_| origin::watch(&heirs)) {
+        tracing::error!(why, "servers are not looked after");
     }
     if !site.limits.stays_with(&before.limits) {
         before.limits.leave();
@@ -37,7 +47,7 @@ pub fn put_in_force(in_force: &InForce, policy: Policy, metrics: &Metrics) -> Re
 fn renewed(before: &Site, policy: Policy, metrics: &Metrics) -> Result<Site, String> {
     let known = before.fetcher.upstreams();
     let upstreams = upstreams(&policy, known)?;
-    let is_new = |one: &&Arc<Upstream>| !known.iter().any(|known| Arc::ptr_eq(known, one));
+    let is_new = |one: &&Arc<Upstream>| !known.iter().any(|known| known.name() == one.name());
     let new: Vec<_> = upstreams.iter().filter(is_new).cloned().collect();
     let guard = guard(&policy, metrics)?;
     let limits = before.limits.renewed(
@@ -47,8 +57,10 @@ fn renewed(before: &Site, policy: Policy, metrics: &Metrics) -> Result<Site, Str
         room(&before.fetcher.memory),
         metrics,
     );
-    let elsewhere =
-        !new.is_empty() || upstreams.len() != known.len() || policy.routes != before.policy.routes;
+    let mut pairs = upstreams.iter().zip(known);
+    let elsewhere = upstreams.len() != known.len()
+        || !pairs.all(|(one, known)| Arc::ptr_eq(one, known))
+        || policy.routes != before.policy.routes;
     let joins = (policy.fleet.as_ref()).filter(|_| !limits.stays_with(&before.limits));
     if let Some(fleet) = joins {
         limits.join(fleet, metrics)?;
@@ -82,13 +94,26 @@ fn first_answers(new: &[Arc<Upstream>]) -> Result<(), String> {
     Ok(())
 }
 
-/// A policy's upstreams: of those that are `known` the ones that are configured the same.
+/// A policy's upstreams: those that are `known` and configured the same, and heirs of those that are not.
 pub fn upstreams(policy: &Policy, known: &[Arc<Upstream>]) -> Result<Vec<Arc<Upstream>>, String> {
-    let make = |spec: &origin::UpstreamSpec| {
-        let same = known.iter().find(|one| one.spec() == spec);
-        same.map_or_else(|| Upstream::new(spec.clone()), |one| Ok(Arc::clone(one)))
+    let make = |spec: &origin::UpstreamSpec| match known.iter().find(|one| one.name() == spec.name)
+    {
+        None => Upstream::new(spec.clone()),
+        Some(known) if known.spec() == spec => Ok(Arc::clone(known)),
+        Some(known) => known.succeeded_by(spec.clone()),
     };
     policy.upstreams.iter().map(make).collect()
+}
+
+/// Those of `upstreams` that take over, each with whom from.
+fn heirs<'a>(
+    upstreams: &'a [Arc<Upstream>],
+    known: &'a [Arc<Upstream>],
+) -> impl Iterator<Item = (&'a Arc<Upstream>, &'a Arc<Upstream>)> {
+    upstreams.iter().filter_map(|one| {
+        let before = known.iter().find(|known| known.name() == one.name())?;
+        (!Arc::ptr_eq(one, before)).then_some((one, before))
+    })
 }
 
 /// Their counts.

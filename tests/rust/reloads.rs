@@ -3,11 +3,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use super::lifecycle::signal;
-use super::site::{Client, Origin, Reply, Site, answer, equal, eventually};
+use super::site::{Client, Gate, Origin, Reply, Site, answer, equal, eventually};
 use super::{Outcome, Test};
 use crate::harness::proxy::lay_over;
 use crate::harness::wire::Conn;
@@ -25,6 +26,11 @@ pub fn tests() -> Vec<Test> {
         ),
         ("reloads::what_is_known_stays_known", what_stays),
         ("reloads::another_origin_is_asked_at_once", another_origin),
+        ("reloads::a_budget_holds_through_changes", budgets_hold),
+        (
+            "reloads::servers_come_and_go_and_who_stays_is_known",
+            servers_come_and_go,
+        ),
         ("reloads::what_cannot_change_waits_and_is_told", what_waits),
         ("reloads::a_mounted_config_map_is_followed", a_link),
     ]
@@ -262,4 +268,89 @@ fn a_link() -> Outcome {
     fs::rename(at("next"), at("current")).map_err(told)?;
     site.until("tidegate_config_version", |version| version == 3.0)?;
     equal("second", marks(&site.get("/", "")?)?, (false, 2))
+}
+
+/// As many wait at the origin as one config allows; another one with fewer, and another server, changes nothing for them
+/// and lets nobody in beside them.
+fn budgets_hold() -> Outcome {
+    let gate = Arc::new(Gate::default());
+    let door = Arc::clone(&gate);
+    let origin = Origin::start(move |_, conn: &mut Conn| {
+        door.wait();
+        answer(conn, 200, "Cache-Control: no-store\r\n", b"page")
+    })?;
+    let most = |most: usize| format!("[[upstream]]\nmax_in_flight = {most}\nqueue_wait = \"1m\"\n");
+    let site = Site::start(origin.address, &most(4))?;
+    // Each another page, or they would wait for one answer.
+    let ask =
+        |(at, client): (usize, &mut Client)| client.send("GET", &format!("/passed/{at}"), "", b"");
+    let mut clients = (0..6)
+        .map(|_| site.client())
+        .collect::<Result<Vec<_>, _>>()?;
+    clients.iter_mut().enumerate().try_for_each(ask)?;
+    site.until("tidegate_origin_queued", |queued| queued == 2.0)?;
+    equal("at the origin", origin.asked("GET /passed"), 4)?;
+    change(&site, &with(&site, &most(2))?)?;
+    let mut late = site.client()?;
+    ask((6, &mut late))?;
+    site.until("tidegate_origin_queued", |queued| queued == 3.0)?;
+    equal("in flight", site.metric("tidegate_origin_in_flight")?, 4.0)?;
+    equal("budget", site.metric("tidegate_origin_budget")?, 2.0)?;
+    equal("at the origin", origin.asked("GET /passed"), 4)?;
+    change(&site, &with(&site, &most(5))?)?;
+    // One more place, for the one who waits longest.
+    eventually("the fifth", || {
+        Ok((origin.asked("GET /passed") == 5).then_some(()))
+    })?;
+    site.until("tidegate_origin_queued", |queued| queued == 2.0)?;
+    gate.open();
+    clients.push(late);
+    for client in &mut clients {
+        client.reply("GET")?.is(200)?;
+    }
+    site.until("tidegate_origin_in_flight", |in_flight| in_flight == 0.0)
+}
+
+/// A server more and one less: who stays keeps what is known of it, who goes gets nothing more.
+fn servers_come_and_go() -> Outcome {
+    let (one, two, three) = (origin("one")?, origin("two")?, origin("three")?);
+    let servers = |origins: &[&Origin]| {
+        let urls = origins
+            .iter()
+            .map(|origin| format!("\"http://{}\"", origin.address));
+        format!(
+            "[[upstream]]\nservers = [{}]\nbalance = \"round_robin\"\n",
+            urls.collect::<Vec<_>>().join(", ")
+        )
+    };
+    let site = Site::start(one.address, &servers(&[&one, &two]))?;
+    let mut client = site.client()?;
+    let mut seen = |times: usize| {
+        let mut seen = (0..times)
+            .map(|_| Ok(client.get("/passed", "")?.is(200)?.text()))
+            .collect::<Result<Vec<_>, String>>()?;
+        seen.sort();
+        Ok::<_, String>(seen)
+    };
+    equal(
+        "two",
+        seen(4)?,
+        ["one", "one", "two", "two"].map(str::to_owned).to_vec(),
+    )?;
+    change(&site, &with(&site, &servers(&[&two, &three]))?)?;
+    equal("servers", site.metric("tidegate_origin_servers")?, 2.0)?;
+    equal(
+        "others",
+        seen(4)?,
+        ["three", "three", "two", "two"].map(str::to_owned).to_vec(),
+    )?;
+    // Back in the other order, with a health check: nobody waits for its first answers, and who is well is used.
+    let more = format!(
+        "{}health = \"http\"\nhealth_path = \"/kept\"\n",
+        servers(&[&three, &one])
+    );
+    change(&site, &with(&site, &more)?)?;
+    equal("at once", seen(1)?, vec!["three".to_owned()])?;
+    let both = || Ok(seen(4)?.contains(&"one".to_owned()).then_some(()));
+    eventually("the one that came is well", both)
 }

@@ -5,6 +5,7 @@ use crate::config::options::{self, Backend};
 use crate::config::steering::{self, LEAST_SECRET};
 use crate::config::walk::Given;
 use crate::origin::{Balance, Bulkhead, Place, Secret, StickySpec, UpstreamSpec};
+use crate::rules::rendezvous;
 
 impl Compile<'_, '_> {
     /// Tells servers none of which would ever be asked.
@@ -67,10 +68,10 @@ impl Compile<'_, '_> {
         })
     }
 
-    /// `id`: the route's place. Tells a number that more than all servers together may have.
+    /// `name`: the route's. Tells a number that more than all servers together may have.
     pub(super) fn bulkhead(
         &mut self,
-        id: usize,
+        name: &str,
         route: &options::Route,
         spec: Option<&UpstreamSpec>,
     ) -> Option<Bulkhead> {
@@ -87,7 +88,8 @@ impl Compile<'_, '_> {
             let help = "less leaves places to other routes; or leave it out";
             self.tell(&route.max_in_flight.at, what, help);
         }
-        Some(Bulkhead { route: id, most })
+        let route = rendezvous::hash([name.as_bytes()]) as usize;
+        Some(Bulkhead { route, most })
     }
 
     fn secret(&mut self, name: &str, given: &Given<Option<steering::Secret>>) -> Option<Secret> {

@@ -17,7 +17,7 @@ impl Budget {
     /// A stream beside the budget, up to `max_streams`.
     pub(in crate::origin) fn stream(self: &Arc<Self>) -> Result<Stream, Refused> {
         let mut state = self.state.lock();
-        if state.streams >= self.terms.max_streams {
+        if state.streams >= state.terms.max_streams {
             return Err(Refused::Streams);
         }
         state.streams += 1;
@@ -89,7 +89,10 @@ impl State {
         if let Some(standing) = standing {
             standing.in_flight -= 1;
             let now = slot.budget.at(clock::timer());
-            standing.room.end(slot.picked.begun, now, slot.fate.came());
+            // It may have got another room since.
+            if standing.rooms == slot.picked.room {
+                standing.room.end(slot.picked.begun, now, slot.fate.came());
+            }
         }
     }
 }

@@ -56,10 +56,7 @@ impl Budget {
         }
         let (serve, served) = oneshot::channel();
         let share = ask.bulkhead.map_or(usize::MAX, |bulkhead| {
-            bulkhead.of_queue(
-                self.terms.queue,
-                state.places(&self.terms.rules, clock::timer()),
-            )
+            bulkhead.of_queue(state.terms.queue, state.places(clock::timer()))
         });
         let entered = state.waiting.enter(ask, share, serve, clock::timer());
         let is_tended = std::mem::replace(&mut state.is_tended, true);
@@ -89,7 +86,7 @@ impl Budget {
             if state.waiting.is_empty() {
                 return;
             }
-            let pool = Pool::of(&state.servers, &self.terms.rules, None, now);
+            let pool = Pool::of(&state.servers, &state.terms.rules, None, now);
             if pool.open().is_empty() {
                 return;
             }
@@ -117,7 +114,7 @@ impl Budget {
         let now = clock::timer();
         let mut locked = self.state.lock();
         let state = &mut *locked;
-        let places = state.places(&self.terms.rules, now);
+        let places = state.places(now);
         let shares = &state.shares;
         let of = |route| (shares.takes(route), places.min(shares.most(route)));
         let late = state.waiting.late(now, of);
@@ -132,7 +129,7 @@ impl Budget {
     /// full route keeps waiting is in nobody else's way.
     pub(in crate::origin) fn backlog(&self, route: Option<usize>) -> Duration {
         let state = self.state.lock();
-        let total = state.places(&self.terms.rules, clock::timer()).max(1);
+        let total = state.places(clock::timer()).max(1);
         let work = |(route, waiting): (Option<usize>, usize), places: usize| {
             let rounds = waiting as f64 / places as f64;
             state.shares.takes(route).mul_f64(rounds)
