@@ -1,4 +1,4 @@
-//! What the rules on a hit's way cost, each alone: the head, the key, whose request it is, who is kept out, the lookup, whether the page
+//! What the rules on a hit's way cost, each alone: the head, the key, whose request it is, whether it brings a pass, who is kept out, the lookup, whether the page
 //! may be reused, and what is told of it.
 
 use std::cell::OnceCell;
@@ -17,10 +17,12 @@ use tidegate::cache::memory::Memory;
 use tidegate::cache::store::Store;
 use tidegate::cache::table::Variant;
 use tidegate::rules::cache_status::Told;
+use tidegate::rules::client::Client;
 use tidegate::rules::expression::{Expression, View, Whereabouts};
 use tidegate::rules::host::{self, Scheme};
 use tidegate::rules::identity::{self, Class, Harmless};
 use tidegate::rules::networks::{Action, Networks};
+use tidegate::rules::proof::{self, Puzzle, Whose};
 use tidegate::rules::request::{self, HeadLimits, Parsed, Target};
 use tidegate::rules::reuse::{Demand, reuse};
 use tidegate::rules::storing::{Asked, Method, StoreTerms, Terms, Verdict, judge};
@@ -93,6 +95,44 @@ fn class(c: &mut Criterion) {
     let cookies: &[u8] = b"_ga=GA1.2.1234567890.1700000000; _gid=GA1.2.987654321.1700000000; _fbp=fb.1.1700000000000.1";
     c.bench_function("class of three analytics cookies", |b| {
         b.iter(|| identity::class(false, [black_box(cookies)], &harmless));
+    });
+}
+
+/// One HMAC, and the search for its cookie among a browser's fields.
+fn pass(c: &mut Criterion) {
+    let key = proof::Key::new(b"0123456789abcdef");
+    let whose = Whose {
+        client: Client::V4([192, 0, 2, 1]),
+        host: "blog.example",
+    };
+    let terms = proof::Terms {
+        bits: 1,
+        pass: 3600,
+        solve_within: 300,
+    };
+    let puzzle = Puzzle::make(&key, whose, &terms, 1, NOW.wall);
+    let pass = (0..u32::MAX).find_map(|nonce| {
+        let solution = [puzzle.text(), format!("{nonce:08x}").as_bytes()].concat();
+        match proof::judge(&key, whose, &terms, &solution, NOW.wall) {
+            proof::Verdict::Solved(pass) => Some(pass.line(Scheme::Http, NOW.wall)),
+            _ => None,
+        }
+    });
+    let pass = pass.expect("a pass");
+    let pair = pass.split(';').next().unwrap_or_default();
+    let head = BROWSER.replace("Cookie: ", &format!("Cookie: {pair}; "));
+    let mut lines = request::lines();
+    let parsed = request::parse(head.as_bytes(), &mut lines, &HeadLimits::default());
+    let Ok(Parsed::Complete { request, .. }) = parsed else {
+        panic!("the head is whole")
+    };
+    let brings = |request: &request::Request| {
+        proof::brings(request, Scheme::Http, &key, whose, &terms, NOW.wall)
+    };
+    assert!(brings(&request));
+    c.bench_function("pass", |b| b.iter(|| brings(black_box(&request))));
+    c.bench_function("puzzle", |b| {
+        b.iter(|| Puzzle::make(&key, black_box(whose), &terms, 1, NOW.wall))
     });
 }
 
@@ -321,6 +361,7 @@ criterion_group!(
     parse,
     key,
     class,
+    pass,
     networks,
     expressions,
     lookup,

@@ -527,7 +527,7 @@ impl Compile<'_, '_> {
     ) -> Route {
         let sticky = spec.and_then(|spec| spec.sticky.as_ref());
         let sticky = sticky.map(|sticky| sticky.cookie.as_str());
-        let own = std::iter::once(format!("{}*", identity::OWN_PREFIX));
+        let own = identity::OWN_PREFIXES.iter().map(|own| format!("{own}*"));
         let first = route.hosts.value.first().map_or("", |host| host.0.as_str());
         let path = &route.path.value.0;
         let patterns =

@@ -450,7 +450,10 @@ fn how_requests_are_spread_is_what_was_written() {
     // Without the line's end of its file.
     assert_eq!(sticky.key.as_ref().unwrap().0, b"0123456789abcdef");
     let route = policy.route("any.example", "/").unwrap();
-    assert_eq!(route.own_cookies, ["tidegate_*", "srv"]);
+    assert_eq!(
+        route.own_cookies,
+        ["tidegate_*", "__Host-tidegate-*", "srv"]
+    );
     assert!(route.harmless.covers(b"srv") && !route.harmless.covers(b"srvs"));
     let shown = format!("{policy:?}");
     assert!(!shown.contains("0123456789"), "{shown}");

@@ -14,9 +14,9 @@ pub enum Class {
     Identified,
 }
 
-/// What names of the proxy's own cookies begin with. They identify nobody and never reach an
+/// What names of the proxy's own cookies begin with, the last over TLS alone. They identify nobody and never reach an
 /// origin.
-pub const OWN_PREFIX: &str = "tidegate_";
+pub const OWN_PREFIXES: [&str; 2] = ["tidegate_", "__Host-tidegate-"];
 
 /// Cookies that scripts set for measuring and advertising, which pages are not made from.
 pub const ANALYTICS: &[&str] = &[
@@ -124,8 +124,12 @@ impl<'a> Pair<'a> {
 
     /// Whether the proxy set this cookie itself.
     pub fn is_own(&self) -> bool {
-        self.name
-            .is_some_and(|name| name.starts_with(OWN_PREFIX.as_bytes()))
+        let is_of = |name: &[u8]| {
+            OWN_PREFIXES
+                .iter()
+                .any(|own| name.starts_with(own.as_bytes()))
+        };
+        self.name.is_some_and(is_of)
     }
 }
 
@@ -217,12 +221,12 @@ impl Harmless {
     }
 
     fn of(patterns: impl Iterator<Item = Pattern>) -> Harmless {
-        let own = Pattern {
-            text: OWN_PREFIX.as_bytes().into(),
+        let own = OWN_PREFIXES.map(|own| Pattern {
+            text: own.as_bytes().into(),
             prefix: true,
-        };
+        });
         let (empty, mut patterns): (Vec<_>, Vec<_>) =
-            patterns.chain([own]).partition(|p| p.text.is_empty());
+            patterns.chain(own).partition(|p| p.text.is_empty());
         patterns.sort();
         patterns.dedup();
         Harmless {
@@ -316,6 +320,8 @@ mod tests {
     #[test]
     fn share_own_cookies_identify_nobody() {
         assert_eq!(of(&["tidegate_visit=abc"]), Class::Anonymous);
+        assert_eq!(of(&["__Host-tidegate-pass=abc"]), Class::Anonymous);
+        assert_eq!(of(&["__Host-sid=abc"]), Class::Identified);
         assert!(pairs(b"a=1; tidegate_visit=2").nth(1).unwrap().is_own());
     }
 
@@ -346,7 +352,7 @@ mod tests {
         /// The narrowed search agrees with trying every pattern.
         #[test]
         fn share_covers_is_what_its_patterns_say(name in "[_a-g]{0,6}", patterns in proptest::collection::vec("[_a-g]{1,4}\\*?", 0..8)) {
-            let plain = name.starts_with(OWN_PREFIX) || ANALYTICS.iter().copied().chain(patterns.iter().map(String::as_str))
+            let plain = OWN_PREFIXES.iter().any(|own| name.starts_with(own)) || ANALYTICS.iter().copied().chain(patterns.iter().map(String::as_str))
                 .any(|p| p.strip_suffix('*').map_or(p == name, |prefix| name.starts_with(prefix)));
             prop_assert_eq!(Harmless::with(&patterns).unwrap().covers(name.as_bytes()), plain && !name.is_empty());
         }

@@ -19,6 +19,7 @@
 //! | [`gcra`] | has that client come too often | ITU-T I.371 |
 //! | [`lease`] | and what part of it is for this proxy to say, where several share a limit | |
 //! | [`identity`] | is it one of a crowd or somebody | |
+//! | [`proof`] | does it come with a pass, and what earns one | Hashcash |
 //! | [`vary`] | which variant of the page | RFC 9111 §4.1 |
 //! | [`reuse`] | may what is stored serve it: fresh, stale, or not before the origin was asked | RFC 9111 §4, RFC 5861 |
 //! | [`fresh`] | how old is an answer, how long does it live | RFC 9111 §4.2 |
@@ -66,6 +67,7 @@ pub mod lease;
 pub mod listing;
 pub mod networks;
 pub mod outlier;
+pub mod proof;
 pub mod proxy_protocol;
 pub mod range;
 pub mod recent;

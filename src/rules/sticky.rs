@@ -18,7 +18,7 @@ use super::reuse::is_origin_error;
 use super::storing::{self, Asked, Method, SetCookie, StoreTerms, Verdict};
 use super::time::Now;
 
-/// Half of an HMAC-SHA256, in hex: a server's name in cookies.
+/// Half of an HMAC-SHA256, in hex: a server's name in cookies, or what proves a text of ours.
 #[derive(Clone, Copy)]
 pub struct Token([u8; 32]);
 
@@ -37,6 +37,10 @@ impl Token {
         let is_hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         let text: [u8; 32] = value.try_into().ok()?;
         text.iter().all(is_hex).then_some(Token(text))
+    }
+
+    pub fn text(&self) -> &[u8; 32] {
+        &self.0
     }
 }
 
