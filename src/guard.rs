@@ -42,7 +42,7 @@ struct Counted {
 /// What is to be done with a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It goes on, past the cache if it is marked so.
+    /// It goes on: past the cache, with a pass, within more limits, if it is marked so.
     Through,
     /// Answered 403.
     Block,
@@ -53,17 +53,30 @@ pub enum Verdict {
 pub struct Marks {
     /// The list that kept its client out.
     list: Option<u8>,
-    /// The rule that blocked it, or the first that had it bypass the cache.
+    /// The rule that blocked it, or the first that made its way another: past the cache, with a pass or a limit.
     rule: Option<u16>,
     /// A bit for each rule that tagged it.
     tags: u32,
+    /// A bit for each limit that rules have it meet.
+    limits: u16,
     bypasses: bool,
+    needs_pass: bool,
 }
 
 impl Marks {
     /// Whether it is to be neither served from memory nor stored.
     pub fn bypasses(self) -> bool {
         self.bypasses
+    }
+
+    /// Whether a rule wants it to show a pass.
+    pub fn needs_pass(self) -> bool {
+        self.needs_pass
+    }
+
+    /// Whether it meets a limit that holds where rules say so, by its place among those.
+    pub fn meets(self, place: u8) -> bool {
+        self.limits & bit(place) != 0
     }
 }
 
@@ -81,7 +94,7 @@ impl Guard {
                     tags.push(rule.name.as_str().into());
                     1u32.checked_shl(tags.len() as u32 - 1).unwrap_or(0)
                 }
-                RuleAction::Block | RuleAction::Bypass | RuleAction::Count => 0,
+                _ => 0,
             };
             Counted {
                 rule: rule.clone(),
@@ -160,6 +173,14 @@ impl Guard {
                     marks.rule = marks.rule.or(Some(at));
                     marks.bypasses = true;
                 }
+                RuleAction::Challenge => {
+                    marks.rule = marks.rule.or(Some(at));
+                    marks.needs_pass = true;
+                }
+                RuleAction::Limit => {
+                    marks.rule = marks.rule.or(Some(at));
+                    marks.limits |= rule.limit.map_or(0, bit);
+                }
                 RuleAction::Block => {
                     marks.rule = Some(at);
                     return Verdict::Block;
@@ -181,6 +202,11 @@ impl Guard {
             names: &self.tags,
         }
     }
+}
+
+/// None for a place past those that the config allows.
+fn bit(place: u8) -> u16 {
+    1_u16.checked_shl(place.into()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use crate::front::door::{Door, Doors, Front};
 use crate::front::guests::{Guests, Told};
 use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
-use crate::front::{InForce, Site};
+use crate::front::{Challenges, InForce, Site};
 use crate::guard::files::Watched;
 use crate::limits;
 use crate::origin::{self, FirstRound};
@@ -242,6 +242,7 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
         unrouted: metrics.unrouted(),
         connections: metrics.counter(&names::CONNECTIONS, &[]),
         failed_handshakes: metrics.counter(&names::FAILED_HANDSHAKES, &[]),
+        challenges: Arc::new(Challenges::new(metrics)?),
         images: Memory::new(images),
         waiters: Arc::default(),
         health: Arc::clone(health),

@@ -160,7 +160,9 @@ fn limit(spec: &LimitSpec) -> String {
         Action::Refuse => "more are refused".to_owned(),
         Action::Delay => format!("more wait up to {}", show_duration(spec.max_delay)),
         Action::Stale => "more get what is stored".to_owned(),
+        Action::Challenge => "more need a pass".to_owned(),
         Action::Log => "tried out, refuses nobody".to_owned(),
     };
-    format!("{}, {beyond}", may.join(", "))
+    let only = spec.by_rules.map_or("", |_| ", where rules say so");
+    format!("{}{only}, {beyond}", may.join(", "))
 }

@@ -4,6 +4,7 @@
 //! again for its consequences.
 
 mod balancing;
+mod challenge;
 mod guarding;
 mod limiting;
 mod sharing;
@@ -57,14 +58,15 @@ pub fn compile(file: &File, text: &str, world: &World<'_>, mistakes: &mut Vec<Mi
     let mut compile = Compile { world, mistakes };
     let upstreams = compile.upstreams(&file.upstreams);
     let (routes, table) = compile.routes(&file.routes, &file.upstreams, &upstreams);
-    let limits = compile.limits(&file.limits, &file.routes, &routes);
+    let limits = compile.limits(file, &routes);
     Policy {
         listen: compile.listen(&file.listen),
         cache: compile.cache(&file.cache),
+        challenge: compile.challenge(file, &routes),
         upstreams,
         lists: compile.lists(&file.lists),
         geo: compile.geo(&file.geo),
-        rules: compile.rules(file, text, &routes),
+        rules: compile.rules(file, text, &routes, &limits),
         routes,
         limits,
         fleet: compile.fleet(&file.redis, &file.limits),

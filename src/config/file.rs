@@ -2,7 +2,7 @@
 
 use super::Flags;
 use super::options::{
-    Admin, Backend, Cache, Geo, Limit, List, Listen, Log, Redis, Route, Rule, Upstream,
+    Admin, Backend, Cache, Challenge, Geo, Limit, List, Listen, Log, Redis, Route, Rule, Upstream,
 };
 use super::report::{At, Mistake};
 use super::syntax;
@@ -20,6 +20,7 @@ pub struct File {
     pub limits: Vec<Limit>,
     pub redis: Redis,
     pub cache: Cache,
+    pub challenge: Challenge,
     pub admin: Admin,
     pub log: Log,
 }
@@ -53,6 +54,7 @@ pub fn read(text: &str, flags: &Flags, env: Env<'_>, mistakes: &mut Vec<Mistake>
         limits: all!(Limit),
         redis: one!(Redis),
         cache: one!(Cache),
+        challenge: one!(Challenge),
         admin: one!(Admin),
         log: one!(Log),
     };

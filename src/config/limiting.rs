@@ -220,6 +220,7 @@ choice!(Action:
     "refuse" => Action::Refuse,
     "delay" => Action::Delay,
     "stale" => Action::Stale,
+    "challenge" => Action::Challenge,
     "log" => Action::Log,
 );
 

@@ -17,7 +17,7 @@ use super::walk::{Found, Given, Walk};
 use super::words::{
     AcceptEncoding, Authority, Balance, CdnId, ClaimedBy, Coding, Family, Field, Health,
     HealthMethod, Host, Level, ListAction, Member, Name, Network, Output, PathPrefix, Pattern,
-    Priority, Protocol, Resolver, RuleAction, Server, SetCookie, Statuses, Target,
+    Priority, Protocol, Resolver, RuleAction, Server, SetCookie, Statuses, Target, When,
 };
 
 /// One table of the file and its options.
@@ -55,7 +55,7 @@ pub enum Shown {
 use Shown::{Default, Example, Unset};
 
 /// Every table, in the order of the default file.
-pub const TABLES: [&Table; 11] = [
+pub const TABLES: [&Table; 12] = [
     &Listen::TABLE,
     &Upstream::TABLE,
     &Route::TABLE,
@@ -63,6 +63,7 @@ pub const TABLES: [&Table; 11] = [
     &Geo::TABLE,
     &Rule::TABLE,
     &Limit::TABLE,
+    &Challenge::TABLE,
     &Redis::TABLE,
     &Cache::TABLE,
     &Admin::TABLE,
@@ -667,8 +668,13 @@ table! {
     when: Option<String> = Example("path.startsWith('/wp-admin')");
 
     /// What is done: answered 403; past the cache, neither served from memory nor stored, within the upstream's budget; a tag
-    /// in the access log; or only counted, to try a rule before it does anything. All are counted. 32 rules at most may tag.
+    /// in the access log; a pass has to be shown (`challenge`, by `[challenge]`); it counts for a limit, and is held to it (`limit`); or
+    /// only counted, to try a rule before it does anything. All are counted. 32 rules at most may tag.
     action: Option<RuleAction> = Example("block");
+
+    /// The name of the `[[limit]]` that `limit` applies. One that is named by any rule holds for the requests of such rules alone,
+    /// once for each however many of them name it, and for no others; it has no `routes` of its own.
+    limit: Option<Name> = Unset("visitors");
 
     /// The only routes it is for, by name; else all.
     routes: Option<Vec<Name>> = Unset(r#"["blog"]"#);
@@ -723,7 +729,10 @@ table! {
 
     /// What becomes of a request beyond the limit: `refuse` answers 429; `delay` lets it wait for its turn, up to
     /// `max_delay`, and refuses it past that; `stale` serves what is stored, however old the page's own terms let it be, and
-    /// refuses what isn't; `log` does nothing, and is how to try a limit out: it is counted and logged.
+    /// refuses what isn't; `challenge` asks for a pass (`[challenge]`): a browser gets the puzzle, whoever shows no pages 429, and
+    /// who has a pass goes on; `log` does nothing, and is how to try a limit out: it is counted and logged. A pass lets its
+    /// bearer through limits that ask for one, as often as he likes while it lasts, and through no others: beside such a limit
+    /// there should be a wider one that refuses.
     action: Action = Default("refuse");
 
     /// How long `delay` lets a request wait. What is over `concurrency` doesn't wait.
@@ -751,6 +760,40 @@ table! {
 
     /// Whether to tell it in `X-RateLimit-Limit`, `-Remaining` and `-Reset` as well, the last in seconds from now.
     x_ratelimit: bool = Default("false");
+}
+
+table! {
+    /// A puzzle for browsers, against bots: whoever comes without a pass gets a small page whose script solves it, keeps the
+    /// pass as a cookie, and asks again. Who shows no pages (programs, an app's own requests) is told 403 instead. Origins see
+    /// nothing of it, and neither does the cache: with a pass everybody shares the same pages.
+    Challenge = "challenge", many: false;
+
+    /// Who needs a pass: nobody (`off`); whom a `[[rule]]` or a `[[limit]]` with `action = "challenge"` asks for one (`asked`); those,
+    /// and every request of `routes` (`always`).
+    when: When = Default("off");
+
+    /// The names of the routes that always need one; `[]` is all. Feeds, interfaces for programs, `/robots.txt`, `/.well-known/`
+    /// and what others embed or post to (webhooks) are better left out, on routes of their own.
+    routes: Vec<Name> = Default("[]");
+
+    /// The names of `[[list]]`s of those who need none, whoever asks for it: an office, monitoring, crawlers of search engines by
+    /// the ranges that their owners publish. What they say of themselves (`User-Agent`) proves nothing.
+    exempt: Vec<Name> = Default("[]");
+
+    /// How hard the puzzle is: a browser needs 2 to the power of this many tries, and makes about a million a second on a desk,
+    /// a third of that in a hand. Each step more doubles it: 16 is a tenth of a second, 20 some seconds.
+    difficulty: usize = Default("16"), "1" to "24";
+
+    /// How long a pass lasts. It is good for one client (an IPv4 address, a /64 of IPv6) at one host.
+    pass: Duration = Default("1h"), "1m" to "30d";
+
+    /// How long a browser may take for the puzzle.
+    solve_within: Duration = Default("5m"), "10s" to "1h";
+
+    /// What puzzles and passes are signed with; keep it secret. Several proxies share one, so that what one gives counts at
+    /// all of them. Without it, a new random one at each start (an upgrade is one, too), and passes of before are worth
+    /// nothing. `file:PATH` reads it from a file.
+    secret: Option<Secret> = Unset("file:/run/secrets/challenge");
 }
 
 table! {

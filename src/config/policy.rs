@@ -20,6 +20,7 @@ use crate::rules::claims::ClaimedBy;
 use crate::rules::encoding::Coding;
 use crate::rules::expression::Expression;
 use crate::rules::identity::Harmless;
+use crate::rules::proof;
 use crate::rules::request::HeadLimits;
 use crate::rules::storing::StoreTerms;
 use crate::rules::target::QueryRules;
@@ -30,6 +31,7 @@ use crate::telemetry::Output;
 pub struct Policy {
     pub listen: Listen,
     pub cache: Cache,
+    pub challenge: Challenge,
     pub upstreams: Vec<UpstreamSpec>,
     /// In the order of the file; a route's `id` is its place here.
     pub routes: Vec<Arc<Route>>,
@@ -127,6 +129,24 @@ pub struct Cache {
     pub cdn_id: String,
 }
 
+#[derive(Clone, Debug)]
+pub struct Challenge {
+    pub terms: proof::Terms,
+    /// None: one of the process's own.
+    pub key: Option<proof::Key>,
+    /// Who needs none: a bit for each of [`Policy::lists`].
+    pub exempt: u64,
+    /// By route id: whether all of its requests need a pass.
+    pub(super) routes: Vec<bool>,
+}
+
+impl Challenge {
+    /// Whether every request of a route needs a pass.
+    pub fn is_on(&self, route: &Route) -> bool {
+        self.routes.get(route.id) == Some(&true)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     pub id: usize,
@@ -186,6 +206,8 @@ pub struct Rule {
     pub name: String,
     pub when: Expression,
     pub action: RuleAction,
+    /// The limit it names: its [`by_rules`](LimitSpec::by_rules).
+    pub limit: Option<u8>,
     /// The only routes it is for, by id; none: all.
     pub routes: Option<Vec<usize>>,
 }

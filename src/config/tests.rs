@@ -141,7 +141,8 @@ fn every_example_is_valid() {
         .replace("/etc/letsencrypt/live/example.com", "/cert")
         .replace("/etc/tidegate/office.txt", "/list")
         .replace("/var/lib/GeoIP/GeoLite2-Country.mmdb", "/country")
-        .replace("/var/lib/GeoIP/GeoLite2-ASN.mmdb", "/asn");
+        .replace("/var/lib/GeoIP/GeoLite2-ASN.mmdb", "/asn")
+        .replace("/run/secrets/challenge", "/secret");
     policy(&text);
 }
 
@@ -669,6 +670,136 @@ fn what_is_wrong_with_a_limit_is_told_where_it_stands() {
     let told = one_mistake(&format!("{UPSTREAM}{many}"));
     assert_eq!(told.0, 3 + 2 * 16);
     assert!(told.1.contains("more than 16"), "{told:?}");
+}
+
+#[test]
+fn who_is_challenged_is_what_was_written() {
+    const ROUTES: &str =
+        "[[route]]\nname = \"shop\"\n[[route]]\nname = \"feed\"\npath = \"/feed\"\n";
+    let read = |text: &str| policy(&format!("{UPSTREAM}{ROUTES}[challenge]\n{text}"));
+    for (text, on) in [
+        ("", [false, false]),
+        ("when = \"off\"\nroutes = [\"shop\"]", [false, false]),
+        ("when = \"asked\"", [false, false]),
+        ("when = \"always\"", [true, true]),
+        ("when = \"always\"\nroutes = [\"feed\"]", [false, true]),
+    ] {
+        let policy = read(text);
+        let is_on = policy
+            .routes
+            .iter()
+            .map(|route| policy.challenge.is_on(route));
+        assert_eq!(is_on.collect::<Vec<_>>(), on, "{text}");
+    }
+    let lists =
+        ["a", "b", "c"].map(|name| format!("[[list]]\nname = \"{name}\"\nnetworks = [\"::1\"]\n"));
+    let policy = read(&format!(
+        "when = \"asked\"\nexempt = [\"c\", \"a\"]\n{}",
+        lists.concat()
+    ));
+    assert_eq!(policy.challenge.exempt, 0b101);
+    let policy = read("difficulty = 20\npass = \"2h\"\nsecret = \"file:/secret\"");
+    let terms = &policy.challenge.terms;
+    assert_eq!(
+        (terms.bits, terms.pass, terms.solve_within),
+        (20, 7200, 300)
+    );
+    assert!(policy.challenge.key.is_some() && read("").challenge.key.is_none());
+    let shown = format!("{policy:?}");
+    assert!(!shown.contains("0123456789"), "{shown}");
+}
+
+#[test]
+fn what_contradicts_itself_about_challenges_is_told() {
+    const ROUTE: &str = "[[route]]\nname = \"shop\"\n";
+    for (text, line, what, help) in [
+        (
+            "routes = [\"shop\"]",
+            6,
+            "`routes` without a challenge",
+            "add `when = \"always\"`, or leave it out",
+        ),
+        (
+            "when = \"always\"\nroutes = [\n\"shop\",\n\"shops\",\n]",
+            9,
+            "no route is called `shops`",
+            "did you mean `\"shop\"`?",
+        ),
+        (
+            "when = \"off\"\nroutes = [\"elsewhere\"]",
+            7,
+            "no route is called `elsewhere`",
+            "give the route that is meant a `name`, and write that",
+        ),
+        (
+            "when = \"asked\"\nroutes = [\"shop\"]",
+            7,
+            "`routes` where only rules and limits ask for a pass",
+            "make `when` `\"always\"`, or leave them out",
+        ),
+        (
+            "exempt = [\"bots\"]\n[[list]]\nname = \"bots\"\nnetworks = [\"::1\"]",
+            6,
+            "`exempt` without a challenge",
+            "add `when = \"always\"`, or leave it out",
+        ),
+        (
+            "when = \"asked\"\nexempt = [\"bots\",\n\"bot\"]\n[[list]]\nname = \"bots\"\nnetworks = [\"::1\"]",
+            8,
+            "no list is called `bot`",
+            "did you mean `\"bots\"`?",
+        ),
+        (
+            "when = \"always\"\nexempt = [\"bots\"]",
+            7,
+            "no list is called `bots`",
+            "add a `[[list]]` with `name = \"bots\"`",
+        ),
+        (
+            "when = \"off\"\n[[limit]]\nrate = \"1/s\"\naction = \"challenge\"",
+            9,
+            "`challenge` while `[challenge]` is off",
+            "write `when = \"asked\"` there, or `\"always\"`",
+        ),
+        (
+            "when = \"sometimes\"\n[[limit]]\nrate = \"1/s\"\naction = \"challenge\"",
+            6,
+            "`when`: `sometimes` is not one of \"off\", \"asked\", \"always\"",
+            "write \"off\" or \"asked\" or \"always\"",
+        ),
+        (
+            "solve_within = \"1h\"",
+            6,
+            "`solve_within`: a pass lasts from its puzzle on, and would end unused",
+            "make `pass` longer than `solve_within`",
+        ),
+        (
+            "pass = \"5m\"",
+            6,
+            "`pass`: a pass lasts from its puzzle on, and would end unused",
+            "make `pass` longer than `solve_within`",
+        ),
+        (
+            "difficulty = 25",
+            6,
+            "`difficulty`: `25` is more than 24",
+            "anything from 1 to 24 will do",
+        ),
+        (
+            "secret = \"file:/gone\"",
+            6,
+            "`secret`: /gone: entity not found",
+            "a file that this user can read",
+        ),
+    ] {
+        let told = one_mistake(&format!("{UPSTREAM}{ROUTE}[challenge]\n{text}\n"));
+        assert_eq!(told, (line, what.to_owned(), help.to_owned()), "{text}");
+    }
+    // What is wrong with a name is told once.
+    let text = format!(
+        "{UPSTREAM}[[route]]\nname = \"a b\"\n[challenge]\nroutes = [\"a\"]\nwhen = \"always\"\n"
+    );
+    assert_eq!(mistakes(&text).len(), 1);
 }
 
 #[test]

@@ -441,6 +441,10 @@ pub enum RuleAction {
     Bypass,
     /// Marked in the access log.
     Tag,
+    /// A pass has to be shown.
+    Challenge,
+    /// It counts for a limit.
+    Limit,
     /// Nothing.
     Count,
 }
@@ -452,6 +456,8 @@ impl RuleAction {
             RuleAction::Block => "block",
             RuleAction::Bypass => "bypass",
             RuleAction::Tag => "tag",
+            RuleAction::Challenge => "challenge",
+            RuleAction::Limit => "limit",
             RuleAction::Count => "count",
         }
     }
@@ -492,6 +498,21 @@ pub struct HealthMethod(pub Method);
 /// The least weighty message that is printed, as its word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Level(pub &'static str);
+
+/// Which requests need a pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum When {
+    Off,
+    /// Those that a rule or a limit asks for one.
+    Asked,
+    Always,
+}
+
+choice!(When:
+    "off" => When::Off,
+    "asked" => When::Asked,
+    "always" => When::Always,
+);
 
 choice!(AcceptEncoding:
     "identity" => AcceptEncoding::Identity,
@@ -540,6 +561,8 @@ choice!(RuleAction:
     "block" => RuleAction::Block,
     "bypass" => RuleAction::Bypass,
     "tag" => RuleAction::Tag,
+    "challenge" => RuleAction::Challenge,
+    "limit" => RuleAction::Limit,
     "count" => RuleAction::Count,
 );
 

@@ -346,6 +346,7 @@ impl Asking<'_> {
             route: Some(self.route),
             host: self.host,
             request: self.request,
+            asking: Some(self),
         }
     }
 

@@ -20,7 +20,7 @@ use super::record::{self, Outcome};
 use super::stream::Stream;
 use super::watch::Post;
 use super::wire::{Inbox, Pace, Wire};
-use super::{InForce, Site, blocked, deliver, down, h2, limited, lines, miss, pass};
+use super::{InForce, Site, blocked, challenge, deliver, down, h2, limited, lines, miss, pass};
 use crate::clock::{self, Tick};
 use crate::config::policy::Policy;
 use crate::rules::cache_status::Told;
@@ -204,6 +204,7 @@ impl Conn {
             Decision::Miss(what) => miss::serve(self, noted, *what).await,
             Decision::Pass(what) => pass::serve(self, noted, *what).await,
             Decision::Down(what) => down::refuse(self, noted, &what).await,
+            Decision::Challenge(what) => challenge::answer(self, noted, *what).await,
             Decision::Block(route) => blocked::refuse(self, noted, route).await,
             Decision::Limited(refused) => limited::refuse(self, noted, refused).await,
             Decision::Later(wait) => limited::wait(self, noted, wait).await,

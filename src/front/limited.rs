@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Site;
-use super::asking::{Noted, Verb};
+use super::asking::{Asking, Noted, Verb};
+use super::challenge::{self, Challenge};
 use super::h1::{Conn, Next};
 use super::lines::id_lines;
 use super::lookup::{self, Decision};
@@ -19,7 +20,7 @@ use super::record::Outcome;
 use crate::clock::{self, Tick};
 use crate::config::policy::Route;
 use crate::fetch::Bill;
-use crate::limits::spec::Part;
+use crate::limits::spec::{Action, Part};
 use crate::limits::{self, Asked, Granted, Limit, Refusal};
 use crate::rules::client::Client;
 use crate::rules::decimal;
@@ -27,7 +28,7 @@ use crate::rules::fields::Fields;
 use crate::rules::identity;
 use crate::rules::request::Request;
 use crate::rules::retry_after::after_wait;
-use crate::telemetry::{CacheResult, Limited, ids};
+use crate::telemetry::{CacheResult, ids};
 
 /// A request, as far as limits look at it.
 #[derive(Clone, Copy)]
@@ -37,6 +38,8 @@ pub struct Who<'a> {
     /// As the key has it, where there is a route.
     pub host: &'a str,
     pub request: &'a Request<'a>,
+    /// All of it, where there is a route.
+    pub asking: Option<&'a Asking<'a>>,
 }
 
 /// Whose request it is, by what a limit goes by: a hash that nobody outside can foretell. The one place where identities
@@ -112,7 +115,7 @@ impl Admission {
     /// What it was beyond, and what came of that: for the log.
     pub fn note(&self) -> Option<(&str, &str)> {
         if let Some(limit) = self.refused.get() {
-            return Some((&limit.spec.name, Limited::Refused.label()));
+            return Some((&limit.spec.name, limit.refused_as().label()));
         }
         let granted = [self.origin.get().map(|granted| &**granted), self.door.get()];
         let mut notes = granted.into_iter().flatten();
@@ -146,15 +149,28 @@ pub fn at_the_door(site: &Site, who: &Who, noted: &Noted) -> Option<Decision> {
     if door.is_empty() {
         return None;
     }
-    match ask(site, door, who, noted.began) {
+    match ask(site, door, who, noted, noted.began) {
         None => None,
         Some(Ok(granted)) => {
             let wait = granted.wait;
             let _ = noted.admission.door.set(granted);
             wait.map(Decision::Later)
         }
-        Some(Err(refusal)) => Some(Decision::Limited(Refused::of(refusal, who, noted))),
+        Some(Err(refusal)) => Some(match challenge(site, &refusal, who, noted) {
+            Some(challenge) => Decision::Challenge(challenge),
+            None => Decision::Limited(Refused::of(refusal, who, noted)),
+        }),
     }
+}
+
+/// What a browser gets that is beyond a limit and may go on with a pass.
+fn challenge(site: &Site, refusal: &Refusal, who: &Who, noted: &Noted) -> Option<Box<Challenge>> {
+    if refusal.limit.spec.action != Action::Challenge {
+        return None;
+    }
+    let challenge = challenge::puzzle(site, who.asking?, noted)?;
+    let _ = noted.admission.refused.set(Arc::clone(&refusal.limit));
+    Some(challenge)
 }
 
 /// Whether a request may cause an origin to be asked.
@@ -165,6 +181,8 @@ pub enum Gate {
     /// No, but it may have what is stored.
     OnlyStored(Refused),
     Shut(Refused),
+    /// Not without a pass.
+    Challenge(Box<Challenge>),
 }
 
 /// Asks the limits of what an origin is asked for, once a request.
@@ -173,7 +191,7 @@ pub fn at_the_origin(site: &Site, who: &Who, noted: &Noted) -> Gate {
     if limits.is_empty() || noted.admission.origin.get().is_some() {
         return Gate::Open;
     }
-    match ask(site, limits, who, clock::tick()) {
+    match ask(site, limits, who, noted, clock::tick()) {
         None => Gate::Open,
         Some(Ok(mut granted)) => {
             if let Some(refusal) = granted.only_stored.take() {
@@ -184,7 +202,10 @@ pub fn at_the_origin(site: &Site, who: &Who, noted: &Noted) -> Gate {
             let _ = noted.admission.origin.set(Box::new(granted));
             wait.map_or(Gate::Open, Gate::Later)
         }
-        Some(Err(refusal)) => Gate::Shut(Refused::of(refusal, who, noted)),
+        Some(Err(refusal)) => match challenge(site, &refusal, who, noted) {
+            Some(challenge) => Gate::Challenge(challenge),
+            None => Gate::Shut(Refused::of(refusal, who, noted)),
+        },
     }
 }
 
@@ -201,12 +222,12 @@ pub fn unread(site: &Site, client: Client, at: Tick) {
 }
 
 /// Who is told how long the origin took, if a limit goes by that.
-pub fn bill(site: &Site, who: &Who) -> Option<Bill> {
+pub fn bill(site: &Site, who: &Who, noted: &Noted) -> Option<Bill> {
     let billed = &site.limits.of(who.route.map(|route| route.id)).billed;
     if billed.is_empty() {
         return None;
     }
-    let its = billed.iter().filter(|limit| is_its(limit, who));
+    let its = billed.iter().filter(|limit| is_its(limit, who, noted));
     let debtors: Vec<_> = its
         .map(|limit| {
             let client = identity(site, limit, who);
@@ -227,6 +248,7 @@ fn ask(
     site: &Site,
     limits: &[Arc<Limit>],
     who: &Who,
+    noted: &Noted,
     at: Tick,
 ) -> Option<Result<Granted, Refusal>> {
     let nobody = Asked {
@@ -235,23 +257,29 @@ fn ask(
     };
     let mut asked = [nobody; limits::MOST];
     let mut len = 0;
-    for limit in limits.iter().filter(|limit| is_its(limit, who)) {
+    for limit in limits.iter().filter(|limit| is_its(limit, who, noted)) {
         asked[len] = Asked {
             limit,
             client: identity(site, limit, who),
         };
         len += 1;
     }
-    (len > 0).then(|| limits::ask(&asked[..len], at.nanos()))
+    // What no route takes is answered here, and no puzzle is shown for it.
+    let passes = || {
+        who.asking
+            .is_none_or(|asking| challenge::passes(site, asking, noted))
+    };
+    (len > 0).then(|| limits::ask(&asked[..len], at.nanos(), passes))
 }
 
 /// Whether a limit of its route is for a request like this.
-fn is_its(limit: &Limit, who: &Who) -> bool {
-    let methods = &limit.spec.methods;
-    methods.is_empty()
-        || methods
-            .iter()
-            .any(|name| name == who.request.method.as_str())
+fn is_its(limit: &Limit, who: &Who, noted: &Noted) -> bool {
+    let (methods, by_rules) = (&limit.spec.methods, limit.spec.by_rules);
+    by_rules.is_none_or(|place| noted.marks.meets(place))
+        && (methods.is_empty()
+            || methods
+                .iter()
+                .any(|name| name == who.request.method.as_str()))
 }
 
 /// Waits for a request's turn and carries on.

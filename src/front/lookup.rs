@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::Site;
 use super::asking::{Asking, Noted, Whence, with_route};
+use super::challenge::{self, Challenge};
 use super::down::Down;
 use super::liked::in_liked_coding;
 use super::limited::{self, Gate, Refused, Who};
@@ -42,6 +43,8 @@ pub enum Decision {
     Refuse(Problem),
     /// Answered here.
     Here(Problem),
+    /// A pass has to be shown first.
+    Challenge(Box<Challenge>),
     /// Turned away by a list or a rule; of that route, if it came so far.
     Block(Option<Arc<Route>>),
     /// From memory.
@@ -142,7 +145,11 @@ pub fn decide(
                 let limited = limited::at_the_door(site, &asking.who(), noted);
                 limited.unwrap_or_else(|| on_route(site, asking, noted, now))
             };
-            match with_route(policy, request, *head_len, from, known, on_route) {
+            let decision = match challenge::is_ours(request) {
+                false => with_route(policy, request, *head_len, from, known, on_route),
+                true => None,
+            };
+            match decision {
                 Some(decision) => decision,
                 None => {
                     let who = Who {
@@ -150,9 +157,10 @@ pub fn decide(
                         route: None,
                         host: request.host,
                         request,
+                        asking: None,
                     };
                     let limited = limited::at_the_door(site, &who, noted);
-                    limited.unwrap_or_else(|| off_route(request, from))
+                    limited.unwrap_or_else(|| off_route(site, request, from, known, noted))
                 }
             }
         }
@@ -183,8 +191,12 @@ pub fn after_wait(site: &Site, buf: &[u8], from: Whence, noted: &Noted) -> Decis
         Ok(Parsed::Complete { request, head_len }) => {
             let from = from.of(policy, request);
             let on_route = |asking: &Asking| on_route(site, asking, noted, now);
-            with_route(policy, request, *head_len, from, KnownHost::NONE, on_route)
-                .unwrap_or_else(|| off_route(request, from))
+            let known = KnownHost::NONE;
+            let decision = match challenge::is_ours(request) {
+                false => with_route(policy, request, *head_len, from, known, on_route),
+                true => None,
+            };
+            decision.unwrap_or_else(|| off_route(site, request, from, known, noted))
         }
         _ => Decision::More,
     }
@@ -233,10 +245,17 @@ fn judge(site: &Site, asking: &Asking, listed: Listed, noted: &mut Noted) -> Ver
     site.guard.judge(route, &view, &mut noted.marks)
 }
 
-fn off_route(request: &Request, from: Whence) -> Decision {
+fn off_route(
+    site: &Site,
+    request: &Request,
+    from: Whence,
+    known: &KnownHost,
+    noted: &Noted,
+) -> Decision {
     Decision::Here(match from.redirect {
         Some(port) => Problem::to_https(request, port),
-        None => Problem::no_route(),
+        None => challenge::at_our_path(site, request, from, known, noted)
+            .unwrap_or_else(Problem::no_route),
     })
 }
 
@@ -247,6 +266,11 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
     }
     if let Some(problem) = answered_here(asking) {
         return Decision::Here(problem);
+    }
+    if (noted.marks.needs_pass() || asking.policy.challenge.is_on(asking.route))
+        && let challenge::Demand::Challenge(challenge) = challenge::demand(site, asking, noted)
+    {
+        return Decision::Challenge(challenge);
     }
     if noted.marks.bypasses() {
         return match asking.only_if_cached {
@@ -508,6 +532,7 @@ fn pass(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
         Gate::Open => {}
         Gate::Later(wait) => return Decision::Later(wait),
         Gate::OnlyStored(refused) | Gate::Shut(refused) => return Decision::Limited(refused),
+        Gate::Challenge(challenge) => return Decision::Challenge(challenge),
     }
     let (path, query) = match request.target {
         Target::Origin { path, query } => (path, query),
@@ -531,7 +556,7 @@ fn pass(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
         host: asking.host.into(),
         path: path.into(),
         query: query.map(Into::into),
-        bill: limited::bill(site, &asking.who()),
+        bill: limited::bill(site, &asking.who(), noted),
     }))
 }
 

@@ -13,7 +13,7 @@ use super::lookup::{self, Miss};
 use super::part::Part;
 use super::problem::Problem;
 use super::record::Outcome;
-use super::{Site, deliver, down, follow, limited};
+use super::{Site, challenge, deliver, down, follow, limited};
 use crate::cache::entry::{Entry, Head};
 use crate::cache::flight::{Answer, Failure, News, Reader, Sharing};
 use crate::cache::table::Variant;
@@ -90,6 +90,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Out
                     Gate::OnlyStored(refused) | Gate::Shut(refused) => {
                         return limited::refuse(conn, noted, refused).await;
                     }
+                    Gate::Challenge(what) => return challenge::answer(conn, noted, *what).await,
                 }
             }
         };
@@ -194,7 +195,7 @@ fn errand(conn: &Conn, asking: &Asking, noted: &Noted, miss: &Miss, alone: bool)
     let stored = miss.seen.entry.clone();
     let errand = asking.errand(noted, miss.reason, alone, stored).ok()?;
     Some(Errand {
-        bill: limited::bill(&conn.site, &asking.who()),
+        bill: limited::bill(&conn.site, &asking.who(), noted),
         ..errand
     })
 }

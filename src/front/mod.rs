@@ -1,7 +1,7 @@
 //! The road, client side: what meets a request, in the order it meets it.
 //!
 //! [`wire`] reads its bytes and [`h1`] runs the connection; [`asking`] routes it, names its key and class; [`lookup`]
-//! decides ([`liked`]: on the coding); then it is answered from memory ([`deliver`]), by a flight ([`miss`], [`follow`]), past the cache ([`pass`],
+//! decides ([`challenge`]: on who needs a pass, [`liked`]: on the coding); then it is answered from memory ([`deliver`]), by a flight ([`miss`], [`follow`]), past the cache ([`pass`],
 //! its body by [`body`]), or by an answer of our own ([`problem`]; [`down`] where its upstream is; [`blocked`] where rules say so;
 //! [`limited`] where a client comes too often, which is asked before anything is looked up and again before an origin is); [`record`] counts and logs it. [`lines`] are what their
 //! heads have in common, [`watch`] keeps the deadlines. [`h2`] runs a connection of HTTP/2, over
@@ -13,6 +13,7 @@
 mod asking;
 mod blocked;
 mod body;
+mod challenge;
 mod deliver;
 pub mod door;
 mod down;
@@ -54,6 +55,7 @@ use crate::guard::Guard;
 use crate::limits::Limits;
 use crate::telemetry::sharded::Counter;
 use crate::telemetry::{AccessLog, RouteMetrics};
+pub use challenge::Challenges;
 use guests::Guests;
 use watch::Watch;
 
@@ -76,6 +78,7 @@ pub struct Site {
     pub connections: Arc<Counter>,
     pub guests: Arc<Guests>,
     pub failed_handshakes: Arc<Counter>,
+    pub challenges: Arc<Challenges>,
     /// What images of hot pages may take.
     pub images: Arc<Memory>,
     /// Requests that wait for a flight's head.

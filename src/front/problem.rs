@@ -35,6 +35,8 @@ pub struct Problem {
     size: Option<u64>,
     /// Where the page is, for 308.
     location: Option<Box<str>>,
+    /// Set-Cookie.
+    cookie: Option<Box<str>>,
 }
 
 impl Problem {
@@ -48,6 +50,7 @@ impl Problem {
             retry: (status == 503).then_some(Duration::ZERO),
             size: None,
             location: None,
+            cookie: None,
         }
     }
 
@@ -110,6 +113,38 @@ impl Problem {
             "this site does not answer this request",
             CacheResult::Refused,
         )
+    }
+
+    /// A pass is asked for, and none was brought.
+    pub fn no_pass() -> Problem {
+        let why = "a browser has to solve a small puzzle first: open a page of this site in one";
+        Problem::new(403, why, CacheResult::Challenged)
+    }
+
+    /// A pass was brought, or is given by this line.
+    pub fn passed(cookie: Option<String>) -> Problem {
+        Problem {
+            cookie: cookie.map(Into::into),
+            ..Problem::new(204, "", CacheResult::Challenged)
+        }
+    }
+
+    pub fn wrong_solution() -> Problem {
+        let why = "this solves no puzzle of ours for this address";
+        Problem::new(403, why, CacheResult::Challenged)
+    }
+
+    pub fn late_solution() -> Problem {
+        Problem::new(
+            403,
+            "the puzzle was solved too late",
+            CacheResult::Challenged,
+        )
+    }
+
+    /// A path of ours that stands for nothing.
+    pub fn nothing_here() -> Problem {
+        Problem::new(404, "nothing is here", CacheResult::Refused)
     }
 
     pub fn not_here() -> Problem {
@@ -263,6 +298,9 @@ impl Problem {
         if let Some(location) = &self.location {
             out.extend_from_slice(format!("Location: {location}\r\n").as_bytes());
         }
+        if let Some(cookie) = &self.cookie {
+            out.extend_from_slice(format!("Set-Cookie: {cookie}\r\n").as_bytes());
+        }
         if let Some(size) = self.size {
             out.extend_from_slice(format!("Content-Range: bytes */{size}\r\n").as_bytes());
         }
@@ -391,6 +429,8 @@ mod tests {
             Problem::blocked(),
             Problem::looped(),
             Problem::only_if_cached(),
+            Problem::no_pass(),
+            Problem::wrong_solution(),
             Problem::range(7),
             refused("the origin is down"),
         ] {

@@ -152,3 +152,42 @@ fn a_file_that_changes_is_taken_and_a_bad_one_changes_nothing() {
         );
     }
 }
+
+#[test]
+fn rules_ask_for_passes_and_limits() {
+    let (guard, metrics) = guard(
+        "[challenge]\nwhen = 'asked'\n\
+         [[limit]]\nname = 'all'\nrate = '9/s'\n\
+         [[limit]]\nname = 'a'\nrate = '9/s'\n\
+         [[limit]]\nname = 'b'\nrate = '9/s'\n\
+         [[rule]]\nname = 'pass'\nwhen = \"path.contains('p')\"\naction = 'challenge'\n\
+         [[rule]]\nname = 'two'\nwhen = \"path.contains('b')\"\naction = 'limit'\nlimit = 'b'\n\
+         [[rule]]\nname = 'one'\nwhen = \"path.contains('a')\"\naction = 'limit'\nlimit = 'a'\n\
+         [[rule]]\nname = 'again'\nwhen = \"path.contains('aa')\"\naction = 'limit'\nlimit = 'a'\n\
+         [[rule]]\nname = 'trial'\nwhen = \"path.contains('t')\"\naction = 'count'\nlimit = 'a'\n\
+         [[rule]]\nname = 'wall'\nwhen = \"path.contains('w')\"\naction = 'block'\n",
+    );
+    for (path, needs_pass, a, b, rule) in [
+        ("/", false, false, false, None),
+        ("/t", false, false, false, None),
+        ("/p", true, false, false, Some("pass")),
+        ("/aa", false, true, false, Some("one")),
+        ("/ab", false, true, true, Some("two")),
+        ("/pab", true, true, true, Some("pass")),
+    ] {
+        let (verdict, marks) = judged(&guard, 0, path);
+        assert_eq!(verdict, Verdict::Through, "{path}");
+        let told = (marks.needs_pass(), marks.meets(0), marks.meets(1));
+        assert_eq!(told, (needs_pass, a, b), "{path}");
+        assert_eq!(guard.marked(marks).rule, rule, "{path}");
+        assert!(!(2..=u8::MAX).any(|place| marks.meets(place)), "{path}");
+    }
+    // A block further down comes before a pass.
+    let (verdict, marks) = judged(&guard, 0, "/pw");
+    assert_eq!(
+        (verdict, guard.marked(marks).rule),
+        (Verdict::Block, Some("wall"))
+    );
+    let series = "tidegate_rule_matches_total{rule=\"one\",action=\"limit\"}";
+    assert_eq!(count(&metrics, series), 3);
+}

@@ -10,6 +10,7 @@ pub mod spec;
 pub mod table;
 pub mod told;
 
+use std::cell::LazyCell;
 use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -167,10 +168,7 @@ impl Limits {
         };
         let all: Vec<_> = specs.iter().map(make).collect();
         let of = |route: Option<usize>| {
-            let is_its = |limit: &&Arc<Limit>| {
-                let routes = &limit.spec.routes;
-                routes.is_empty() || route.is_some_and(|route| routes.contains(&route))
-            };
+            let is_its = |limit: &&Arc<Limit>| limit.spec.is_for(route);
             let its = |is: fn(&LimitSpec) -> bool| {
                 let its = all.iter().filter(is_its).filter(|limit| is(&limit.spec));
                 its.cloned().collect()
@@ -376,6 +374,14 @@ impl Limit {
         }
     }
 
+    /// What became of a request that it has turned away.
+    pub fn refused_as(&self) -> Limited {
+        match self.spec.action {
+            Action::Challenge => Limited::Challenged,
+            _ => Limited::Refused,
+        }
+    }
+
     fn count(&self, what: Limited) {
         self.counts[what as usize].add(1);
     }
@@ -432,15 +438,24 @@ fn law(spec: &LimitSpec) -> Option<Gcra> {
     Some(gcra.punishing(spec.penalty))
 }
 
-/// Asks all of `asked`, and takes from all of them or from none.
+/// Asks all of `asked`, and takes from all of them or from none. `passes`: whether it brings a pass, which lets it through those
+/// limits that ask for one. It is asked at most once.
 ///
 /// # Errors
-/// The request is refused, by the limit that would have it wait the longest.
-pub fn ask(asked: &[Asked<'_>], now: u64) -> Result<Granted, Refusal> {
+/// The request is refused: by the limit that would have it wait the longest, or, where a pass is all that it lacks, by the one
+/// that asks for that.
+pub fn ask(
+    asked: &[Asked<'_>],
+    now: u64,
+    passes: impl FnOnce() -> bool,
+) -> Result<Granted, Refusal> {
+    let passes = LazyCell::new(passes);
     let mut granted = Granted::default();
     let mut least: Option<(&Arc<Limit>, u64, Duration)> = None;
     // A bit for each that was taken from.
     let mut taken = 0_u32;
+    // And for each that was gone past with a pass.
+    let mut passed = 0_u32;
     for (at, Asked { limit, client }) in asked.iter().enumerate() {
         let left = match limit.decide(*client, now) {
             Taken::Admit { remaining, reset } => (remaining, reset),
@@ -462,10 +477,11 @@ pub fn ask(asked: &[Asked<'_>], now: u64) -> Result<Granted, Refusal> {
                         granted.note.get_or_insert(note);
                     }
                     Action::Stale => granted.only_stored = Some(refusal),
-                    Action::Refuse | Action::Delay => {
+                    Action::Challenge if *passes => passed |= 1 << at,
+                    Action::Refuse | Action::Delay | Action::Challenge => {
                         give_back(asked, taken);
                         let refusal = strictest(refusal, &asked[at + 1..], now);
-                        refusal.limit.count(Limited::Refused);
+                        refusal.limit.count(refusal.limit.refused_as());
                         return Err(refusal);
                     }
                 }
@@ -482,6 +498,13 @@ pub fn ask(asked: &[Asked<'_>], now: u64) -> Result<Granted, Refusal> {
         granted.note = Some((Arc::clone(&refusal.limit), Limited::Stale));
     } else if let Some((limit, Limited::Delayed)) = &granted.note {
         limit.count(Limited::Delayed);
+    }
+    for (at, Asked { limit, .. }) in asked.iter().enumerate() {
+        if passed & (1 << at) != 0 {
+            limit.count(Limited::Passed);
+            let note = (Arc::clone(limit), Limited::Passed);
+            granted.note.get_or_insert(note);
+        }
     }
     granted.quota = least.map(|(limit, remaining, reset)| Quota {
         limit: Arc::clone(limit),
@@ -516,7 +539,7 @@ fn give_back(asked: &[Asked<'_>], taken: u32) {
     }
 }
 
-/// Of all that refuse a request the one that would have it wait the longest.
+/// Of all that refuse a request the one that would have it wait the longest, whether it brings a pass or not.
 fn strictest(first: Refusal, others: &[Asked<'_>], now: u64) -> Refusal {
     let mut strictest = first;
     for Asked { limit, client } in others {
@@ -524,7 +547,7 @@ fn strictest(first: Refusal, others: &[Asked<'_>], now: u64) -> Refusal {
             continue;
         }
         if let Taken::Refuse(wait) = limit.look(*client, now)
-            && wait > strictest.wait
+            && (strictest.limit.spec.action == Action::Challenge || wait > strictest.wait)
         {
             strictest = Refusal {
                 limit: Arc::clone(limit),

@@ -15,6 +15,8 @@ pub struct LimitSpec {
     pub concurrency: Option<u16>,
     /// The places in the policy of the routes it is for; none: every request, those of no route too.
     pub routes: Vec<usize>,
+    /// Its place among the limits that hold where a rule says so, and nowhere else. None: it holds by itself.
+    pub by_rules: Option<u8>,
     /// None: all.
     pub methods: Vec<String>,
     pub counts: Counts,
@@ -28,6 +30,17 @@ pub struct LimitSpec {
     pub shared: bool,
     /// Whether `X-RateLimit-*` is told beside `RateLimit`.
     pub x_ratelimit: bool,
+}
+
+impl LimitSpec {
+    /// Whether it may meet requests of a route; none: of those that no route takes.
+    pub fn is_for(&self, route: Option<usize>) -> bool {
+        match (self.by_rules, route) {
+            (Some(_), route) => route.is_some(),
+            (None, Some(route)) => self.routes.is_empty() || self.routes.contains(&route),
+            (None, None) => self.routes.is_empty(),
+        }
+    }
 }
 
 /// So many requests a period, and so many at once.
@@ -77,6 +90,8 @@ pub enum Action {
     Delay,
     /// It gets what is stored, however old that may be.
     Stale,
+    /// It has to show a pass.
+    Challenge,
     /// Nothing, but that it is counted and logged.
     Log,
 }

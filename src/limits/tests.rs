@@ -14,6 +14,7 @@ fn spec(name: &str, count: u64, burst: u64) -> LimitSpec {
         }),
         concurrency: None,
         routes: Vec::new(),
+        by_rules: None,
         methods: Vec::new(),
         counts: Counts::All,
         cost: Cost::Is(1),
@@ -35,12 +36,16 @@ fn limits(specs: &[LimitSpec]) -> (Limits, Metrics) {
 
 /// One request of a client's, at all limits there are.
 fn come(limits: &Limits, now: u64) -> Result<Granted, Refusal> {
+    come_with(limits, now, || false)
+}
+
+fn come_with(limits: &Limits, now: u64, passes: impl FnOnce() -> bool) -> Result<Granted, Refusal> {
     let asked: Vec<_> = limits
         .all()
         .iter()
         .map(|limit| Asked { limit, client: 7 })
         .collect();
-    ask(&asked, now)
+    ask(&asked, now, passes)
 }
 
 fn counted(metrics: &Metrics, limit: &str, action: &str) -> u64 {
@@ -68,8 +73,13 @@ fn what_one_refuses_counts_for_none() {
         client: 7,
     };
     drop(kept);
-    let more: Vec<_> = (0..98).map(|_| ask(&[wide], 0).ok().unwrap()).collect();
-    assert!(ask(&[wide], 0).is_err(), "two were taken, and no more");
+    let more: Vec<_> = (0..98)
+        .map(|_| ask(&[wide], 0, || false).ok().unwrap())
+        .collect();
+    assert!(
+        ask(&[wide], 0, || false).is_err(),
+        "two were taken, and no more"
+    );
     drop(more);
     assert_eq!(counted(&metrics, "narrow", "refused"), 500);
 }
@@ -134,6 +144,69 @@ fn a_limit_that_is_tried_out_refuses_nobody_and_says_what_it_would_have() {
     assert_eq!(counted(&metrics, "dry", "refused"), 0);
 }
 
+fn challenging(name: &str, count: u64, burst: u64) -> LimitSpec {
+    LimitSpec {
+        action: Action::Challenge,
+        ..spec(name, count, burst)
+    }
+}
+
+#[test]
+fn a_pass_is_asked_for_beyond_the_limit_alone_and_once() {
+    let (limits, metrics) = limits(&[challenging("a", 1, 2), challenging("b", 1, 2)]);
+    for _ in 0..2 {
+        assert!(come_with(&limits, 0, || panic!("within it")).is_ok());
+    }
+    let mut asked = 0;
+    for _ in 0..5 {
+        let passes = || {
+            asked += 1;
+            true
+        };
+        let granted = come_with(&limits, 0, passes).ok().unwrap();
+        let (limit, what) = granted.note.as_ref().unwrap();
+        assert_eq!((&*limit.spec.name, what.label()), ("a", "passed"));
+    }
+    assert_eq!(asked, 5, "both limits are content with one answer");
+    let refusal = come(&limits, 0).err().unwrap();
+    assert_eq!(refusal.limit.spec.name, "a");
+    assert_eq!(refusal.wait, Some(Duration::from_secs(1)));
+    for (limit, passed, challenged) in [("a", 5, 1), ("b", 5, 0)] {
+        assert_eq!(counted(&metrics, limit, "passed"), passed);
+        assert_eq!(counted(&metrics, limit, "challenged"), challenged);
+        assert_eq!(counted(&metrics, limit, "refused"), 0);
+    }
+    // Who has gone on by a pass has taken nothing: the limit is there again when it would have been.
+    assert!(come_with(&limits, SECOND, || panic!("within it")).is_ok());
+}
+
+#[test]
+fn a_pass_is_no_ticket_for_other_limits() {
+    for others_first in [false, true] {
+        let mut specs = vec![challenging("asks", 1, 1), spec("refuses", 1, 4)];
+        if others_first {
+            specs.reverse();
+        }
+        let (limits, metrics) = limits(&specs);
+        assert!(come(&limits, 0).is_ok());
+        // Without a pass nothing is taken from the other,
+        for _ in 0..100 {
+            assert_eq!(come(&limits, 0).err().unwrap().limit.spec.name, "asks");
+        }
+        // and with one it counts.
+        let passing = |now| come_with(&limits, now, || true);
+        let admitted = (0..10).filter(|_| passing(0).is_ok()).count();
+        assert_eq!(admitted, 3, "of four one was gone");
+        // Where a pass would not help it is not what is asked for.
+        for passes in [false, true] {
+            let refusal = come_with(&limits, 0, || passes).err().unwrap();
+            assert_eq!(refusal.limit.spec.name, "refuses");
+        }
+        assert_eq!(counted(&metrics, "asks", "challenged"), 100);
+        assert_eq!(counted(&metrics, "refuses", "refused"), 9);
+    }
+}
+
 #[test]
 fn who_waits_has_taken_and_who_would_wait_too_long_has_not() {
     let patient = LimitSpec {
@@ -168,13 +241,17 @@ fn limits_are_asked_where_they_are_for() {
         cost: Cost::OriginMillis,
         ..spec("of-origin", 1, 1)
     };
-    let (limits, _metrics) = limits(&[of_route, of_origin, spec("of-all", 1, 1)]);
+    let by_rules = LimitSpec {
+        by_rules: Some(0),
+        ..spec("by-rules", 1, 1)
+    };
+    let (limits, _metrics) = limits(&[of_route, of_origin, spec("of-all", 1, 1), by_rules]);
     let names = |limits: &[Arc<Limit>]| {
         let names = limits.iter().map(|limit| limit.spec.name.clone());
         names.collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(names(&limits.of(Some(1)).door), "of-route of-all");
-    assert_eq!(names(&limits.of(Some(0)).door), "of-all");
+    assert_eq!(names(&limits.of(Some(1)).door), "of-route of-all by-rules");
+    assert_eq!(names(&limits.of(Some(0)).door), "of-all by-rules");
     assert_eq!(names(&limits.of(None).door), "of-all");
     assert_eq!(names(&limits.of(Some(1)).origin), "of-origin");
     assert_eq!(names(&limits.of(Some(1)).billed), "of-origin");

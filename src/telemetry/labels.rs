@@ -49,8 +49,25 @@ labelled! {
         Refused "refused",
         /// Refused for what a limit says: 429.
         Limited "limited",
+        /// Asked for a pass, or came for one.
+        Challenged "challenged",
         /// The client left before anything was sent.
         Aborted "aborted",
+    }
+}
+
+labelled! {
+    /// What came of asking for a pass: the label `result`.
+    ChallengeResult {
+        /// The page with a puzzle was.
+        Shown "shown",
+        /// Whoever shows no pages was told that a browser is needed.
+        Refused "refused",
+        Solved "solved",
+        /// A solution of nothing.
+        Wrong "wrong",
+        /// A solution too late.
+        Expired "expired",
     }
 }
 
@@ -103,6 +120,10 @@ labelled! {
         Delayed "delayed",
         /// Served with what was stored, or refused.
         Stale "stale",
+        /// Asked for a pass, and told when to come again without one.
+        Challenged "challenged",
+        /// It went on, by its pass.
+        Passed "passed",
         /// Nothing: the limit is tried out.
         Logged "logged",
     }

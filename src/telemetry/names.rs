@@ -53,13 +53,14 @@ families! {
     LIST_RELOADS: Counter "tidegate_list_reloads_total" ["list", "result"] "Changes of a list's file: done, or refused and what was read last kept.";
     GEO_RELOADS: Counter "tidegate_geo_reloads_total" ["database", "result"] "Changes of a database's file: done, or refused and the last one kept.";
     RULE_MATCHES: Counter "tidegate_rule_matches_total" ["rule", "action"] "Requests that a rule was true of.";
-    LIMITED: Counter "tidegate_limited_total" ["limit", "action"] "Requests beyond a limit: refused, delayed, stale, that were served with what was stored if anything was, and logged, by one that is tried out.";
+    LIMITED: Counter "tidegate_limited_total" ["limit", "action"] "Requests beyond a limit: refused, delayed, stale, that were served with what was stored if anything was; challenged, without a pass, and passed, with one; and logged, by one that is tried out.";
     LIMIT_CLIENTS: Gauge "tidegate_limit_clients" ["limit"] "Clients that the limit remembers.";
     LIMIT_UNREMEMBERED: Counter "tidegate_limit_unremembered_total" ["limit"] "Requests that were not counted, since there was no place for one client more.";
     REDIS_UP: Gauge "tidegate_redis_up" [] "Whether Redis answers: 1, or 0 and each proxy has its even part of the limits.";
     REDIS_OPERATIONS: Counter "tidegate_redis_operations_total" ["result"] "Messages to Redis: ok, timeout, unreachable, refused by it, unbelievable.";
     FLEET_PROXIES: Gauge "tidegate_fleet_proxies" [] "Proxies that share limits, as far as is known.";
     FLEET_HOT: Gauge "tidegate_fleet_hot_clients" [] "Clients whose shares the proxies keep in step.";
+    CHALLENGES: Counter "tidegate_challenges_total" ["result"] "Requests without a pass where one is needed: shown the puzzle, or refused, who shows no pages; and what came back: solved, wrong, expired.";
 
     CACHE_BYTES: Gauge "tidegate_cache_bytes" [] "Memory charged to the cache: entries, flights and spools.";
     CACHE_BYTES_MAX: Gauge "tidegate_cache_bytes_max" [] "What they may take: max_memory less a sixteenth.";

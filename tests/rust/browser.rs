@@ -1,4 +1,4 @@
-//! A browser looks at the demo site: headless Chromium, driven by the DevTools protocol over a pipe.
+//! A browser looks at the demo site, and at the page that has it solve a puzzle: headless Chromium, driven by the DevTools protocol over a pipe.
 //!
 //! Whatever a page says to its console, throws, or fails to load is a fault, and so is a page wider than its window.
 //! What it looked like lies in `target/browser`.
@@ -16,15 +16,19 @@ use rcgen::{PublicKeyData, generate_simple_self_signed};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::site::{binary, equal, eventually};
+use super::challenge::challenged;
+use super::site::{Asked, Origin, Site, answer, binary, equal, eventually};
 use super::{Outcome, Test};
 use crate::harness::proxy::free_port;
+use crate::harness::wire::Conn;
 
 /// Every test here, with its name.
 pub fn tests() -> Vec<Test> {
     vec![
         ("browser::the_demo_over_https_and_http2", secure),
         ("browser::the_demo_over_plain_http", plain),
+        ("browser::a_challenge_is_solved", challenge),
+        ("browser::a_challenge_that_lasts", long_challenge),
         ("browser::a_fault_is_found", found),
     ]
 }
@@ -101,6 +105,93 @@ fn plain() -> Outcome {
     let (path, says) = PAGES[1];
     browser.visit(&format!("{site}{path}"), "http/1.1", says)?;
     browser.picture("demo-http")
+}
+
+/// An app that says what cookies it was shown.
+fn shop() -> Result<Origin, String> {
+    Origin::start(|asked: &Asked, conn: &mut Conn| {
+        let page = format!(
+            "<!doctype html><title>The shop</title><link rel=icon href='data:,'><p>Cookies: [{}]",
+            asked.field("cookie")
+        );
+        let fields = "Content-Type: text/html\r\nCache-Control: private\r\n";
+        answer(conn, 200, fields, page.as_bytes())
+    })
+}
+
+/// Without TLS there is no hash function of the browser's own.
+fn challenge() -> Outcome {
+    let origin = shop()?;
+    let site = Site::start(origin.address, &challenged(14, ""))?;
+    let mut browser = Browser::start(&[])?;
+    browser.window(390, 844)?;
+    let url = format!(
+        "http://shop.test:{}/shelf/3?sort=new#half-way",
+        site.address.port()
+    );
+    browser.load(&url)?;
+    browser.until("document.title === 'The shop'")?;
+    equal("address", browser.value("location.href")?, json!(url))?;
+    for what in [
+        "document.body.innerText.includes('Cookies: []')",
+        "document.cookie === ''",
+    ] {
+        equal(what, browser.value(what)?, json!(true))?;
+    }
+    let documents = browser.seen("Network.responseReceived");
+    let documents = documents.iter().filter(|seen| seen["type"] == "Document");
+    let statuses: Vec<_> = documents
+        .map(|seen| seen["response"]["status"].as_u64())
+        .collect();
+    equal("pages", statuses, vec![Some(403), Some(200)])?;
+    browser.nothing_is_wrong_but(Some("status of 403"))?;
+    // The pass holds for the next page.
+    browser.load(&url.replace("/3", "/4"))?;
+    browser.nothing_is_wrong()?;
+    equal("asked", origin.asked("GET /shelf/"), 2)?;
+    let labels = [("result".to_owned(), "shown".to_owned())];
+    let shown = site.proxy.metric("tidegate_challenges_total", &labels)?;
+    equal("shown", shown, Some(1.0))
+}
+
+/// What a visitor sees meanwhile, and when it fails.
+fn long_challenge() -> Outcome {
+    let origin = shop()?;
+    let site = Site::start(origin.address, &challenged(24, ""))?;
+    let mut browser = Browser::start(&[])?;
+    // A browser that tries some hundred a second does not come to an end while it is looked at.
+    let slow = "performance.now = () => Infinity;
+        const post = MessagePort.prototype.postMessage;
+        MessagePort.prototype.postMessage = function (m) { setTimeout(() => post.call(this, m), 1000) }";
+    let slow = json!({ "source": slow });
+    browser.call("Page.addScriptToEvaluateOnNewDocument", slow)?;
+    let url = format!("http://shop.test:{}/", site.address.port());
+    browser.load(&url)?;
+    browser.until("document.querySelector('progress').value > 0")?;
+    for (width, name) in [(390, "challenge-narrow"), (1280, "challenge")] {
+        browser.window(width, 844)?;
+        for what in [
+            "document.title === 'One moment'",
+            "document.documentElement.scrollWidth <= innerWidth",
+            "document.querySelector('[role=status]').textContent === 'Your browser is solving it.'",
+            "getComputedStyle(document.querySelector('button')).display === 'none'",
+            "getComputedStyle(document.querySelector('progress')).display !== 'none'",
+        ] {
+            equal(what, browser.value(what)?, json!(true))?;
+        }
+        browser.picture(name)?;
+    }
+    browser.nothing_is_wrong_but(Some("status of 403"))?;
+    let easy = Site::start(origin.address, &challenged(8, ""))?;
+    let blocked = json!({ "urls": ["*/.tidegate/*"] });
+    browser.open()?;
+    browser.call("Network.setBlockedURLs", blocked)?;
+    let url = format!("http://shop.test:{}/", easy.address.port());
+    browser.load(&url)?;
+    browser.until("document.body.innerText.includes('did not get through')")?;
+    browser.call("Network.setBlockedURLs", json!({ "urls": [] }))?;
+    browser.run("document.querySelector('button').click()")?;
+    browser.until("document.title === 'The shop'")
 }
 
 /// The test tests: another protocol, a status, a word on the console and a missing file are seen.
@@ -283,8 +374,8 @@ impl Browser {
         self.window(1280, 900)
     }
 
-    /// Loads a page; all of it must come by this protocol, with a 200, and nothing may be wrong with it.
-    fn visit(&mut self, url: &str, protocol: &str, says: &str) -> Outcome {
+    /// Loads a page, whatever it is.
+    fn load(&mut self, url: &str) -> Outcome {
         self.events.clear();
         let went = self.call("Page.navigate", json!({ "url": url }))?;
         if let Some(error) = went["errorText"].as_str() {
@@ -293,6 +384,12 @@ impl Browser {
         while self.seen("Page.loadEventFired").is_empty() {
             self.hear()?;
         }
+        Ok(())
+    }
+
+    /// Loads a page; all of it must come by this protocol, with a 200, and nothing may be wrong with it.
+    fn visit(&mut self, url: &str, protocol: &str, says: &str) -> Outcome {
+        self.load(url)?;
         let responses = self.seen("Network.responseReceived");
         for response in responses.iter().map(|event| &event["response"]) {
             let by = (response["status"].as_u64(), response["protocol"].as_str());
@@ -326,6 +423,11 @@ impl Browser {
 
     /// Since the page was asked for.
     fn nothing_is_wrong(&self) -> Outcome {
+        self.nothing_is_wrong_but(None)
+    }
+
+    /// The same, where the browser may say this one thing of what it loaded.
+    fn nothing_is_wrong_but(&self, expected: Option<&str>) -> Outcome {
         let wrong = |event: &&Value| {
             let params = &event["params"];
             match event["method"].as_str().unwrap_or_default() {
@@ -340,7 +442,11 @@ impl Browser {
                     )
                 }
                 "Log.entryAdded" => {
-                    matches!(params["entry"]["level"].as_str(), Some("error" | "warning"))
+                    let entry = &params["entry"];
+                    let text = entry["text"].as_str().unwrap_or_default();
+                    let is_expected = entry["source"] == "network"
+                        && expected.is_some_and(|expected| text.contains(expected));
+                    !is_expected && matches!(entry["level"].as_str(), Some("error" | "warning"))
                 }
                 _ => false,
             }

@@ -60,6 +60,7 @@ pub fn tests() -> Vec<Test> {
             identities,
         ),
         ("limits::what_is_left_is_told_to_who_is_near", told),
+        ("limits::where_a_rule_says_so_and_nowhere_else", by_rules),
     ]
 }
 
@@ -606,6 +607,64 @@ fn told() -> Outcome {
         if !reply.field("ratelimit").starts_with(&told) {
             return Err(format!("{left} left: {reply:?}"));
         }
+    }
+    Ok(())
+}
+
+fn by_rules() -> Outcome {
+    let origin = pages()?;
+    let config = "[listen]\nh2c = true\n\
+        [[route]]\nname = 'site'\nhosts = ['a.test']\n\
+        [[route]]\nname = 'shop'\nhosts = ['a.test']\npath = '/shop'\n\
+        [[limit]]\nname = 'searches'\nrate = '2/h'\n\
+        [[limit]]\nname = 'orders'\nrate = '1/h'\nmethods = ['POST']\n\
+        [[limit]]\nname = 'misses'\nrate = '1/h'\ncounts = 'origin'\n\
+        [[rule]]\nname = 'page'\nwhen = \"path == '/search'\"\naction = 'limit'\nlimit = 'searches'\n\
+        [[rule]]\nname = 'query'\nwhen = \"query.contains('q=')\"\naction = 'limit'\nlimit = 'searches'\n\
+        [[rule]]\nname = 'order'\nwhen = 'true'\naction = 'limit'\nlimit = 'orders'\nroutes = ['shop']\n\
+        [[rule]]\nname = 'miss'\nwhen = \"path.startsWith('/m')\"\naction = 'limit'\nlimit = 'misses'\n";
+    let site = Site::start(origin.address, config)?;
+    let mut client = site.client()?;
+    let pages = statuses(&mut client, (0..20).map(|n| format!("/page?{n}")))?;
+    equal("what no rule is true of", of(&pages, 200), 20)?;
+    // Two rules with one limit are one request to it.
+    client.get("/search?q=1", "")?.is(200)?;
+    client.get("/search", "")?.is(200)?;
+    for path in ["/search", "/page?q=1", "/search?q=2"] {
+        let told = client.get(path, "")?.is(429)?;
+        equal(
+            path,
+            told.field("ratelimit").starts_with("\"searches\""),
+            true,
+        )?;
+    }
+    let over = http2::Client::connect(site.address)?;
+    equal("over HTTP/2", over.get("/search")?.status, 429)?;
+    equal("over HTTP/2", over.get("/page?0")?.status, 200)?;
+    // A rule's routes and a limit's methods hold together.
+    for (method, path, status) in [
+        ("GET", "/shop", 200),
+        ("GET", "/shop", 200),
+        ("POST", "/page", 200),
+        ("POST", "/shop", 200),
+        ("POST", "/shop", 429),
+        ("POST", "/page", 200),
+        ("GET", "/shop", 200),
+    ] {
+        let reply = client.ask(method, path, "", b"")?;
+        equal(&format!("{method} {path}"), reply.status, status)?;
+    }
+    // What reaches the origin counts there.
+    for (path, status) in [("/m1", 200), ("/m1", 200), ("/m2", 429), ("/m1", 200)] {
+        equal(path, client.get(path, "")?.status, status)?;
+    }
+    // What no route takes meets no rule.
+    for _ in 0..4 {
+        client.raw(b"GET /search?q=1 HTTP/1.1\r\nHost: b.test\r\n\r\n")?;
+        client.reply("GET")?.is(404)?;
+    }
+    for (limit, refused) in [("searches", 4.0), ("orders", 1.0), ("misses", 1.0)] {
+        equal(limit, limited(&site, limit, "refused")?, refused)?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tempfile::TempDir;
 
+use super::challenge::{JUDGE, challenged, cookie, solution};
 use super::site::{Origin, Site, answer, equal, eventually};
 use super::{Outcome, Test};
 use crate::harness::proxy::free_port;
@@ -32,6 +33,7 @@ pub fn tests() -> Vec<Test> {
         ),
         ("tls::a_large_page_is_whole", large_page),
         ("tls::a_sticky_cookie_stays_on_tls", sticky),
+        ("tls::a_pass_stays_on_tls", pass),
     ]
 }
 
@@ -156,6 +158,40 @@ fn sticky() -> Outcome {
         .find(|line| line.starts_with("Set-Cookie: srv="));
     let secure = line.is_some_and(|line| line.ends_with("; SameSite=Lax; Secure"));
     equal(&reply, secure, true)
+}
+
+/// A pass that was earned over TLS has a name that nobody can give without, and counts by no other.
+fn pass() -> Outcome {
+    let (origin, folder) = (origin()?, Folder::new()?);
+    let shown = folder.write("first", &["first.test"])?;
+    let config = config(&[folder.path("first")], &challenged(8, ""));
+    let site = Site::start(origin.address, &config)?;
+    let ask = |start: &str, fields: &str| {
+        let mut tls = connect(site.address, "first.test", &shown, None)?;
+        let head =
+            format!("{start} HTTP/1.1\r\nHost: first.test\r\nConnection: close\r\n{fields}\r\n");
+        tls.write_all(head.as_bytes()).map_err(|e| e.to_string())?;
+        let mut text = Vec::new();
+        tls.read_to_end(&mut text).map_err(|e| e.to_string())?;
+        Ok::<_, String>(String::from_utf8_lossy(&text).into_owned())
+    };
+    let page = ask("GET /", "Accept: text/html\r\n")?;
+    let solved = ask(&format!("POST {JUDGE}?{}", solution(&page)?), "")?;
+    let line = solved
+        .lines()
+        .find_map(|line| line.strip_prefix("Set-Cookie: "))
+        .ok_or_else(|| solved.clone())?;
+    equal(line, line.ends_with("; SameSite=Lax; Secure"), true)?;
+    let pass = cookie(line)?;
+    let value = pass.strip_prefix("__Host-tidegate-pass=").ok_or(line)?;
+    for (cookie, status) in [
+        (format!("tidegate_pass={value}"), "403"),
+        (pass.clone(), "200"),
+    ] {
+        let text = ask("GET /", &format!("Cookie: {cookie}\r\n"))?;
+        equal(&cookie, text.split(' ').nth(1), Some(status))?;
+    }
+    Ok(())
 }
 
 fn by_name() -> Outcome {

@@ -92,7 +92,12 @@ impl Compile<'_, '_> {
         Some(Bulkhead { route, most })
     }
 
-    fn secret(&mut self, name: &str, given: &Given<Option<steering::Secret>>) -> Option<Secret> {
+    /// What an option says, or the file that it names.
+    pub(super) fn secret(
+        &mut self,
+        name: &str,
+        given: &Given<Option<steering::Secret>>,
+    ) -> Option<Secret> {
         let path = match given.value.as_ref()? {
             steering::Secret::Text(text) => return Some(Secret(text.clone().into_bytes())),
             steering::Secret::File(path) => path,

@@ -11,6 +11,7 @@ use crate::config::policy::{Geo, List, Route, Rule};
 use crate::config::report::Mistake;
 use crate::config::walk::Given;
 use crate::config::words::{Name, RuleAction};
+use crate::limits::spec::LimitSpec;
 use crate::rules::expression::{Expression, Flaw};
 use crate::rules::geo::Database;
 use crate::rules::listing;
@@ -91,11 +92,24 @@ impl Compile<'_, '_> {
     }
 
     /// `text`: of the file.
-    pub(super) fn rules(&mut self, file: &File, text: &str, routes: &[Arc<Route>]) -> Vec<Rule> {
+    pub(super) fn rules(
+        &mut self,
+        file: &File,
+        text: &str,
+        routes: &[Arc<Route>],
+        limits: &[LimitSpec],
+    ) -> Vec<Rule> {
         let written = &file.rules;
         let rules: Vec<_> = written
             .iter()
-            .filter_map(|rule| self.rule(rule, file, text, routes))
+            .filter_map(|rule| {
+                let limit = self.limit_of(rule, file, limits);
+                if rule.action.value == Some(RuleAction::Challenge) {
+                    self.needs_challenge(&rule.action.at, &file.challenge);
+                }
+                let rule = self.rule(rule, file, text, routes)?;
+                Some(Rule { limit, ..rule })
+            })
             .collect();
         self.twins("rule", written.iter().map(|rule| named(&rule.name)));
         let tags = |rule: &&options::Rule| rule.action.value == Some(RuleAction::Tag);
@@ -154,8 +168,37 @@ impl Compile<'_, '_> {
             name: name(&rule.name),
             when,
             action: rule.action.value?,
+            limit: None,
             routes: only,
         })
+    }
+
+    /// The place of the limit that a rule names.
+    fn limit_of(&mut self, rule: &options::Rule, file: &File, limits: &[LimitSpec]) -> Option<u8> {
+        let Some(name) = &rule.limit.value else {
+            if rule.action.value == Some(RuleAction::Limit) && rule.limit.at != At::Told {
+                let what = "`limit` as a rule's action, and no limit named";
+                let help = "add `limit = \"…\"`, the name of a `[[limit]]`";
+                self.tell(&rule.action.at, what, help);
+            }
+            return None;
+        };
+        let known = || limits.iter().map(|limit| limit.name.as_str());
+        let found = limits.iter().find(|limit| limit.name == name.0);
+        // One whose name could not be read may be the one.
+        let are_told = file.limits.iter().any(|limit| limit.name.at == At::Told);
+        if found.is_none() && !are_told {
+            let help = match nearest(&name.0, known()) {
+                Some(near) => format!("did you mean `\"{near}\"`?"),
+                None if limits.is_empty() => {
+                    format!("add a `[[limit]]` with `name = \"{}\"`", name.0)
+                }
+                None => format!("the limits are {}", known().collect::<Vec<_>>().join(", ")),
+            };
+            let what = format!("no limit is called `{}`", name.0);
+            self.tell(&rule.limit.at, what, help);
+        }
+        found.and_then(|limit| limit.by_rules)
     }
 
     fn no_route(&mut self, name: &str, at: &At, routes: &[Arc<Route>]) {

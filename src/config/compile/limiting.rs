@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{At, Compile};
+use crate::config::file::File;
 use crate::config::nearest::nearest;
 use crate::config::options;
 use crate::config::policy::Route;
@@ -11,17 +12,19 @@ use crate::limits::spec::{Action, Cost, LimitSpec, Rate};
 use crate::rules::gcra::Gcra;
 
 impl Compile<'_, '_> {
-    pub(super) fn limits(
-        &mut self,
-        written: &[options::Limit],
-        written_routes: &[options::Route],
-        routes: &[Arc<Route>],
-    ) -> Vec<LimitSpec> {
-        let specs: Vec<_> = written
+    pub(super) fn limits(&mut self, file: &File, routes: &[Arc<Route>]) -> Vec<LimitSpec> {
+        let written = &file.limits;
+        let mut specs: Vec<_> = written
             .iter()
             .enumerate()
-            .map(|(at, limit)| self.limit(at, limit, written_routes, routes))
+            .map(|(at, limit)| self.limit(at, limit, &file.routes, routes))
             .collect();
+        for limit in written {
+            if limit.action.value == Action::Challenge {
+                self.needs_challenge(&limit.action.at, &file.challenge);
+            }
+        }
+        self.by_rules(file, &mut specs);
         let names = written.iter().zip(&specs);
         self.twins(
             "limit",
@@ -53,6 +56,7 @@ impl Compile<'_, '_> {
                 .value
                 .and_then(|most| u16::try_from(most).ok()),
             routes: self.routes_of(limit, written_routes, routes),
+            by_rules: None,
             methods: match (&said, limit.methods.at.is_written()) {
                 (Some(said), false) => said.methods.iter().map(|&name| name.to_owned()).collect(),
                 _ => limit
@@ -77,6 +81,26 @@ impl Compile<'_, '_> {
             tell: limit.tell.value,
             shared: limit.shared.value,
             x_ratelimit: limit.x_ratelimit.value,
+        }
+    }
+
+    /// Limits that rules name hold there alone.
+    fn by_rules(&mut self, file: &File, specs: &mut [LimitSpec]) {
+        let mut places = 0..=u8::MAX;
+        for (spec, limit) in specs.iter_mut().zip(&file.limits) {
+            let mut names = file
+                .rules
+                .iter()
+                .filter_map(|rule| rule.limit.value.as_ref());
+            if !names.any(|name| name.0 == spec.name) {
+                continue;
+            }
+            spec.by_rules = places.next();
+            if !limit.routes.value.is_empty() {
+                let what = "`routes` of a limit that holds where a rule says so";
+                let help = "write them as the `routes` of that rule";
+                self.tell(&limit.routes.at, what, help);
+            }
         }
     }
 
@@ -195,12 +219,9 @@ impl Compile<'_, '_> {
 
     /// Tells the first limit beyond as many as one request may meet.
     fn too_many(&mut self, written: &[options::Limit], specs: &[LimitSpec], routes: usize) {
-        let is_its = |spec: &LimitSpec, route: Option<usize>| {
-            spec.routes.is_empty() || route.is_some_and(|route| spec.routes.contains(&route))
-        };
         for route in (0..routes).map(Some).chain([None]) {
             let its = specs.iter().zip(written);
-            let mut its = its.filter(|(spec, _)| is_its(spec, route));
+            let mut its = its.filter(|(spec, _)| spec.is_for(route));
             if let Some((_, one_more)) = its.nth(limits::MOST) {
                 let what = format!("more than {} limits for one request", limits::MOST);
                 return self.tell(&one_more.at, what, "let some of them be for other routes");

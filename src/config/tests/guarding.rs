@@ -156,9 +156,90 @@ fn what_is_wrong_with_rules_is_told_where_it_stands() {
     ] {
         told(&format!("[[rule]]\n{text}"), line, what, help);
     }
+    // Nobody could show a pass where there is none to be had.
+    let rule = "[[rule]]\nname = 'a'\nwhen = 'true'\naction = 'challenge'\n";
+    for off in ["", "[challenge]\n", "[challenge]\nwhen = 'off'\n"] {
+        let what = "`challenge` while `[challenge]` is off";
+        told(&format!("{rule}{off}"), 6, what, "\"asked\"");
+    }
     let rule = |n| format!("[[rule]]\nname = \"{n}\"\nwhen = \"true\"\naction = \"tag\"\n");
     let rules: String = (0..33).map(rule).collect();
     told(&rules, 3 + 32 * 4 + 3, "32 rules that tag", "`||`");
+}
+
+#[test]
+fn a_limit_that_a_rule_names_holds_there_alone() {
+    let limit = |name: &str| format!("[[limit]]\nname = '{name}'\nrate = '5/s'\n");
+    let rule = |name: &str, more: &str| {
+        format!("[[rule]]\nname = '{name}'\nwhen = 'true'\naction = 'limit'\n{more}\n")
+    };
+    let policy = policy(&format!(
+        "{UPSTREAM}{}{}{}{}{}{}",
+        limit("all"),
+        rule("r", "limit = 'second'"),
+        limit("first"),
+        limit("second"),
+        rule("s", "limit = 'first'"),
+        rule("t", "limit = 'second'"),
+    ));
+    let places: Vec<_> = policy.limits.iter().map(|limit| limit.by_rules).collect();
+    assert_eq!(places, [None, Some(0), Some(1)]);
+    let limits: Vec<_> = policy.rules.iter().map(|rule| rule.limit).collect();
+    assert_eq!(limits, [Some(1), Some(0), Some(1)]);
+    for (text, line, what, help) in [
+        (rule("a", ""), 6, "no limit named", "add `limit"),
+        (
+            rule("a", "limit = 'searches'"),
+            7,
+            "no limit is called `searches`",
+            "[[limit]]",
+        ),
+        (
+            format!("{}{}", rule("a", "limit = 'serches'"), limit("searches")),
+            7,
+            "no limit is called `serches`",
+            "did you mean `\"searches\"`?",
+        ),
+        (
+            format!("{}{}", rule("a", "limit = 'xyz'"), limit("searches")),
+            7,
+            "no limit is called `xyz`",
+            "the limits are searches",
+        ),
+        // An action that is tried out may keep its limit, if there is one.
+        (
+            rule("a", "limit = 'gone'").replace("'limit'", "'count'"),
+            7,
+            "no limit is called `gone`",
+            "",
+        ),
+        (
+            format!("{}routes = ['/']\n{}", limit("a"), rule("r", "limit = 'a'")),
+            6,
+            "`routes` of a limit that holds where a rule says so",
+            "that rule",
+        ),
+    ] {
+        told(&text, line, what, help);
+    }
+    // What is wrong with a name is told once.
+    let text = format!("{}{}", limit("a b"), rule("r", "limit = 'a'"));
+    assert_eq!(mistakes(&format!("{UPSTREAM}{text}")).len(), 1);
+    // All of them may meet one request.
+    let named = |n| {
+        format!(
+            "{}{}",
+            limit(&format!("l{n}")),
+            rule(&format!("r{n}"), &format!("limit = 'l{n}'"))
+        )
+    };
+    let many: String = (10..27).map(named).collect();
+    told(&many, 3 + 16 * 8, "more than 16 limits", "");
+    let most: String = (10..26).map(named).collect();
+    assert_eq!(
+        self::policy(&format!("{UPSTREAM}{most}")).limits[15].by_rules,
+        Some(15)
+    );
 }
 
 /// The one mistake of a text below an upstream.
