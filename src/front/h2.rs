@@ -318,7 +318,7 @@ impl Requests {
                     &mut noted,
                 ),
                 Err(why) => {
-                    limited::unread(&self.site, self.whence.whose(&self.policy), noted.began);
+                    limited::unread(&self.site, &self.policy, self.whence, noted.began);
                     Decision::Refuse(Problem::malformed(why))
                 }
             };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Site;
-use super::asking::{Noted, Verb};
+use super::asking::{Noted, Verb, Whence};
 use super::h1::{Conn, Next};
 use super::lines::id_lines;
 use super::lookup::{self, Decision};
@@ -17,11 +17,12 @@ use super::miss::PIPELINED;
 use super::problem::{self, Problem};
 use super::record::Outcome;
 use crate::clock::{self, Tick};
-use crate::config::policy::Route;
+use crate::config::policy::{Policy, Route};
 use crate::fetch::Bill;
 use crate::limits::spec::Part;
 use crate::limits::{self, Asked, Granted, Limit, Refusal};
 use crate::rules::client::Client;
+use crate::rules::claims;
 use crate::rules::decimal;
 use crate::rules::fields::Fields;
 use crate::rules::identity;
@@ -188,14 +189,18 @@ pub fn at_the_origin(site: &Site, who: &Who, noted: &Noted) -> Gate {
     }
 }
 
-/// What could not be read as a request counts for its address.
-pub fn unread(site: &Site, client: Client, at: Tick) {
+/// What could not be read as a request counts for the address of its peer; not for a trusted proxy's, through which all
+/// may come.
+pub fn unread(site: &Site, policy: &Policy, from: Whence, at: Tick) {
+    if from.claims && claims::trusts(&policy.listen.trusted_proxies, from.peer) {
+        return;
+    }
     let is_by_address =
         |limit: &&Arc<Limit>| limit.spec.key.0 == [Part::Address] && limit.spec.methods.is_empty();
     let door = &site.limits.of(None).door;
     for limit in door.iter().filter(is_by_address) {
         let mut hasher = site.limits.numbers(limit);
-        address(client, &mut hasher);
+        address(from.whose(policy), &mut hasher);
         limit.count_unread(hasher.finish(), at.nanos());
     }
 }

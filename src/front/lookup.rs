@@ -123,7 +123,7 @@ pub fn decide(
     let decision = match &request::parse_for(known, buf, &mut lines, &policy.listen.head) {
         Ok(Parsed::Partial) => Decision::More,
         Err(reject) => {
-            limited::unread(site, from.whose(policy), began);
+            limited::unread(site, policy, from, began);
             Decision::Refuse(Problem::reject(*reject))
         }
         Ok(Parsed::Complete { request, head_len }) => {

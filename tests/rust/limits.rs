@@ -41,6 +41,14 @@ pub fn tests() -> Vec<Test> {
             together,
         ),
         (
+            "limits::c48_what_is_no_request_counts_for_its_address_if_that_is_somebodys",
+            c48_unread,
+        ),
+        (
+            "limits::who_is_refused_past_the_door_has_taken_nothing_there",
+            refused_late,
+        ),
+        (
             "limits::a_limit_that_is_tried_out_is_seen_and_not_felt",
             dry_run,
         ),
@@ -206,6 +214,32 @@ fn c48_counts() -> Outcome {
         }
     }
     Ok(())
+}
+
+fn c48_unread() -> Outcome {
+    let origin = pages()?;
+    let config = "[listen]\ntrusted_proxies = ['127.0.0.9']\nhead_deadline = '200ms'\n\
+         [[limit]]\nname = 'all'\nrate = '3/d'\n";
+    let site = Site::start(origin.address, config)?;
+    let ask = |last: u8, bytes: &[u8], status: u16| {
+        let mut client = from(Ipv4Addr::new(127, 0, 0, last), site.address)?;
+        client.raw(bytes)?;
+        client.reply("GET")?.is(status).map(drop)
+    };
+    let broken = b"GET / HTTP/1.1\r\nHost: a.test\r\nHost: b.test\r\n\r\n";
+    let good = b"GET /page HTTP/1.1\r\nHost: a.test\r\n\r\n";
+    let half = b"GET /page HTTP/1.1\r\nHost: a.te";
+    // A head that doesn't come to its end is one, too.
+    for bytes in [&broken[..], half, half] {
+        ask(8, bytes, if bytes == half { 408 } else { 400 })?;
+    }
+    ask(8, good, 429)?;
+    // What comes through a trusted proxy is not that proxy's.
+    for _ in 0..4 {
+        ask(9, broken, 400)?;
+    }
+    ask(9, half, 408)?;
+    ask(9, good, 200)
 }
 
 fn c48_streams() -> Outcome {
