@@ -689,7 +689,7 @@ table! {
     preset: Option<Preset> = Unset("login");
 
     /// What makes two requests the same client's: `ip` is the address (of IPv6 the /64), `route` and `host` the site's own,
-    /// `header:NAME` and `cookie:NAME` what the request says there, and its address where it says nothing; several with
+    /// `header:NAME` and `cookie:NAME` what the request says there, and its address where it says nothing or several things; several with
     /// `+`, as in `ip+route`. What a request says is hashed and never written down. Anybody can say something new each
     /// time, so beside a limit by header or cookie there should be one by `ip`.
     key: Key = Default("ip");

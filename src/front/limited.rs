@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header;
 
 use super::Site;
 use super::asking::{Noted, Verb, Whence};
@@ -24,7 +25,6 @@ use crate::limits::{self, Asked, Granted, Limit, Refusal};
 use crate::rules::client::Client;
 use crate::rules::claims;
 use crate::rules::decimal;
-use crate::rules::fields::Fields;
 use crate::rules::identity;
 use crate::rules::request::Request;
 use crate::rules::retry_after::after_wait;
@@ -54,24 +54,20 @@ fn identity(site: &Site, limit: &Limit, who: &Who) -> u64 {
             ),
             Part::Host => text(who.host.as_bytes(), &mut hasher),
             Part::Header(name) => {
-                let mut is_said = false;
-                who.request.each_named(name.as_str(), &mut |value| {
-                    is_said = true;
-                    text(value, &mut hasher);
-                });
-                or_address(is_said, who.client, &mut hasher);
+                let lines = who.request.lines.iter();
+                let called = lines.filter(|line| line.name.eq_ignore_ascii_case(name.as_str()));
+                let said = one_word(called.map(|line| line.value));
+                match said.filter(|_| *name == header::AUTHORIZATION) {
+                    Some(value) => credentials(value, &mut hasher),
+                    None => said_or_address(said, who.client, &mut hasher),
+                }
             }
             Part::Cookie(name) => {
-                let mut is_said = false;
-                who.request.each_named("cookie", &mut |line| {
-                    let mut pairs = identity::pairs(line);
-                    let found = pairs.find_map(|pair| pair.value_of(name.as_bytes()));
-                    if let Some(value) = found.filter(|_| !is_said) {
-                        is_said = true;
-                        text(value, &mut hasher);
-                    }
-                });
-                or_address(is_said, who.client, &mut hasher);
+                let lines = who.request.lines.iter();
+                let cookies = lines.filter(|line| line.name.eq_ignore_ascii_case("cookie"));
+                let pairs = cookies.flat_map(|line| identity::pairs(line.value));
+                let said = one_word(pairs.filter_map(|pair| pair.value_of(name.as_bytes())));
+                said_or_address(said, who.client, &mut hasher);
             }
         }
     }
@@ -93,12 +89,31 @@ fn address(client: Client, hasher: &mut impl Hasher) {
     }
 }
 
+/// What a request says under a name. Who says several things says nothing: which of them the app would hear is not known
+/// here, and beside one that holds any others could be said, each a client of its own.
+fn one_word<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Option<&'a [u8]> {
+    let first = values.next()?;
+    values.all(|value| value == first).then_some(first)
+}
+
 /// Who says nothing is told apart by the address, and nobody is mistaken for who says as much.
-fn or_address(is_said: bool, client: Client, hasher: &mut impl Hasher) {
-    hasher.write_u8(u8::from(is_said));
-    if !is_said {
-        address(client, hasher);
+fn said_or_address(said: Option<&[u8]>, client: Client, hasher: &mut impl Hasher) {
+    match said {
+        Some(value) => text(value, hasher),
+        None => address(client, hasher),
     }
+    hasher.write_u8(u8::from(said.is_some()));
+}
+
+/// Authorization says one thing however its scheme is written, and with however many blanks behind it (RFC 9110 §11.4).
+fn credentials(value: &[u8], hasher: &mut impl Hasher) {
+    let end = value.iter().position(u8::is_ascii_whitespace);
+    let (scheme, rest) = value.split_at(end.unwrap_or(value.len()));
+    for byte in scheme {
+        hasher.write_u8(byte.to_ascii_lowercase());
+    }
+    text(rest.trim_ascii(), hasher);
+    hasher.write_u8(1);
 }
 
 /// What limits granted a request. Dropping it ends its being in hand.
