@@ -708,7 +708,7 @@ table! {
     /// The names of the routes it is for; else it is for every request, those that no route takes too.
     routes: Vec<Name> = Default("[]");
 
-    /// The methods it is for; else all.
+    /// The methods it is for, `GET` for HEAD too; else all.
     methods: Vec<MethodName> = Default("[]");
 
     /// What counts: `all` requests, or only those that an `origin` is asked for, so that a school behind one address may

@@ -22,8 +22,8 @@ use crate::config::policy::{Policy, Route};
 use crate::fetch::Bill;
 use crate::limits::spec::Part;
 use crate::limits::{self, Asked, Granted, Limit, Refusal};
-use crate::rules::client::Client;
 use crate::rules::claims;
+use crate::rules::client::Client;
 use crate::rules::decimal;
 use crate::rules::identity;
 use crate::rules::request::Request;
@@ -265,13 +265,12 @@ fn ask(
     (len > 0).then(|| limits::ask(&asked[..len], at.nanos()))
 }
 
-/// Whether a limit of its route is for a request like this.
+/// Whether a limit of its route is for a request like this. One that is for GET is for HEAD too: a page is fetched whole
+/// for either.
 fn is_its(limit: &Limit, who: &Who) -> bool {
-    let methods = &limit.spec.methods;
-    methods.is_empty()
-        || methods
-            .iter()
-            .any(|name| name == who.request.method.as_str())
+    let (methods, asked) = (&limit.spec.methods, who.request.method.as_str());
+    let is_its = |name: &String| name == asked || (name == "GET" && asked == "HEAD");
+    methods.is_empty() || methods.iter().any(is_its)
 }
 
 /// Waits for a request's turn and carries on.
