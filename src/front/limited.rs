@@ -173,6 +173,13 @@ pub fn at_the_door(site: &Site, who: &Who, noted: &Noted) -> Option<Decision> {
     }
 }
 
+/// Refuses a request that may have what is stored, where nothing is. None: it may have more.
+pub fn past_the_stored(site: &Site, who: &Who, noted: &Noted) -> Option<Refused> {
+    let refusal = noted.admission.only_stored()?.clone();
+    give_back(site, who, noted);
+    Some(Refused::of(refusal, who, noted))
+}
+
 /// Whether a request may cause an origin to be asked.
 pub enum Gate {
     Open,
@@ -249,6 +256,29 @@ fn ask(
     who: &Who,
     at: Tick,
 ) -> Option<Result<Granted, Refusal>> {
+    let ask = |asked: &[Asked<'_>]| limits::ask(asked, at.nanos());
+    with_asked(site, limits, who, ask)
+}
+
+/// A request that limits let in is refused after all: it counts for none of them.
+pub fn give_back(site: &Site, who: &Who, noted: &Noted) {
+    let of = site.limits.of(who.route.map(|route| route.id));
+    let admission = &noted.admission;
+    let of_origin = admission.origin.get().map(|granted| &**granted);
+    for (limits, granted) in [(&of.door, admission.door.get()), (&of.origin, of_origin)] {
+        if let Some(granted) = granted {
+            with_asked(site, limits, who, |asked| granted.refund(asked));
+        }
+    }
+}
+
+/// Those of `limits` that are for this request, and its client. None: there are none.
+fn with_asked<T>(
+    site: &Site,
+    limits: &[Arc<Limit>],
+    who: &Who,
+    then: impl FnOnce(&[Asked<'_>]) -> T,
+) -> Option<T> {
     let nobody = Asked {
         limit: limits.first()?,
         client: 0,
@@ -262,7 +292,7 @@ fn ask(
         };
         len += 1;
     }
-    (len > 0).then(|| limits::ask(&asked[..len], at.nanos()))
+    (len > 0).then(|| then(&asked[..len]))
 }
 
 /// Whether a limit of its route is for a request like this. One that is for GET is for HEAD too: a page is fetched whole

@@ -97,6 +97,8 @@ pub struct Granted {
     pub quota: Option<Quota>,
     /// What was decided, if that is worth a word.
     pub note: Option<(Arc<Limit>, Limited)>,
+    /// A bit for each of the limits asked that was taken from.
+    taken: u32,
     held: Option<InHand>,
     more: Vec<InHand>,
 }
@@ -292,12 +294,22 @@ impl Limit {
         hot.map_or_else(|| self.table.look(client, now, self.cost()), Taken::from)
     }
 
+    /// Gives back what a request took.
     fn give_back(&self, client: u64) {
+        self.refund(client);
+        if self.spec.concurrency.is_some() {
+            self.table.release(client);
+        }
+    }
+
+    /// The same, but for its being in hand.
+    fn refund(&self, client: u64) {
         let part = self.part.as_ref();
-        match part.and_then(|part| part.refund(client, self.cost())) {
-            Some(()) if self.spec.concurrency.is_some() => self.table.release(client),
-            Some(()) => {}
-            None => self.table.give_back(client, self.cost()),
+        if part
+            .and_then(|part| part.refund(client, self.cost()))
+            .is_none()
+        {
+            self.table.refund(client, self.cost());
         }
     }
 
@@ -382,8 +394,6 @@ fn law(spec: &LimitSpec) -> Option<Gcra> {
 pub fn ask(asked: &[Asked<'_>], now: u64) -> Result<Granted, Refusal> {
     let mut granted = Granted::default();
     let mut least: Option<(&Arc<Limit>, u64, Duration)> = None;
-    // A bit for each that was taken from.
-    let mut taken = 0_u32;
     for (at, Asked { limit, client }) in asked.iter().enumerate() {
         let left = match limit.decide(*client, now) {
             Taken::Admit { remaining, reset } => (remaining, reset),
@@ -406,7 +416,7 @@ pub fn ask(asked: &[Asked<'_>], now: u64) -> Result<Granted, Refusal> {
                     }
                     Action::Stale => granted.only_stored = Some(refusal),
                     Action::Refuse | Action::Delay => {
-                        give_back(asked, taken);
+                        give_back(asked, granted.taken);
                         let refusal = strictest(refusal, &asked[at + 1..], now);
                         refusal.limit.count(Limited::Refused);
                         return Err(refusal);
@@ -415,7 +425,7 @@ pub fn ask(asked: &[Asked<'_>], now: u64) -> Result<Granted, Refusal> {
                 continue;
             }
         };
-        taken |= 1 << at;
+        granted.taken |= 1 << at;
         if limit.is_told(left.0) && least.is_none_or(|least| is_less(limit, left.0, least)) {
             least = Some((limit, left.0, left.1));
         }
@@ -432,7 +442,7 @@ pub fn ask(asked: &[Asked<'_>], now: u64) -> Result<Granted, Refusal> {
         reset,
     });
     for (at, Asked { limit, client }) in asked.iter().enumerate() {
-        if taken & (1 << at) != 0 && limit.spec.concurrency.is_some() {
+        if granted.taken & (1 << at) != 0 && limit.spec.concurrency.is_some() {
             granted.hold(InHand {
                 limit: Arc::clone(limit),
                 client: *client,
@@ -443,6 +453,16 @@ pub fn ask(asked: &[Asked<'_>], now: u64) -> Result<Granted, Refusal> {
 }
 
 impl Granted {
+    /// Gives back what was taken for the request, which is refused for another reason. What it has in hand ends with it.
+    /// `asked`: as when it was granted.
+    pub fn refund(&self, asked: &[Asked<'_>]) {
+        for (at, Asked { limit, client }) in asked.iter().enumerate() {
+            if self.taken & (1 << at) != 0 {
+                limit.refund(*client);
+            }
+        }
+    }
+
     fn hold(&mut self, in_hand: InHand) {
         match self.held {
             None => self.held = Some(in_hand),

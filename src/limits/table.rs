@@ -172,17 +172,13 @@ impl Table {
         }
     }
 
-    /// Gives back what was taken for a request that did not come through after all.
-    pub fn give_back(&self, client: u64, cost: u64) {
+    /// Gives back what a request cost that did not come through after all.
+    pub fn refund(&self, client: u64, cost: u64) {
+        let Some(gcra) = self.gcra() else { return };
         let mut shard = self.shard(client).lock();
         if let Some(at) = shard.find(print(client)) {
             let place = shard.place(at);
-            if self.law.concurrency.is_some() {
-                place.who -= u64::from(place.in_hand() > 0);
-            }
-            if let Some(gcra) = self.gcra() {
-                place.cell = gcra.refund(place.cell, cost);
-            }
+            place.cell = gcra.refund(place.cell, cost);
         }
     }
 

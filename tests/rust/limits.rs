@@ -347,6 +347,48 @@ fn together() -> Outcome {
     equal("wide", limited(&site, "wide", "refused")?, 13.0)
 }
 
+fn refused_late() -> Outcome {
+    let origin = pages()?;
+    let fetches = "[[limit]]\nname = 'fetches'\nrate = '2/d'\ncounts = 'origin'\n";
+    for (second, counts) in [
+        ("rate = '2/d'\ncounts = 'origin'", "refuse at the origin"),
+        (
+            "rate = '2/d'\ncounts = 'origin'\naction = 'stale'",
+            "stale at the origin",
+        ),
+        ("rate = '2/d'\naction = 'stale'", "stale at the door"),
+    ] {
+        let config = format!(
+            "[[limit]]\nname = 'visitors'\nrate = '20/d'\nconcurrency = 5\n\
+             [[limit]]\nname = 'second'\n{second}\n{}",
+            if second.contains("origin") {
+                ""
+            } else {
+                fetches
+            }
+        );
+        let site = Site::start(origin.address, &config)?;
+        let mut client = site.client()?;
+        client.get("/page", "")?.is(200)?;
+        client.get("/other", "")?.is(200)?;
+        for n in 0..30 {
+            client.get(&format!("/page?{n}"), "")?.is(429)?;
+            client.ask("POST", "/page", "", b"")?.is(429)?;
+        }
+        let hits = statuses(&mut client, (0..30).map(|_| "/page".to_owned()))?;
+        equal(counts, of(&hits, 200), 18)?;
+        // None of it stays in hand.
+        let mut others = site.client()?;
+        let refused = others.get("/page", "")?.is(429)?;
+        equal(
+            "at once",
+            refused.field("ratelimit-policy"),
+            "\"visitors\";q=20;w=86400",
+        )?;
+    }
+    Ok(())
+}
+
 fn dry_run() -> Outcome {
     let origin = pages()?;
     let config = "[[limit]]\nname = 'new'\nrate = '3/h'\naction = 'log'\ntell = 'always'\n";
@@ -576,6 +618,30 @@ fn identities() -> Outcome {
         ask("/blog", cookie, 429)?;
     }
     ask("/blog", "Cookie: session=a\r\n", 429)?;
+    // One thing said twice is that thing; who says several, one of them good perhaps, is known by the address.
+    ask("/page", "X-Api-Key: c\r\nX-Api-Key: c\r\n", 200)?;
+    ask("/page", "X-Api-Key: c\r\n", 200)?;
+    ask("/page", "X-Api-Key: c\r\n", 429)?;
+    for n in 0..3 {
+        ask("/page", &format!("X-Api-Key: d\r\nX-Api-Key: {n}\r\n"), 429)?;
+        let cookies = [
+            format!("Cookie: session={n}; session=d\r\n"),
+            format!("Cookie: session=d\r\nCookie: session={n}\r\n"),
+        ];
+        for cookies in cookies {
+            ask("/blog", &cookies, 429)?;
+        }
+    }
+    // Credentials are the same however their scheme is written.
+    for (fields, status) in [
+        ("Authorization: Bearer t\r\n", 200),
+        ("Authorization: bEARER   t\r\n", 200),
+        ("Authorization: bearer t\r\n", 429),
+        ("Authorization: Bearer T\r\n", 200),
+        ("Authorization: Basic t\r\n", 200),
+    ] {
+        ask("/shop", fields, status)?;
+    }
     // Who brings nothing is known by the address, and nobody's cookie says as much.
     ask("/blog", "", 429)?;
     let mut other = from(Ipv4Addr::new(127, 9, 9, 9), site.address)?;
@@ -618,33 +684,11 @@ fn told() -> Outcome {
         ("DELETE", ["-"; 5]),
     ] {
         for left in left {
-    // One thing said twice is that thing; who says several, one of them good perhaps, is known by the address.
-    ask("/page", "X-Api-Key: c\r\nX-Api-Key: c\r\n", 200)?;
-    ask("/page", "X-Api-Key: c\r\n", 200)?;
-    ask("/page", "X-Api-Key: c\r\n", 429)?;
-    for n in 0..3 {
-        ask("/page", &format!("X-Api-Key: d\r\nX-Api-Key: {n}\r\n"), 429)?;
-        let cookies = [
-            format!("Cookie: session={n}; session=d\r\n"),
-            format!("Cookie: session=d\r\nCookie: session={n}\r\n"),
-        ];
-        for cookies in cookies {
-            ask("/blog", &cookies, 429)?;
-        }
-    }
-    // Credentials are the same however their scheme is written.
-    for (fields, status) in [
-        ("Authorization: Bearer t\r\n", 200),
-        ("Authorization: bEARER   t\r\n", 200),
-        ("Authorization: bearer t\r\n", 429),
-        ("Authorization: Bearer T\r\n", 200),
-        ("Authorization: Basic t\r\n", 200),
-    ] {
-        ask("/shop", fields, status)?;
-    }
             equal(method, ask(method)?, left.to_owned())?;
         }
     }
+    // HEAD is no way round a limit of GET: it fetches the page.
+    site.client()?.ask("HEAD", "/page", "", b"")?.is(429)?;
     // A hot page that lies ready in one piece says it too: each answer its own.
     let config =
         "[listen]\nthreads = 1\n[[limit]]\nname = 'all'\nrate = '1000/d'\ntell = 'always'\n";
@@ -659,5 +703,3 @@ fn told() -> Outcome {
     }
     Ok(())
 }
-    // HEAD is no way round a limit of GET: it fetches the page.
-    site.client()?.ask("HEAD", "/page", "", b"")?.is(429)?;

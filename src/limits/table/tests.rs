@@ -210,7 +210,13 @@ fn what_is_given_back_was_not_taken() {
     let table = Table::new(law, 1_000, ample());
     for _ in 0..10 {
         assert!(is_admitted(table.take(7, 0, 2)));
-        table.give_back(7, 2);
+        table.refund(7, 2);
+        assert_eq!(
+            table.take(7, 0, 2),
+            Taken::Refuse(None),
+            "it is in hand yet"
+        );
+        table.release(7);
     }
     assert!(is_admitted(table.take(7, 0, 2)));
     assert_eq!(table.take(7, 0, 2), Taken::Refuse(None));
