@@ -7,6 +7,7 @@
 pub mod certificate;
 mod compile;
 pub mod file;
+mod hide;
 pub mod keys;
 pub mod limiting;
 pub mod nearest;

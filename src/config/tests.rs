@@ -585,6 +585,30 @@ fn what_is_wrong_with_a_fleet_is_told_where_it_stands() {
 }
 
 #[test]
+fn no_mistake_shows_a_secret() {
+    for text in [
+        "[redis]\npassword = 'hush'",
+        "[redis]\npassword = hush",
+        "[redis]\npassword = 'hush",
+        "[redis]\npassword = ['hush']",
+        "[redis]\nproxies = 4\nservers = ['redis://:hush@redis']",
+        "[redis]\nproxies = 4\nservers = 'redis://:hush@redis'",
+        "[redis]\nproxies = 4\nservers = [\n'redis://:hush@redis',\n]",
+        "[redis]\npasword = \"hush\"",
+        "[reddis]\npassword = \"hush\"",
+        "password = \"hush\"",
+        "[[upstream]]\nsticky = 'a'\nsticky_key = 'hush'",
+        "[[upstream]]\nservers = ['http://me:hush@a']",
+    ] {
+        let report = with(&format!("{text}\n"), &Flags::default()).expect_err(text);
+        let shown = report.render(false);
+        assert!(!shown.contains("hush"), "{shown}");
+        let entries = serde_json::to_string(&report.entries()).unwrap();
+        assert!(!entries.contains("hush"), "{entries}");
+    }
+}
+
+#[test]
 fn what_is_wrong_with_a_limit_is_told_where_it_stands() {
     for (limit, line, what, help) in [
         ("", 3, "limits nothing", "rate = "),
