@@ -205,7 +205,7 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
     let metrics = &telemetry.metrics;
     let account = Arc::clone(&memory);
     let room = move |bytes| {
-        let charge = account.charge(bytes)?;
+        let charge = account.charge_for_clients(bytes)?;
         Some(Box::new(charge) as limits::table::Hold)
     };
     let watched = upstreams
@@ -282,15 +282,16 @@ fn server(policy: &Policy, fronts: Vec<GenBackgroundService<Front>>) -> Server {
     server
 }
 
-/// Deadlines are looked at from a thread of their own, however busy the workers are.
+/// Deadlines are looked at from a thread of their own, however busy the workers are; and what limits need no longer.
 fn sweep(site: &Arc<Site>) -> Result<(), String> {
-    let watch = Arc::clone(&site.watch);
+    let site = Arc::clone(site);
     std::thread::Builder::new()
         .name("watch".into())
         .spawn(move || {
-            loop {
+            for nth in 0_usize.. {
                 std::thread::sleep(SWEEP);
-                watch.sweep(clock::uptime_millis());
+                site.watch.sweep(clock::uptime_millis());
+                site.limits.tidy(nth, clock::tick().nanos());
             }
         })
         .map(drop)

@@ -734,11 +734,12 @@ table! {
     /// time, like any other. 0 is off.
     penalty: Duration = Default("0"), "0" to "1d";
 
-    /// The most clients that are remembered, at 20 bytes each, which are taken from `max_memory` as clients come. Who
-    /// has all its burst again is forgotten. Past it who has used least is forgotten for a newcomer, but nobody who has
-    /// used more than half; where that leaves nobody, newcomers are let in and counted in
+    /// The most clients that are remembered, at 20 bytes each; else a million, or as many as there is room for. All limits
+    /// together have room for a tenth of `max_memory`, which is taken from that as clients come, and given back when they
+    /// have gone. Who has all its burst again is forgotten. Past it who has used least is forgotten for a newcomer, but
+    /// nobody who has used more than half; where that leaves nobody, newcomers are let in and counted in
     /// `tidegate_limit_unremembered_total`.
-    max_clients: usize = Default("1000000"), "100" to "100000000";
+    max_clients: Option<usize> = Unset("1000000"), "100" to "100000000";
 
     /// Which answers tell their clients what is left, in `RateLimit` and `RateLimit-Policy`: `always`; `near`, to those
     /// that have less than half of the burst left; `refused`, those that are refused only. With `always` hot pages go out

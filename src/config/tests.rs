@@ -609,6 +609,63 @@ fn no_mistake_shows_a_secret() {
 }
 
 #[test]
+fn clients_of_all_limits_have_room_together() {
+    let clients = |text: &str| -> Vec<usize> {
+        let limits = policy(&format!("{UPSTREAM}{text}")).limits;
+        limits.iter().map(|limit| limit.max_clients).collect()
+    };
+    let limit = "[[limit]]\nrate = '5/s'\n";
+    assert_eq!(clients(limit), [1_000_000]);
+    let two = clients(&limit.repeat(2));
+    assert!(
+        two[0] == two[1] && (600_000..670_000).contains(&two[0]),
+        "{two:?}"
+    );
+    assert_eq!(
+        clients(&format!(
+            "[cache]\nmax_memory = '1GiB'\n{}",
+            limit.repeat(3)
+        )),
+        [1_000_000; 3]
+    );
+    let written = clients(&format!("{limit}max_clients = 1000000\n{limit}"));
+    assert!(
+        written[0] == 1_000_000 && (100_000..300_000).contains(&written[1]),
+        "{written:?}"
+    );
+    // 16 of them at the least there is.
+    let few = clients(&format!(
+        "[cache]\nmax_memory = '8MiB'\n{}",
+        limit.repeat(16)
+    ));
+    assert!(few.iter().all(|few| *few >= 1_000), "{few:?}");
+    for (text, line, what, help) in [
+        (
+            "max_clients = 2000000\n",
+            5,
+            "no room for 2000000",
+            "would fit",
+        ),
+        (
+            "max_clients = 1000000\n[[limit]]\nrate = '5/s'\nmax_clients = 1000000\n",
+            8,
+            "no room for",
+            "would fit",
+        ),
+        (
+            "max_clients = 1270000\n[[limit]]\nrate = '5/s'\n",
+            6,
+            "no room for clients is left",
+            "less",
+        ),
+    ] {
+        let (at, is, helps) = one_mistake(&format!("{UPSTREAM}{limit}{text}"));
+        assert_eq!(at, line, "{is}");
+        assert!(is.contains(what) && helps.contains(help), "{is}: {helps}");
+    }
+}
+
+#[test]
 fn what_is_wrong_with_a_limit_is_told_where_it_stands() {
     for (limit, line, what, help) in [
         ("", 3, "limits nothing", "rate = "),

@@ -25,6 +25,11 @@ use told::Lines;
 /// The most limits that a request may meet.
 pub const MOST: usize = 16;
 
+/// What the clients of all limits may take of the cache's memory, so that a flood of them leaves room for pages.
+pub fn room_for_clients(max_memory: usize) -> usize {
+    max_memory / 10
+}
+
 /// All limits.
 pub struct Limits {
     /// What clients are hashed with: another in each process, since strangers choose what is hashed.
@@ -198,6 +203,13 @@ impl Limits {
     pub fn of(&self, route: Option<usize>) -> &OfRoute {
         let none = self.of.len() - 1;
         &self.of[route.unwrap_or(none).min(none)]
+    }
+
+    /// Gives back memory that is used no longer: of each limit that of one shard, another for each `nth`.
+    pub fn tidy(&self, nth: usize, now: u64) {
+        for limit in &self.all {
+            limit.table.tidy(nth, now);
+        }
     }
 
     pub fn all(&self) -> &[Arc<Limit>] {

@@ -111,12 +111,10 @@ type At = (usize, usize);
 impl Table {
     /// For so many clients.
     pub fn new(law: Law, clients: usize, room: Room) -> Table {
-        let shards = (clients / SHARD).next_power_of_two().clamp(1, MOST_SHARDS);
-        // A quarter more than there are clients, or some would find both of their buckets full.
-        let places = clients + clients / 4;
+        let (shards, most) = size(clients);
         Table {
             shards: (0..shards).map(|_| Padded(Mutex::default())).collect(),
-            most: places.div_ceil(shards * PLACES).max(1),
+            most,
             law,
             part: None,
             room,
@@ -247,6 +245,12 @@ impl Table {
         buckets * size_of::<Bucket>() + self.shards.len() * size_of::<Padded>()
     }
 
+    /// What one for so many clients may take, while a shard of it grows.
+    pub fn takes(clients: usize) -> usize {
+        let (shards, most) = size(clients);
+        (shards + 1) * most * size_of::<Bucket>() + shards * size_of::<Padded>()
+    }
+
     /// What it may take.
     pub fn most_bytes(&self) -> usize {
         self.shards.len() * (self.most * size_of::<Bucket>() + size_of::<Padded>())
@@ -337,17 +341,46 @@ impl Table {
         (!gcra.is_over_half(least)).then_some(at)
     }
 
+    /// Makes a shard smaller whose clients have gone, or have all they may have again: the `nth`, of all in turn.
+    pub fn tidy(&self, nth: usize, now: u64) {
+        let mut shard = self.shards[nth % self.shards.len()].0.lock();
+        let gcra = self.gcra();
+        let full = |place: &Place| gcra.is_none_or(|gcra| gcra.is_full(place.cell, now));
+        let all = shard.buckets.iter().flat_map(|bucket| &bucket.0);
+        let taken = all
+            .filter(|place| place.in_hand() > 0 || !full(place))
+            .count();
+        if taken == 0 {
+            *shard = Shard::default();
+        } else if taken * 4 <= shard.buckets.len() * PLACES {
+            // Half of it is left for those who come.
+            let size = self.step(|smaller| smaller * PLACES >= taken * 2);
+            if size < shard.buckets.len()
+                && let Some(hold) = (self.room)(size * size_of::<Bucket>())
+                && let Some(smaller) = self.moved(&shard, size, hold, now)
+            {
+                *shard = smaller;
+            }
+        }
+    }
+
+    /// The least of the sizes that a shard may have, of which this is so: each is four fifths of the next, so that the last
+    /// step is as large as the others.
+    fn step(&self, is_so: impl Fn(usize) -> bool) -> usize {
+        let mut size = self.most;
+        while is_so(size * 4 / 5) {
+            size = size * 4 / 5;
+        }
+        size
+    }
+
     /// Makes the shard a quarter larger, if it may be. Who is as good as new is left behind.
     fn grow(&self, shard: &mut Shard, now: u64) -> bool {
         let old = shard.buckets.len();
         if old >= self.most {
             return false;
         }
-        // Each size is four fifths of the next, so that the last step is as large as the others.
-        let mut size = self.most;
-        while size * 4 / 5 > old {
-            size = size * 4 / 5;
-        }
+        let mut size = self.step(|smaller| smaller > old);
         // Of a few buckets it may be that one is too many's.
         while size <= self.most {
             let Some(hold) = (self.room)(size * size_of::<Bucket>()) else {
@@ -377,6 +410,14 @@ impl Table {
         }
         Some(moved)
     }
+}
+
+/// Shards for so many clients, and the buckets that each may have.
+fn size(clients: usize) -> (usize, usize) {
+    let shards = (clients / SHARD).next_power_of_two().clamp(1, MOST_SHARDS);
+    // A quarter more than there are clients, or some would find both of their buckets full.
+    let places = clients.saturating_add(clients / 4);
+    (shards, places.div_ceil(shards * PLACES).max(1))
 }
 
 /// A client's fingerprint: in the upper 48 bits, and never zero.
