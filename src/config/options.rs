@@ -782,8 +782,9 @@ table! {
     /// What all keys begin with, in braces. Proxies with another prefix are another fleet.
     prefix: Prefix = Default("tidegate");
 
-    /// How many proxies there are, until Redis has said: what a proxy that starts without Redis divides by.
-    proxies: usize = Default("1"), "1" to "256";
+    /// How many proxies there are, until Redis has said: what a proxy that starts without Redis divides by. It has to be
+    /// said beside `servers`; where they come and go, the most there may be.
+    proxies: Option<usize> = Unset("4"), "1" to "256";
 }
 
 table! {
