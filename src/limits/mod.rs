@@ -19,7 +19,7 @@ use crate::telemetry::{Counter, Limited, Metrics, names};
 use fleet::{Cells, Fleet, FleetSpec, Part};
 use siphasher::sip::SipHasher13;
 use spec::{Action, Cost, Counts, LimitSpec, Tell};
-use table::{Hold, Law, Table, Taken};
+use table::{Entered, Hold, Law, Table, Taken};
 use told::Lines;
 
 /// The most limits that a request may meet.
@@ -259,14 +259,19 @@ impl Limit {
         };
         let by_number = self.spec.concurrency.is_some();
         // How many he has in hand, the table knows also of who is hot.
-        let is_in = by_number && part.is_hot(client);
-        if is_in && !self.table.enter(client, now) {
+        let is_hot = by_number && part.is_hot(client);
+        let entered = is_hot.then(|| self.table.enter(client, now));
+        if entered == Some(Entered::Full) {
             return Taken::Refuse(None);
         }
-        if is_in || !by_number {
+        if is_hot || !by_number {
             let verdict = part.decide(client, now, self.cost());
-            if is_in && !matches!(verdict, Some(Verdict::Admit { .. } | Verdict::Wait { .. })) {
-                self.table.release(client);
+            let is_let_in = matches!(verdict, Some(Verdict::Admit { .. } | Verdict::Wait { .. }));
+            match (entered, verdict) {
+                (Some(Entered::InHand), _) if !is_let_in => self.table.release(client),
+                // To hold it, it would have to be in hand.
+                (Some(Entered::Unremembered), _) if is_let_in => return Taken::Unremembered,
+                _ => {}
             }
             if let Some(verdict) = verdict {
                 return verdict.into();

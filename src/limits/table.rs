@@ -59,6 +59,17 @@ pub enum Taken {
     Unremembered,
 }
 
+/// What came of a request, as far as those at once go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entered {
+    /// It is in hand until it is released.
+    InHand,
+    /// Its client has as many as he may.
+    Full,
+    /// There is no place to remember it in, and nothing to be released.
+    Unremembered,
+}
+
 pub struct Table {
     shards: Box<[Padded]>,
     /// Buckets that a shard may have.
@@ -180,20 +191,22 @@ impl Table {
         }
     }
 
-    /// Takes a request at once and nothing else. False: there are too many.
-    pub fn enter(&self, client: u64, now: u64) -> bool {
+    /// Takes a request at once and nothing else.
+    pub fn enter(&self, client: u64, now: u64) -> Entered {
         let print = print(client);
         let mut shard = self.shard(client).lock();
         let at = shard.find(print);
         let Some(at) = at.or_else(|| self.settle(&mut shard, print, now)) else {
             self.unremembered.add(1);
-            return true;
+            return Entered::Unremembered;
         };
         let place = shard.place(at);
         let most = self.law.concurrency.unwrap_or(u16::MAX);
-        let fits = place.in_hand() < most;
-        place.who += u64::from(fits);
-        fits
+        if place.in_hand() >= most {
+            return Entered::Full;
+        }
+        place.who += 1;
+        Entered::InHand
     }
 
     /// What a client has used; who is not remembered has used nothing.
