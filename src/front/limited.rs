@@ -98,22 +98,23 @@ fn one_word<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Option<&'a [u8]> 
 
 /// Who says nothing is told apart by the address, and nobody is mistaken for who says as much.
 fn said_or_address(said: Option<&[u8]>, client: Client, hasher: &mut impl Hasher) {
+    hasher.write_u8(u8::from(said.is_some()));
     match said {
         Some(value) => text(value, hasher),
         None => address(client, hasher),
     }
-    hasher.write_u8(u8::from(said.is_some()));
 }
 
 /// Authorization says one thing however its scheme is written, and with however many blanks behind it (RFC 9110 §11.4).
 fn credentials(value: &[u8], hasher: &mut impl Hasher) {
     let end = value.iter().position(u8::is_ascii_whitespace);
     let (scheme, rest) = value.split_at(end.unwrap_or(value.len()));
+    hasher.write_u8(1);
+    hasher.write_usize(scheme.len());
     for byte in scheme {
         hasher.write_u8(byte.to_ascii_lowercase());
     }
     text(rest.trim_ascii(), hasher);
-    hasher.write_u8(1);
 }
 
 /// What limits granted a request. Dropping it ends its being in hand.
