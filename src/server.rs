@@ -278,15 +278,16 @@ fn server(policy: &Policy, fronts: Vec<GenBackgroundService<Front>>) -> Server {
     server
 }
 
-/// Deadlines are looked at from a thread of their own, however busy the workers are.
+/// Deadlines are looked at from a thread of their own, however busy the workers are; and what limits need no longer.
 fn sweep(site: &Arc<Site>) -> Result<(), String> {
-    let watch = Arc::clone(&site.watch);
+    let site = Arc::clone(site);
     std::thread::Builder::new()
         .name("watch".into())
         .spawn(move || {
-            loop {
+            for nth in 0_usize.. {
                 std::thread::sleep(SWEEP);
-                watch.sweep(clock::uptime_millis());
+                site.watch.sweep(clock::uptime_millis());
+                site.limits.tidy(nth, clock::tick().nanos());
             }
         })
         .map(drop)

@@ -16,6 +16,8 @@ const PIECE_OVERHEAD: usize = 112;
 #[derive(Debug)]
 pub struct Memory {
     used: AtomicUsize,
+    /// Of that by limits, for their clients.
+    by_clients: AtomicUsize,
     cap: usize,
 }
 
@@ -24,6 +26,7 @@ impl Memory {
     pub fn new(cap: usize) -> Arc<Memory> {
         Arc::new(Memory {
             used: AtomicUsize::new(0),
+            by_clients: AtomicUsize::new(0),
             cap,
         })
     }
@@ -49,6 +52,15 @@ impl Memory {
     /// The same for what must leave an eighth to others: long-lived windows, beside which pages are still to be fetched.
     pub fn charge_modestly(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
         self.charge_below(bytes, self.cap / 8 * 7)
+    }
+
+    /// The same for what limits remember of clients: all of it has a ninth of the account at most, for it is not thrown away
+    /// as pages are, and strangers choose how many they are.
+    pub fn charge_for_clients(self: &Arc<Self>, bytes: usize) -> Option<ForClients> {
+        let charge = self.charge(bytes)?;
+        let sum = self.by_clients.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let charge = ForClients { charge };
+        (sum <= self.cap / 9).then_some(charge)
     }
 
     fn charge_below(self: &Arc<Self>, bytes: usize, limit: usize) -> Option<Charge> {
@@ -101,6 +113,19 @@ impl Drop for Charge {
     }
 }
 
+/// Bytes taken for limits' clients; dropping it gives them back.
+#[derive(Debug)]
+pub struct ForClients {
+    charge: Charge,
+}
+
+impl Drop for ForClients {
+    fn drop(&mut self) {
+        let Charge { memory, bytes } = &self.charge;
+        memory.by_clients.fetch_sub(*bytes, Ordering::Relaxed);
+    }
+}
+
 /// A piece of body that gives `charge` back when its last holder drops it.
 pub fn held(piece: Bytes, charge: Charge) -> Bytes {
     Bytes::from_owner(Held {
@@ -147,6 +172,24 @@ mod tests {
         assert_eq!(memory.used(), weight(4_000));
         drop(first);
         assert!(memory.hold(Bytes::from(vec![0; 4_000])).is_some());
+    }
+
+    #[test]
+    fn clients_leave_most_of_it_to_pages() {
+        let memory = Memory::new(9_000);
+        let held: Vec<_> = (0..100)
+            .filter_map(|_| memory.charge_for_clients(100))
+            .collect();
+        assert_eq!((held.len(), memory.used()), (10, 1_000));
+        assert!(memory.charge(8_000).is_some());
+        drop(held);
+        assert_eq!(memory.used(), 0);
+        assert!(memory.charge_for_clients(1_000).is_some());
+        // What a config may ask for is there: a tenth of what it gives.
+        for max_memory in [8 << 20, 256 << 20, 1 << 40] {
+            let cap: usize = max_memory / 16 * 15 - max_memory / 64;
+            assert!(max_memory / 10 <= cap / 9);
+        }
     }
 
     #[test]

@@ -58,7 +58,8 @@ pub fn compile(file: &File, text: &str, world: &World<'_>, mistakes: &mut Vec<Mi
     let mut compile = Compile { world, mistakes };
     let upstreams = compile.upstreams(&file.upstreams);
     let (routes, table) = compile.routes(&file.routes, &file.upstreams, &upstreams);
-    let limits = compile.limits(file, &routes);
+    let mut limits = compile.limits(file, &routes);
+    compile.room_for_clients(&file.limits, &mut limits, &file.cache);
     Policy {
         listen: compile.listen(&file.listen),
         cache: compile.cache(&file.cache),

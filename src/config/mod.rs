@@ -8,6 +8,7 @@ pub mod certificate;
 mod compile;
 pub mod file;
 mod fixed;
+mod hide;
 pub mod keys;
 pub mod limiting;
 pub mod live;

@@ -695,7 +695,7 @@ table! {
     preset: Option<Preset> = Unset("login");
 
     /// What makes two requests the same client's: `ip` is the address (of IPv6 the /64), `route` and `host` the site's own,
-    /// `header:NAME` and `cookie:NAME` what the request says there, and its address where it says nothing; several with
+    /// `header:NAME` and `cookie:NAME` what the request says there, and its address where it says nothing or several things; several with
     /// `+`, as in `ip+route`. What a request says is hashed and never written down. Anybody can say something new each
     /// time, so beside a limit by header or cookie there should be one by `ip`.
     key: Key = Default("ip");
@@ -714,7 +714,7 @@ table! {
     /// The names of the routes it is for; else it is for every request, those that no route takes too.
     routes: Vec<Name> = Default("[]");
 
-    /// The methods it is for; else all.
+    /// The methods it is for, `GET` for HEAD too; else all.
     methods: Vec<MethodName> = Default("[]");
 
     /// What counts: `all` requests, or only those that an `origin` is asked for, so that a school behind one address may
@@ -743,11 +743,12 @@ table! {
     /// time, like any other. 0 is off.
     penalty: Duration = Default("0"), "0" to "1d";
 
-    /// The most clients that are remembered, at 20 bytes each, which are taken from `max_memory` as clients come. Who
-    /// has all its burst again is forgotten. Past it who has used least is forgotten for a newcomer, but nobody who has
-    /// used more than half; where that leaves nobody, newcomers are let in and counted in
+    /// The most clients that are remembered, at 20 bytes each; else a million, or as many as there is room for. All limits
+    /// together have room for a tenth of `max_memory`, which is taken from that as clients come, and given back when they
+    /// have gone. Who has all its burst again is forgotten. Past it who has used least is forgotten for a newcomer, but
+    /// nobody who has used more than half; where that leaves nobody, newcomers are let in and counted in
     /// `tidegate_limit_unremembered_total`.
-    max_clients: usize = Default("1000000"), "100" to "100000000";
+    max_clients: Option<usize> = Unset("1000000"), "100" to "100000000";
 
     /// Which answers tell their clients what is left, in `RateLimit` and `RateLimit-Policy`: `always`; `near`, to those
     /// that have less than half of the burst left; `refused`, those that are refused only. With `always` hot pages go out
@@ -824,8 +825,9 @@ table! {
     /// What all keys begin with, in braces. Proxies with another prefix are another fleet.
     prefix: Prefix = Default("tidegate");
 
-    /// How many proxies there are, until Redis has said: what a proxy that starts without Redis divides by.
-    proxies: usize = Default("1"), "1" to "256";
+    /// How many proxies there are, until Redis has said: what a proxy that starts without Redis divides by. It has to be
+    /// said beside `servers`; where they come and go, the most there may be.
+    proxies: Option<usize> = Unset("4"), "1" to "256";
 }
 
 table! {

@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use serde::Serialize;
 
+use super::hide;
+
 /// Where a value came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum At {
@@ -129,10 +131,10 @@ impl Report {
         *out += &format!("{red}error{end}{bold}: {}{end}\n", mistake.what);
         match (&mistake.at, &self.file) {
             (At::File(span), file) => {
-                let (line, column, text) = place(&self.text, span.start);
+                let (line, column, _) = place(&self.text, span.start);
                 let file = file.as_deref().unwrap_or("config");
                 let margin = " ".repeat(line.to_string().len());
-                let shown = visible(text);
+                let shown = visible(&hide::shown(&self.text, span.start));
                 let wide = self.text.get(span.clone()).unwrap_or_default();
                 let wide = wide.lines().next().unwrap_or_default().chars().count();
                 let carets = "^".repeat(
@@ -248,7 +250,7 @@ mod tests {
             r#"error: unknown key `adress` in [listen]
  --> t.toml:2:1
   |
-2 | adress = "é" # x
+2 | adress = ***
   | ^^^^^^
   = help: did you mean `address`?
 

@@ -80,7 +80,9 @@ fn kind(kind: Kind) -> Vec<(&'static str, Node)> {
         Kind::Duration => filled(&["string", "integer"], DURATION_PATTERN),
         Kind::Size => filled(&["string", "integer"], SIZE_PATTERN),
         Kind::Rate => filled(&["string", "integer"], RATE_PATTERN),
-        Kind::Text { pattern, .. } => filled(&["string"], pattern.unwrap_or(".")),
+        Kind::Text { pattern, .. } | Kind::Secret { pattern, .. } => {
+            filled(&["string"], pattern.unwrap_or("."))
+        }
         Kind::Choice(words) => {
             let words = Node::List(words.iter().map(|word| text(*word)).collect());
             let either = [vec![("enum", words)], filled(&["string"], "")];

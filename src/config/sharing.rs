@@ -77,7 +77,7 @@ impl fmt::Debug for Password {
 }
 
 impl Word for Password {
-    const WORD: Kind = Kind::Text {
+    const WORD: Kind = Kind::Secret {
         noun: "a password",
         pattern: Some("^(file:.+|.+)$"),
     };

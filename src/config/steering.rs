@@ -78,7 +78,7 @@ impl fmt::Debug for Secret {
 }
 
 impl Word for Secret {
-    const WORD: Kind = Kind::Text {
+    const WORD: Kind = Kind::Secret {
         noun: "a secret",
         pattern: Some("^(file:.+|.{16,})$"),
     };

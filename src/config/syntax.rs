@@ -8,6 +8,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, Error};
 
+use super::hide;
 use super::report::{At, Mistake, place};
 
 /// The file's tables, as far as it is TOML, and every syntax error.
@@ -49,11 +50,16 @@ fn syntax(text: &str, span: Range<usize>, message: &str) -> Mistake {
         .rfind('\n')
         .map_or(0, |newline| newline + 1);
     let from = start + line.find(value).unwrap_or_default();
+    let at = At::File(from..from + value.len());
+    let mistake = Mistake::new(&at, "a text without quotes");
+    if hide::hides(text, span.start) {
+        return mistake.help("put it in quotes");
+    }
     let help = match value.to_ascii_lowercase().as_str() {
         word @ ("true" | "false") => format!("did you mean `{word}`?"),
         _ => format!("did you mean `\"{}\"`?", value.escape_debug()),
     };
-    Mistake::new(&At::File(from..from + value.len()), "a text without quotes").help(help)
+    mistake.help(help)
 }
 
 /// Where the recovered table can't be trusted: lines with a syntax error, and whatever an unclosed bracket swallowed.

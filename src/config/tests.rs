@@ -536,30 +536,42 @@ fn what_is_wrong_with_a_fleet_is_told_where_it_stands() {
         ),
         ("password = 'x'", 4, "without `servers`", "servers ="),
         (
-            "servers = ['redis://a']\nusername = 'me'",
-            5,
+            "proxies = 4\nservers = ['redis://a']\nusername = 'me'",
+            6,
             "without `password`",
             "add it",
         ),
         (
-            "servers = ['redis://a']\nca = '/ca.pem'",
-            5,
+            "proxies = 4\nservers = ['redis://a']\nca = '/ca.pem'",
+            6,
             "without TLS",
             "rediss",
         ),
-        ("servers = ['rediss://a']\nca = '/none'", 5, "/none", "PEM"),
         (
-            "servers = ['redis://a']\npassword = 'file:/none'",
-            5,
+            "proxies = 4\nservers = ['rediss://a']\nca = '/none'",
+            6,
+            "/none",
+            "PEM",
+        ),
+        (
+            "proxies = 4\nservers = ['redis://a']\npassword = 'file:/none'",
+            6,
             "/none",
             "a file",
         ),
         (
-            "servers = ['redis://a']\nprefix = '{a}'",
-            5,
+            "proxies = 4\nservers = ['redis://a']\nprefix = '{a}'",
+            6,
             "is not a prefix",
             "letters",
         ),
+        (
+            "servers = ['redis://a']",
+            4,
+            "without `proxies`",
+            "proxies = 4",
+        ),
+        ("proxies = 4", 4, "without `servers`", "servers ="),
         (
             "servers = ['redis://a']\nproxies = 0",
             5,
@@ -573,8 +585,8 @@ fn what_is_wrong_with_a_fleet_is_told_where_it_stands() {
             "[redis]",
         ),
         (
-            "servers = ['redis://a']\n[[limit]]\nconcurrency = 3\nshared = true",
-            7,
+            "proxies = 4\nservers = ['redis://a']\n[[limit]]\nconcurrency = 3\nshared = true",
+            8,
             "`shared` without",
             "rate",
         ),
@@ -587,6 +599,87 @@ fn what_is_wrong_with_a_fleet_is_told_where_it_stands() {
         assert!(is.contains(what), "{redis}: {is}");
         assert!(helps.contains(help), "{redis}: {helps}");
         assert!(!format!("{told:?}").contains("hush"), "{told:?}");
+    }
+}
+
+#[test]
+fn no_mistake_shows_a_secret() {
+    for text in [
+        "[redis]\npassword = 'hush'",
+        "[redis]\npassword = hush",
+        "[redis]\npassword = 'hush",
+        "[redis]\npassword = ['hush']",
+        "[redis]\nproxies = 4\nservers = ['redis://:hush@redis']",
+        "[redis]\nproxies = 4\nservers = 'redis://:hush@redis'",
+        "[redis]\nproxies = 4\nservers = [\n'redis://:hush@redis',\n]",
+        "[redis]\npasword = \"hush\"",
+        "[reddis]\npassword = \"hush\"",
+        "password = \"hush\"",
+        "[[upstream]]\nsticky = 'a'\nsticky_key = 'hush'",
+        "[[upstream]]\nservers = ['http://me:hush@a']",
+    ] {
+        let report = with(&format!("{text}\n"), &Flags::default()).expect_err(text);
+        let shown = report.render(false);
+        assert!(!shown.contains("hush"), "{shown}");
+        let entries = serde_json::to_string(&report.entries()).unwrap();
+        assert!(!entries.contains("hush"), "{entries}");
+    }
+}
+
+#[test]
+fn clients_of_all_limits_have_room_together() {
+    let clients = |text: &str| -> Vec<usize> {
+        let limits = policy(&format!("{UPSTREAM}{text}")).limits;
+        limits.iter().map(|limit| limit.max_clients).collect()
+    };
+    let limit = "[[limit]]\nrate = '5/s'\n";
+    assert_eq!(clients(limit), [1_000_000]);
+    let two = clients(&limit.repeat(2));
+    assert!(
+        two[0] == two[1] && (600_000..670_000).contains(&two[0]),
+        "{two:?}"
+    );
+    assert_eq!(
+        clients(&format!(
+            "[cache]\nmax_memory = '1GiB'\n{}",
+            limit.repeat(3)
+        )),
+        [1_000_000; 3]
+    );
+    let written = clients(&format!("{limit}max_clients = 1000000\n{limit}"));
+    assert!(
+        written[0] == 1_000_000 && (100_000..300_000).contains(&written[1]),
+        "{written:?}"
+    );
+    // 16 of them at the least there is.
+    let few = clients(&format!(
+        "[cache]\nmax_memory = '8MiB'\n{}",
+        limit.repeat(16)
+    ));
+    assert!(few.iter().all(|few| *few >= 1_000), "{few:?}");
+    for (text, line, what, help) in [
+        (
+            "max_clients = 2000000\n",
+            5,
+            "no room for 2000000",
+            "would fit",
+        ),
+        (
+            "max_clients = 1000000\n[[limit]]\nrate = '5/s'\nmax_clients = 1000000\n",
+            8,
+            "no room for",
+            "would fit",
+        ),
+        (
+            "max_clients = 1270000\n[[limit]]\nrate = '5/s'\n",
+            6,
+            "no room for clients is left",
+            "less",
+        ),
+    ] {
+        let (at, is, helps) = one_mistake(&format!("{UPSTREAM}{limit}{text}"));
+        assert_eq!(at, line, "{is}");
+        assert!(is.contains(what) && helps.contains(help), "{is}: {helps}");
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::hide;
 use super::options::Opt;
 use super::units::{self, NoQuantity};
 
@@ -26,6 +27,11 @@ pub enum Kind {
         noun: &'static str,
         pattern: Option<&'static str>,
     },
+    /// The same, but never shown.
+    Secret {
+        noun: &'static str,
+        pattern: Option<&'static str>,
+    },
     List(&'static Kind),
     /// One of these, or a table of more to say about it.
     OrTable(&'static Kind, &'static [Opt]),
@@ -42,7 +48,7 @@ impl Kind {
             Kind::Size => "a size".to_owned(),
             Kind::Rate => "a rate".to_owned(),
             Kind::Choice(words) => format!("one of {}", quoted(words, ", ")),
-            Kind::Text { noun, .. } => noun.to_owned(),
+            Kind::Text { noun, .. } | Kind::Secret { noun, .. } => noun.to_owned(),
             Kind::List(_) => "a list".to_owned(),
             Kind::OrTable(kind, _) => kind.noun(),
         }
@@ -413,7 +419,10 @@ pub fn no_choice(text: &str, words: &'static [&'static str]) -> Wrong {
 
 /// "`x` is not a duration".
 pub fn is_not(text: &str, kind: Kind) -> String {
-    format!("`{}` is not {}", text.escape_debug(), kind.noun())
+    match hide::has_login(text) {
+        true => format!("this is not {}", kind.noun()),
+        false => format!("`{}` is not {}", text.escape_debug(), kind.noun()),
+    }
 }
 
 fn no_quantity(text: &str, kind: Kind, no: NoQuantity, otherwise: &str) -> Wrong {
@@ -435,9 +444,14 @@ fn wrong_type(literal: &Literal, kind: Kind) -> Wrong {
         Literal::Other(noun) => noun,
     };
     let help = match (literal, kind) {
+        // It may have a password in it.
+        (Literal::Text { text, .. }, Kind::List(_)) if text.contains('@') => {
+            Some("put it in brackets".to_owned())
+        }
         (Literal::Text { text, .. }, Kind::List(_)) => {
             Some(format!("put it in brackets: `[{text:?}]`"))
         }
+        (Literal::Integer(_), Kind::Secret { .. }) => Some("put it in quotes".to_owned()),
         (Literal::Text { text, .. }, Kind::Bool | Kind::Count) => {
             Some(format!("write it without quotes: `{text}`"))
         }

@@ -186,6 +186,7 @@ impl Conn {
                     if e.kind() == io::ErrorKind::TimedOut
                         && !self.inbox.bytes().trim_ascii().is_empty() =>
                 {
+                    limited::unread(&self.site, self.whence(), clock::tick());
                     return Box::pin(self.refuse(&Problem::slow_head())).await;
                 }
                 Err(e) if e.kind() == io::ErrorKind::TimedOut => return Next::Leave,

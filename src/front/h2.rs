@@ -321,11 +321,7 @@ impl Requests {
                     &mut noted,
                 ),
                 Err(why) => {
-                    limited::unread(
-                        &self.site,
-                        self.whence.whose(&self.site.policy),
-                        noted.began,
-                    );
+                    limited::unread(&self.site, self.whence, noted.began);
                     Decision::Refuse(Problem::malformed(why))
                 }
             };

@@ -7,9 +7,10 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header;
 
 use super::Site;
-use super::asking::{Asking, Noted, Verb};
+use super::asking::{Asking, Noted, Verb, Whence};
 use super::challenge::{self, Challenge};
 use super::h1::{Conn, Next};
 use super::lines::id_lines;
@@ -22,9 +23,9 @@ use crate::config::policy::Route;
 use crate::fetch::Bill;
 use crate::limits::spec::{Action, Part};
 use crate::limits::{self, Asked, Granted, Limit, Refusal};
+use crate::rules::claims;
 use crate::rules::client::Client;
 use crate::rules::decimal;
-use crate::rules::fields::Fields;
 use crate::rules::identity;
 use crate::rules::request::Request;
 use crate::rules::retry_after::after_wait;
@@ -56,24 +57,20 @@ fn identity(site: &Site, limit: &Limit, who: &Who) -> u64 {
             ),
             Part::Host => text(who.host.as_bytes(), &mut hasher),
             Part::Header(name) => {
-                let mut is_said = false;
-                who.request.each_named(name.as_str(), &mut |value| {
-                    is_said = true;
-                    text(value, &mut hasher);
-                });
-                or_address(is_said, who.client, &mut hasher);
+                let lines = who.request.lines.iter();
+                let called = lines.filter(|line| line.name.eq_ignore_ascii_case(name.as_str()));
+                let said = one_word(called.map(|line| line.value));
+                match said.filter(|_| *name == header::AUTHORIZATION) {
+                    Some(value) => credentials(value, &mut hasher),
+                    None => said_or_address(said, who.client, &mut hasher),
+                }
             }
             Part::Cookie(name) => {
-                let mut is_said = false;
-                who.request.each_named("cookie", &mut |line| {
-                    let mut pairs = identity::pairs(line);
-                    let found = pairs.find_map(|pair| pair.value_of(name.as_bytes()));
-                    if let Some(value) = found.filter(|_| !is_said) {
-                        is_said = true;
-                        text(value, &mut hasher);
-                    }
-                });
-                or_address(is_said, who.client, &mut hasher);
+                let lines = who.request.lines.iter();
+                let cookies = lines.filter(|line| line.name.eq_ignore_ascii_case("cookie"));
+                let pairs = cookies.flat_map(|line| identity::pairs(line.value));
+                let said = one_word(pairs.filter_map(|pair| pair.value_of(name.as_bytes())));
+                said_or_address(said, who.client, &mut hasher);
             }
         }
     }
@@ -95,12 +92,32 @@ fn address(client: Client, hasher: &mut impl Hasher) {
     }
 }
 
+/// What a request says under a name. Who says several things says nothing: which of them the app would hear is not known
+/// here, and beside one that holds any others could be said, each a client of its own.
+fn one_word<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Option<&'a [u8]> {
+    let first = values.next()?;
+    values.all(|value| value == first).then_some(first)
+}
+
 /// Who says nothing is told apart by the address, and nobody is mistaken for who says as much.
-fn or_address(is_said: bool, client: Client, hasher: &mut impl Hasher) {
-    hasher.write_u8(u8::from(is_said));
-    if !is_said {
-        address(client, hasher);
+fn said_or_address(said: Option<&[u8]>, client: Client, hasher: &mut impl Hasher) {
+    hasher.write_u8(u8::from(said.is_some()));
+    match said {
+        Some(value) => text(value, hasher),
+        None => address(client, hasher),
     }
+}
+
+/// Authorization says one thing however its scheme is written, and with however many blanks behind it (RFC 9110 §11.4).
+fn credentials(value: &[u8], hasher: &mut impl Hasher) {
+    let end = value.iter().position(u8::is_ascii_whitespace);
+    let (scheme, rest) = value.split_at(end.unwrap_or(value.len()));
+    hasher.write_u8(1);
+    hasher.write_usize(scheme.len());
+    for byte in scheme {
+        hasher.write_u8(byte.to_ascii_lowercase());
+    }
+    text(rest.trim_ascii(), hasher);
 }
 
 /// What limits granted a request. Dropping it ends its being in hand.
@@ -163,6 +180,13 @@ pub fn at_the_door(site: &Site, who: &Who, noted: &Noted) -> Option<Decision> {
     }
 }
 
+/// Refuses a request that may have what is stored, where nothing is. None: it may have more.
+pub fn past_the_stored(site: &Site, who: &Who, noted: &Noted) -> Option<Refused> {
+    let refusal = noted.admission.only_stored()?.clone();
+    give_back(site, who, noted);
+    Some(Refused::of(refusal, who, noted))
+}
+
 /// What a browser gets that is beyond a limit and may go on with a pass.
 fn challenge(site: &Site, refusal: &Refusal, who: &Who, noted: &Noted) -> Option<Box<Challenge>> {
     if refusal.limit.spec.action != Action::Challenge {
@@ -209,14 +233,19 @@ pub fn at_the_origin(site: &Site, who: &Who, noted: &Noted) -> Gate {
     }
 }
 
-/// What could not be read as a request counts for its address.
-pub fn unread(site: &Site, client: Client, at: Tick) {
+/// What could not be read as a request counts for the address of its peer; not for a trusted proxy's, through which all
+/// may come.
+pub fn unread(site: &Site, from: Whence, at: Tick) {
+    let policy = &*site.policy;
+    if from.claims && claims::trusts(&policy.listen.trusted_proxies, from.peer) {
+        return;
+    }
     let is_by_address =
         |limit: &&Arc<Limit>| limit.spec.key.0 == [Part::Address] && limit.spec.methods.is_empty();
     let door = &site.limits.of(None).door;
     for limit in door.iter().filter(is_by_address) {
         let mut hasher = site.limits.numbers(limit);
-        address(client, &mut hasher);
+        address(from.whose(policy), &mut hasher);
         limit.count_unread(hasher.finish(), at.nanos());
     }
 }
@@ -251,6 +280,35 @@ fn ask(
     noted: &Noted,
     at: Tick,
 ) -> Option<Result<Granted, Refusal>> {
+    // What no route takes is answered here, and no puzzle is shown for it.
+    let passes = || {
+        who.asking
+            .is_none_or(|asking| challenge::passes(site, asking, noted))
+    };
+    let ask = |asked: &[Asked<'_>]| limits::ask(asked, at.nanos(), passes);
+    with_asked(site, limits, who, noted, ask)
+}
+
+/// A request that limits let in is refused after all: it counts for none of them.
+pub fn give_back(site: &Site, who: &Who, noted: &Noted) {
+    let of = site.limits.of(who.route.map(|route| route.id));
+    let admission = &noted.admission;
+    let of_origin = admission.origin.get().map(|granted| &**granted);
+    for (limits, granted) in [(&of.door, admission.door.get()), (&of.origin, of_origin)] {
+        if let Some(granted) = granted {
+            with_asked(site, limits, who, noted, |asked| granted.refund(asked));
+        }
+    }
+}
+
+/// Those of `limits` that are for this request, and its client. None: there are none.
+fn with_asked<T>(
+    site: &Site,
+    limits: &[Arc<Limit>],
+    who: &Who,
+    noted: &Noted,
+    then: impl FnOnce(&[Asked<'_>]) -> T,
+) -> Option<T> {
     let nobody = Asked {
         limit: limits.first()?,
         client: 0,
@@ -264,22 +322,17 @@ fn ask(
         };
         len += 1;
     }
-    // What no route takes is answered here, and no puzzle is shown for it.
-    let passes = || {
-        who.asking
-            .is_none_or(|asking| challenge::passes(site, asking, noted))
-    };
-    (len > 0).then(|| limits::ask(&asked[..len], at.nanos(), passes))
+    (len > 0).then(|| then(&asked[..len]))
 }
 
-/// Whether a limit of its route is for a request like this.
+/// Whether a limit of its route is for a request like this. One that is for GET is for HEAD too: a page is fetched whole
+/// for either.
 fn is_its(limit: &Limit, who: &Who, noted: &Noted) -> bool {
-    let (methods, by_rules) = (&limit.spec.methods, limit.spec.by_rules);
+    let (methods, asked) = (&limit.spec.methods, who.request.method.as_str());
+    let is_its = |name: &String| name == asked || (name == "GET" && asked == "HEAD");
+    let by_rules = limit.spec.by_rules;
     by_rules.is_none_or(|place| noted.marks.meets(place))
-        && (methods.is_empty()
-            || methods
-                .iter()
-                .any(|name| name == who.request.method.as_str()))
+        && (methods.is_empty() || methods.iter().any(is_its))
 }
 
 /// Waits for a request's turn and carries on.

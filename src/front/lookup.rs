@@ -126,7 +126,7 @@ pub fn decide(
     let decision = match &request::parse_for(known, buf, &mut lines, &policy.listen.head) {
         Ok(Parsed::Partial) => Decision::More,
         Err(reject) => {
-            limited::unread(site, from.whose(policy), began);
+            limited::unread(site, from, began);
             Decision::Refuse(Problem::reject(*reject))
         }
         Ok(Parsed::Complete { request, head_len }) => {
@@ -488,8 +488,8 @@ fn miss(
     if asking.only_if_cached {
         return Decision::Here(Problem::only_if_cached());
     }
-    if let Some(refusal) = noted.admission.only_stored() {
-        return Decision::Limited(Refused::of(refusal.clone(), &asking.who(), noted));
+    if let Some(refused) = limited::past_the_stored(site, &asking.who(), noted) {
+        return Decision::Limited(refused);
     }
     if !stand_in && let Some(down) = Down::at_once(site, asking, why, seen.now.mono) {
         return Decision::Down(Box::new(down));
@@ -525,14 +525,20 @@ fn goes_alone(asking: &Asking) -> bool {
 
 fn pass(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
     let request = asking.request;
-    if let Some(refusal) = noted.admission.only_stored() {
-        return Decision::Limited(Refused::of(refusal.clone(), &asking.who(), noted));
+    if let Some(refused) = limited::past_the_stored(site, &asking.who(), noted) {
+        return Decision::Limited(refused);
     }
     match limited::at_the_origin(site, &asking.who(), noted) {
         Gate::Open => {}
         Gate::Later(wait) => return Decision::Later(wait),
-        Gate::OnlyStored(refused) | Gate::Shut(refused) => return Decision::Limited(refused),
-        Gate::Challenge(challenge) => return Decision::Challenge(challenge),
+        Gate::OnlyStored(refused) | Gate::Shut(refused) => {
+            limited::give_back(site, &asking.who(), noted);
+            return Decision::Limited(refused);
+        }
+        Gate::Challenge(challenge) => {
+            limited::give_back(site, &asking.who(), noted);
+            return Decision::Challenge(challenge);
+        }
     }
     let (path, query) = match request.target {
         Target::Origin { path, query } => (path, query),

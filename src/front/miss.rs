@@ -173,6 +173,13 @@ fn board(
         let mut gate = Gate::Open;
         let mut may_go = || {
             gate = limited::at_the_origin(&conn.site, &asking.who(), noted);
+            match &gate {
+                Gate::OnlyStored(_) if miss.stand_in => {}
+                Gate::OnlyStored(_) | Gate::Shut(_) | Gate::Challenge(_) => {
+                    limited::give_back(&conn.site, &asking.who(), noted);
+                }
+                Gate::Open | Gate::Later(_) => {}
+            }
             matches!(gate, Gate::Open)
         };
         let boarded = match alone {

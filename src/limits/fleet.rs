@@ -106,6 +106,11 @@ impl Fleet {
         parts: Vec<Arc<Part>>,
         metrics: &Metrics,
     ) -> Result<Fleet, String> {
+        if spec.redis.password.is_none() {
+            tracing::warn!(
+                "redis has no password, which clients' numbers there are keyed with: who knows the config can work them out"
+            );
+        }
         let state = State::new(spec.proxies, metrics);
         let (goodbye, leaving) = tokio::sync::mpsc::channel(1);
         // One exchange that is under way, and the last.

@@ -20,11 +20,16 @@ use crate::telemetry::{Counter, Limited, Metrics, names};
 use fleet::{Cells, Fleet, FleetSpec, Part};
 use siphasher::sip::SipHasher13;
 use spec::{Action, Cost, Counts, LimitSpec, Tell};
-use table::{Hold, Law, Table, Taken};
+use table::{Entered, Hold, Law, Table, Taken};
 use told::Lines;
 
 /// The most limits that a request may meet.
 pub const MOST: usize = 16;
+
+/// What the clients of all limits may take of the cache's memory, so that a flood of them leaves room for pages.
+pub fn room_for_clients(max_memory: usize) -> usize {
+    max_memory / 10
+}
 
 /// All limits.
 pub struct Limits {
@@ -100,6 +105,8 @@ pub struct Granted {
     pub quota: Option<Quota>,
     /// What was decided, if that is worth a word.
     pub note: Option<(Arc<Limit>, Limited)>,
+    /// A bit for each of the limits asked that was taken from.
+    taken: u32,
     held: Option<InHand>,
     more: Vec<InHand>,
 }
@@ -236,6 +243,13 @@ impl Limits {
         &self.of[route.unwrap_or(none).min(none)]
     }
 
+    /// Gives back memory that is used no longer: of each limit that of one shard, another for each `nth`.
+    pub fn tidy(&self, nth: usize, now: u64) {
+        for limit in &self.all {
+            limit.table.tidy(nth, now);
+        }
+    }
+
     pub fn all(&self) -> &[Arc<Limit>] {
         &self.all
     }
@@ -300,14 +314,19 @@ impl Limit {
         };
         let by_number = self.spec.concurrency.is_some();
         // How many he has in hand, the table knows also of who is hot.
-        let is_in = by_number && part.is_hot(client);
-        if is_in && !self.table.enter(client, now) {
+        let is_hot = by_number && part.is_hot(client);
+        let entered = is_hot.then(|| self.table.enter(client, now));
+        if entered == Some(Entered::Full) {
             return Taken::Refuse(None);
         }
-        if is_in || !by_number {
+        if is_hot || !by_number {
             let verdict = part.decide(client, now, self.cost());
-            if is_in && !matches!(verdict, Some(Verdict::Admit { .. } | Verdict::Wait { .. })) {
-                self.table.release(client);
+            let is_let_in = matches!(verdict, Some(Verdict::Admit { .. } | Verdict::Wait { .. }));
+            match (entered, verdict) {
+                (Some(Entered::InHand), _) if !is_let_in => self.table.release(client),
+                // To hold it, it would have to be in hand.
+                (Some(Entered::Unremembered), _) if is_let_in => return Taken::Unremembered,
+                _ => {}
             }
             if let Some(verdict) = verdict {
                 return verdict.into();
@@ -347,12 +366,22 @@ impl Limit {
         hot.map_or_else(|| self.table.look(client, now, self.cost()), Taken::from)
     }
 
+    /// Gives back what a request took.
     fn give_back(&self, client: u64) {
+        self.refund(client);
+        if self.spec.concurrency.is_some() {
+            self.table.release(client);
+        }
+    }
+
+    /// The same, but for its being in hand.
+    fn refund(&self, client: u64) {
         let part = self.part.as_ref();
-        match part.and_then(|part| part.refund(client, self.cost())) {
-            Some(()) if self.spec.concurrency.is_some() => self.table.release(client),
-            Some(()) => {}
-            None => self.table.give_back(client, self.cost()),
+        if part
+            .and_then(|part| part.refund(client, self.cost()))
+            .is_none()
+        {
+            self.table.refund(client, self.cost());
         }
     }
 
@@ -452,9 +481,7 @@ pub fn ask(
     let passes = LazyCell::new(passes);
     let mut granted = Granted::default();
     let mut least: Option<(&Arc<Limit>, u64, Duration)> = None;
-    // A bit for each that was taken from.
-    let mut taken = 0_u32;
-    // And for each that was gone past with a pass.
+    // A bit for each that was gone past with a pass.
     let mut passed = 0_u32;
     for (at, Asked { limit, client }) in asked.iter().enumerate() {
         let left = match limit.decide(*client, now) {
@@ -479,7 +506,7 @@ pub fn ask(
                     Action::Stale => granted.only_stored = Some(refusal),
                     Action::Challenge if *passes => passed |= 1 << at,
                     Action::Refuse | Action::Delay | Action::Challenge => {
-                        give_back(asked, taken);
+                        give_back(asked, granted.taken);
                         let refusal = strictest(refusal, &asked[at + 1..], now);
                         refusal.limit.count(refusal.limit.refused_as());
                         return Err(refusal);
@@ -488,7 +515,7 @@ pub fn ask(
                 continue;
             }
         };
-        taken |= 1 << at;
+        granted.taken |= 1 << at;
         if limit.is_told(left.0) && least.is_none_or(|least| is_less(limit, left.0, least)) {
             least = Some((limit, left.0, left.1));
         }
@@ -512,7 +539,7 @@ pub fn ask(
         reset,
     });
     for (at, Asked { limit, client }) in asked.iter().enumerate() {
-        if taken & (1 << at) != 0 && limit.spec.concurrency.is_some() {
+        if granted.taken & (1 << at) != 0 && limit.spec.concurrency.is_some() {
             granted.hold(InHand {
                 limit: Arc::clone(limit),
                 client: *client,
@@ -523,6 +550,16 @@ pub fn ask(
 }
 
 impl Granted {
+    /// Gives back what was taken for the request, which is refused for another reason. What it has in hand ends with it.
+    /// `asked`: as when it was granted.
+    pub fn refund(&self, asked: &[Asked<'_>]) {
+        for (at, Asked { limit, client }) in asked.iter().enumerate() {
+            if self.taken & (1 << at) != 0 {
+                limit.refund(*client);
+            }
+        }
+    }
+
     fn hold(&mut self, in_hand: InHand) {
         match self.held {
             None => self.held = Some(in_hand),

@@ -59,6 +59,17 @@ pub enum Taken {
     Unremembered,
 }
 
+/// What came of a request, as far as those at once go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entered {
+    /// It is in hand until it is released.
+    InHand,
+    /// Its client has as many as he may.
+    Full,
+    /// There is no place to remember it in, and nothing to be released.
+    Unremembered,
+}
+
 pub struct Table {
     shards: Arc<[Padded]>,
     /// Buckets that a shard may have.
@@ -112,12 +123,10 @@ type At = (usize, usize);
 impl Table {
     /// For so many clients.
     pub fn new(law: Law, clients: usize, room: Room) -> Table {
-        let shards = (clients / SHARD).next_power_of_two().clamp(1, MOST_SHARDS);
-        // A quarter more than there are clients, or some would find both of their buckets full.
-        let places = clients + clients / 4;
+        let (shards, most) = size(clients);
         Table {
             shards: (0..shards).map(|_| Padded(Mutex::default())).collect(),
-            most: places.div_ceil(shards * PLACES).max(1),
+            most,
             clients,
             law,
             part: None,
@@ -192,34 +201,32 @@ impl Table {
         }
     }
 
-    /// Gives back what was taken for a request that did not come through after all.
-    pub fn give_back(&self, client: u64, cost: u64) {
+    /// Gives back what a request cost that did not come through after all.
+    pub fn refund(&self, client: u64, cost: u64) {
+        let Some(gcra) = self.gcra() else { return };
         let mut shard = self.shard(client).lock();
         if let Some(at) = shard.find(print(client)) {
             let place = shard.place(at);
-            if self.law.concurrency.is_some() {
-                place.who -= u64::from(place.in_hand() > 0);
-            }
-            if let Some(gcra) = self.gcra() {
-                place.cell = gcra.refund(place.cell, cost);
-            }
+            place.cell = gcra.refund(place.cell, cost);
         }
     }
 
-    /// Takes a request at once and nothing else. False: there are too many.
-    pub fn enter(&self, client: u64, now: u64) -> bool {
+    /// Takes a request at once and nothing else.
+    pub fn enter(&self, client: u64, now: u64) -> Entered {
         let print = print(client);
         let mut shard = self.shard(client).lock();
         let at = shard.find(print);
         let Some(at) = at.or_else(|| self.settle(&mut shard, print, now)) else {
             self.unremembered.add(1);
-            return true;
+            return Entered::Unremembered;
         };
         let place = shard.place(at);
         let most = self.law.concurrency.unwrap_or(u16::MAX);
-        let fits = place.in_hand() < most;
-        place.who += u64::from(fits);
-        fits
+        if place.in_hand() >= most {
+            return Entered::Full;
+        }
+        place.who += 1;
+        Entered::InHand
     }
 
     /// What a client has used; who is not remembered has used nothing.
@@ -269,6 +276,12 @@ impl Table {
             .map(|shard| shard.0.lock().buckets.len())
             .sum();
         buckets * size_of::<Bucket>() + self.shards.len() * size_of::<Padded>()
+    }
+
+    /// What one for so many clients may take, while a shard of it grows.
+    pub fn takes(clients: usize) -> usize {
+        let (shards, most) = size(clients);
+        (shards + 1) * most * size_of::<Bucket>() + shards * size_of::<Padded>()
     }
 
     /// What it may take.
@@ -361,17 +374,46 @@ impl Table {
         (!gcra.is_over_half(least)).then_some(at)
     }
 
+    /// Makes a shard smaller whose clients have gone, or have all they may have again: the `nth`, of all in turn.
+    pub fn tidy(&self, nth: usize, now: u64) {
+        let mut shard = self.shards[nth % self.shards.len()].0.lock();
+        let gcra = self.gcra();
+        let full = |place: &Place| gcra.is_none_or(|gcra| gcra.is_full(place.cell, now));
+        let all = shard.buckets.iter().flat_map(|bucket| &bucket.0);
+        let taken = all
+            .filter(|place| place.in_hand() > 0 || !full(place))
+            .count();
+        if taken == 0 {
+            *shard = Shard::default();
+        } else if taken * 4 <= shard.buckets.len() * PLACES {
+            // Half of it is left for those who come.
+            let size = self.step(|smaller| smaller * PLACES >= taken * 2);
+            if size < shard.buckets.len()
+                && let Some(hold) = (self.room)(size * size_of::<Bucket>())
+                && let Some(smaller) = self.moved(&shard, size, hold, now)
+            {
+                *shard = smaller;
+            }
+        }
+    }
+
+    /// The least of the sizes that a shard may have, of which this is so: each is four fifths of the next, so that the last
+    /// step is as large as the others.
+    fn step(&self, is_so: impl Fn(usize) -> bool) -> usize {
+        let mut size = self.most;
+        while is_so(size * 4 / 5) {
+            size = size * 4 / 5;
+        }
+        size
+    }
+
     /// Makes the shard a quarter larger, if it may be. Who is as good as new is left behind.
     fn grow(&self, shard: &mut Shard, now: u64) -> bool {
         let old = shard.buckets.len();
         if old >= self.most {
             return false;
         }
-        // Each size is four fifths of the next, so that the last step is as large as the others.
-        let mut size = self.most;
-        while size * 4 / 5 > old {
-            size = size * 4 / 5;
-        }
+        let mut size = self.step(|smaller| smaller > old);
         // Of a few buckets it may be that one is too many's.
         while size <= self.most {
             let Some(hold) = (self.room)(size * size_of::<Bucket>()) else {
@@ -401,6 +443,14 @@ impl Table {
         }
         Some(moved)
     }
+}
+
+/// Shards for so many clients, and the buckets that each may have.
+fn size(clients: usize) -> (usize, usize) {
+    let shards = (clients / SHARD).next_power_of_two().clamp(1, MOST_SHARDS);
+    // A quarter more than there are clients, or some would find both of their buckets full.
+    let places = clients.saturating_add(clients / 4);
+    (shards, places.div_ceil(shards * PLACES).max(1))
 }
 
 /// A client's fingerprint: in the upper 48 bits, and never zero.

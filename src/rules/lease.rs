@@ -50,9 +50,19 @@ const NEWS: f64 = 0.2;
 
 /// The part of each client's rate that a proxy has while nobody knows of him elsewhere: `least` is what the dearest
 /// request costs.
+///
+/// It punishes nobody: whom it refuses may be well within the limit.
 pub fn even(whole: &Gcra, proxies: u32, least: f64) -> Gcra {
     let share = 1.0 / f64::from(proxies.max(1));
-    whole.part(share, (whole.burst() * share).max(least))
+    let part = whole.part(share, (whole.burst() * share).max(least));
+    part.punishing(Duration::ZERO)
+}
+
+/// What a client is told to wait whom a part refuses: as long as the whole rate would take, and a moment for the others to
+/// spare theirs.
+pub fn told_wait(wait: Duration, part: &Gcra, whole: &Gcra) -> Duration {
+    let by_the_whole = wait.mul_f64((part.rate() / whole.rate()).min(1.0));
+    wait.min(by_the_whole + Duration::from_secs(1))
 }
 
 /// What a proxy tells the ledger of one client.
@@ -66,6 +76,10 @@ pub struct Report {
     pub peak: f64,
     /// Tokens that are no longer here, for the others.
     pub back: f64,
+    /// What is held here of the rate, and how many tokens may gather. It is another than was granted last where that answer
+    /// was lost.
+    pub share: f64,
+    pub burst: f64,
 }
 
 /// What the ledger lets a proxy have for one client.
@@ -105,13 +119,18 @@ pub struct Lease {
     /// As the last report said.
     told: f64,
     back: f64,
+    /// What the ledger counts as held here of the rate beside the share, until it knows that its answer was heard.
+    spared: f64,
+    /// Since when that is spared.
+    spares: u64,
     /// Until when `back` counts what ran over.
     counted: u64,
     /// The least that was used since the last answer.
     least_used: u64,
     /// Whether the ledger has to hear of it soon.
     news: bool,
-    /// When it was last reported, and last asked for.
+    /// Whether the ledger was ever told of it, when it was last, and when it was last asked for.
+    is_told: bool,
     reported: u64,
     wanted: u64,
 }
@@ -133,9 +152,12 @@ impl Lease {
             cell,
             asked: 0,
             back: 0.0,
+            spared: 0.0,
+            spares: now,
             counted: now,
             least_used: part.used(cell, now),
             news: true,
+            is_told: false,
             reported: now,
             wanted: if here { now } else { 0 },
         }
@@ -156,7 +178,7 @@ impl Lease {
 
     /// What would be decided.
     pub fn look(&self, now: u64, cost: u64) -> Verdict {
-        self.bounded(self.part.decide(self.cell, now, cost), cost)
+        self.as_told(self.part.decide(self.cell, now, cost))
     }
 
     /// Takes what is known only afterwards.
@@ -172,9 +194,14 @@ impl Lease {
         self.cell = self.part.refund(self.cell, cost);
     }
 
-    /// When it was reported last.
+    /// When it was reported last; zero if never: then it is to be first, since the ledger counts an even part for it as long.
     pub fn reported(&self) -> u64 {
-        self.reported
+        if self.is_told { self.reported } else { 0 }
+    }
+
+    /// What of the rate is held here.
+    pub fn share(&self) -> f64 {
+        self.share
     }
 
     /// Whether a report of it should be in the next message.
@@ -198,9 +225,12 @@ impl Lease {
     /// Tells what there is to tell, once: what is given back is gone, whether the ledger hears of it or not.
     pub fn report(&mut self, now: u64) -> Report {
         self.spill(now);
+        let spares = now.saturating_sub(self.spares) as f64 / 1e9;
+        self.back += std::mem::take(&mut self.spared) * self.whole.rate() * spares;
         self.demand = self.averaged(now);
         self.told = self.demand;
         self.asked = 0;
+        self.is_told = true;
         self.reported = now;
         self.news = false;
         let tokens = self.part.tokens(self.cell, now).max(0.0);
@@ -211,14 +241,18 @@ impl Lease {
             tokens,
             peak: self.part.left(self.least_used).max(0.0),
             back: std::mem::take(&mut self.back),
+            share: self.share,
+            burst: self.burst,
         }
     }
 
     /// The ledger's answer to the last report.
     pub fn granted(&mut self, grant: Grant, now: u64) {
-        // Others may be waiting for what is free now, or have got what was wanted here.
+        // Others may be waiting for what is free now, and get it once the ledger knows that this has been heard.
         self.news = (grant.share - self.share).abs() > 0.05 * self.share;
-        self.take(grant, now);
+        self.spared = (self.share - grant.share).max(0.0);
+        self.spares = now;
+        self.take(grant, self.whole, now);
     }
 
     /// The ledger was not heard for longer than a lease: the even part, or what there was of it as long as others may have more.
@@ -235,9 +269,10 @@ impl Lease {
                 burst,
                 tokens: 0.0,
             },
+            self.whole.punishing(Duration::ZERO),
             now,
         );
-        self.back = 0.0;
+        (self.back, self.spared) = (0.0, 0.0);
         self.news = true;
     }
 
@@ -248,15 +283,13 @@ impl Lease {
         part.holding(tokens, now)
     }
 
-    /// As a client is to know it: of the whole, what is left here of the part. And as a share may change with the next
-    /// grant, to have him wait for more than the whole would is never right.
-    fn bounded(&self, verdict: Verdict, cost: u64) -> Verdict {
+    /// As a client is to know it: of the whole, what is left here of the part.
+    fn as_told(&self, verdict: Verdict) -> Verdict {
         match verdict {
-            Verdict::Refuse { cell, wait } => {
-                let most = Duration::from_secs_f64(1.0 + cost as f64 / self.whole.rate());
-                let wait = wait.min(most);
-                Verdict::Refuse { cell, wait }
-            }
+            Verdict::Refuse { cell, wait } => Verdict::Refuse {
+                cell,
+                wait: told_wait(wait, &self.part, &self.whole),
+            },
             Verdict::Admit {
                 cell,
                 remaining,
@@ -270,12 +303,13 @@ impl Lease {
         }
     }
 
-    fn take(&mut self, grant: Grant, now: u64) {
+    /// `of`: what to have a share of.
+    fn take(&mut self, grant: Grant, of: Gcra, now: u64) {
         self.spill(now);
         let tokens = self.part.tokens(self.cell, now) + grant.tokens;
         self.share = grant.share;
         self.burst = grant.burst.max(self.least);
-        self.part = self.whole.part(self.share.max(NOTHING), self.burst);
+        self.part = of.part(self.share.max(NOTHING), self.burst);
         let over = (tokens - self.burst).max(0.0);
         self.back += over;
         self.news |= over > 0.0;
@@ -333,12 +367,19 @@ impl Standing {
 
 /// How many proxies there are, as far as this one knows.
 ///
-/// A count that falls is believed only after [`LIVE`] of undisturbed membership: after an outage of the ledger the others
-/// come back one by one, and until then their parts are theirs.
+/// A count that falls is believed after it has been lower for [`LIVE`] without a break, and then as the most that it was:
+/// after an outage of the ledger, or where that has forgotten who is there, the others come back one by one, and until then
+/// their parts are theirs.
 #[derive(Debug)]
 pub struct Count {
     known: u32,
-    since: Option<u64>,
+    lower: Option<Lower>,
+}
+
+#[derive(Debug)]
+struct Lower {
+    since: u64,
+    most: u32,
 }
 
 impl Count {
@@ -346,7 +387,7 @@ impl Count {
     pub fn new(expected: u32) -> Self {
         Count {
             known: expected.max(1),
-            since: None,
+            lower: None,
         }
     }
 
@@ -355,20 +396,32 @@ impl Count {
     }
 
     pub fn heard(&mut self, counted: u32, now: u64) {
-        let since = *self.since.get_or_insert(now);
-        let settled = now.saturating_sub(since) >= LIVE.as_nanos() as u64;
-        if counted > self.known || settled {
-            self.known = counted.max(1);
+        let counted = counted.max(1);
+        if counted >= self.known {
+            self.known = counted;
+            self.lower = None;
+            return;
+        }
+        let first = Lower {
+            since: now,
+            most: counted,
+        };
+        let lower = self.lower.get_or_insert(first);
+        lower.most = lower.most.max(counted);
+        if now.saturating_sub(lower.since) >= LIVE.as_nanos() as u64 {
+            self.known = lower.most;
+            self.lower = None;
         }
     }
 
     /// The ledger is out of reach.
     pub fn lost(&mut self) {
-        self.since = None;
+        self.lower = None;
     }
 }
 
-/// When the next message is due: one for a hundred requests at most while there is news, and seldom otherwise.
+/// When the next message is due: while there is news, one for a hundred requests at most, and more of them the more it
+/// reports; and seldom otherwise.
 #[derive(Debug)]
 pub struct Pace {
     /// Messages that may go out soon.
@@ -379,6 +432,8 @@ pub struct Pace {
 const OF_REQUESTS: f64 = 0.01;
 /// So many may go out in a row beyond that.
 const SAVED: f64 = 20.0;
+/// So many reports take the ledger as long as a message does by itself.
+const REPORTS: f64 = 50.0;
 
 impl Default for Pace {
     fn default() -> Self {
@@ -387,9 +442,10 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// After a message, and `requests` since the one before.
-    pub fn sent(&mut self, requests: u64) {
-        self.saved = (self.saved + requests as f64 * OF_REQUESTS - 1.0).clamp(0.0, SAVED);
+    /// After a message with so many reports, and `requests` since the one before.
+    pub fn sent(&mut self, requests: u64, reports: usize) {
+        let costs = 1.0 + reports as f64 / REPORTS;
+        self.saved = (self.saved + requests as f64 * OF_REQUESTS - costs).clamp(0.0, SAVED);
     }
 
     /// How long after the last message the next one is due.

@@ -147,5 +147,5 @@ pub fn guard(policy: &Policy, metrics: &Metrics) -> Result<Arc<Guard>, String> {
 /// Where the memory for limits' clients is taken from.
 pub fn room(memory: &Arc<Memory>) -> impl Fn(usize) -> Option<Hold> + Clone + Send + Sync + use<> {
     let account = Arc::clone(memory);
-    move |bytes| Some(Box::new(account.charge(bytes)?) as Hold)
+    move |bytes| Some(Box::new(account.charge_for_clients(bytes)?) as Hold)
 }

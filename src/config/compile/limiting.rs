@@ -9,7 +9,12 @@ use crate::config::options;
 use crate::config::policy::Route;
 use crate::limits;
 use crate::limits::spec::{Action, Cost, LimitSpec, Rate};
+use crate::limits::table::Table;
 use crate::rules::gcra::Gcra;
+
+/// That a limit remembers where nothing is said and there is room.
+const MANY_CLIENTS: usize = 1_000_000;
+const FEW_CLIENTS: usize = 100;
 
 impl Compile<'_, '_> {
     pub(super) fn limits(&mut self, file: &File, routes: &[Arc<Route>]) -> Vec<LimitSpec> {
@@ -77,7 +82,7 @@ impl Compile<'_, '_> {
                 (Some(said), false) => said.penalty,
                 _ => limit.penalty.value,
             },
-            max_clients: limit.max_clients.value,
+            max_clients: limit.max_clients.value.unwrap_or(MANY_CLIENTS),
             tell: limit.tell.value,
             shared: limit.shared.value,
             x_ratelimit: limit.x_ratelimit.value,
@@ -188,6 +193,48 @@ impl Compile<'_, '_> {
         }
     }
 
+    /// Sees to it that the clients of all limits have room together. What is left by those that say how many theirs are,
+    /// the others have in even parts.
+    pub(super) fn room_for_clients(
+        &mut self,
+        written: &[options::Limit],
+        specs: &mut [LimitSpec],
+        cache: &options::Cache,
+    ) {
+        let max_memory = usize::try_from(cache.max_memory.value.0).unwrap_or(usize::MAX);
+        let mut left = limits::room_for_clients(max_memory);
+        let mut silent = 0;
+        for limit in written {
+            let Some(clients) = limit.max_clients.value else {
+                silent += 1;
+                continue;
+            };
+            match left.checked_sub(Table::takes(clients)) {
+                Some(less) => left = less,
+                None => {
+                    let what = format!("no room for {clients} clients in a tenth of `max_memory`");
+                    let help = format!(
+                        "{} would fit; or raise `max_memory` in [cache]",
+                        fitting(left, usize::MAX).unwrap_or_default()
+                    );
+                    return self.tell(&limit.max_clients.at, what, help);
+                }
+            }
+        }
+        let most = fitting(left / silent.max(1), MANY_CLIENTS);
+        for (limit, spec) in written.iter().zip(specs) {
+            match (limit.max_clients.value, most) {
+                (Some(_), _) => {}
+                (None, Some(most)) => spec.max_clients = most,
+                (None, None) => {
+                    let what = "no room for clients is left by the other limits' `max_clients`";
+                    let help = "make theirs less, or raise `max_memory` in [cache]";
+                    return self.tell(&limit.at, what, help);
+                }
+            }
+        }
+    }
+
     /// The places of the routes that a limit names.
     fn routes_of(
         &mut self,
@@ -228,4 +275,14 @@ impl Compile<'_, '_> {
             }
         }
     }
+}
+
+/// How many clients there is room for in so many bytes, up to `most`; none if they are too few to be of use.
+fn fitting(bytes: usize, most: usize) -> Option<usize> {
+    // 20 bytes each, and what there is beside that.
+    let mut clients = most.min(bytes / 20);
+    while clients >= FEW_CLIENTS && Table::takes(clients) > bytes {
+        clients -= clients.div_ceil(64);
+    }
+    (clients >= FEW_CLIENTS).then_some(clients)
 }

@@ -33,6 +33,11 @@ impl Compile<'_, '_> {
                 self.tell(&redis.ca.at, what, help);
             }
         }
+        if redis.proxies.at == super::At::Default {
+            let what = "`servers` without `proxies`";
+            let help = "say how many proxies there are: `proxies = 4`";
+            self.tell(&redis.servers.at, what, help);
+        }
         let password = self.password(&redis.password);
         Some(FleetSpec {
             redis: RedisSpec {
@@ -43,7 +48,9 @@ impl Compile<'_, '_> {
                 timeout: redis.timeout.value,
                 prefix: redis.prefix.value.0.clone(),
             },
-            proxies: u32::try_from(redis.proxies.value).unwrap_or(u32::MAX),
+            proxies: (redis.proxies.value)
+                .and_then(|proxies| u32::try_from(proxies).ok())
+                .unwrap_or(1),
         })
     }
 
@@ -53,6 +60,7 @@ impl Compile<'_, '_> {
             ("username", &redis.username.at),
             ("password", &redis.password.at),
             ("ca", &redis.ca.at),
+            ("proxies", &redis.proxies.at),
         ] {
             if at.is_written() && redis.servers.at != super::At::Told {
                 let what = format!("`{name}` without `servers`");

@@ -2,8 +2,8 @@
 -- Its twin, which the simulations run, is rules/lease/ledger.rs.
 --
 -- KEYS  members, hot, version, then an account for each report
--- ARGV  who, proxies it believes in, version of the hot list it has, 'here' or 'leaving',
---       then for each report: the client's name, rate, burst, least, demand, tokens, peak, back
+-- ARGV  who, proxies it believes in, version of the hot list it has, 'here' or 'leaving', the message's number,
+--       then for each report: the client's name, rate, burst, least, demand, tokens, peak, back, share and burst it has
 -- reply proxies there are, version, the hot list if it is another than the proxy has, for each report a grant:
 --       share, burst and tokens, or nothing where the client is hot no longer
 
@@ -11,7 +11,7 @@ local LEASE, LIVE, PROXIES, HOT, KEPT = 2, 10, 256, 10000, 600
 
 local now = redis.call('TIME')
 now = tonumber(now[1]) + tonumber(now[2]) / 1e6
-local me, known, has, staying = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == 'here'
+local me, known, has, staying, number = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == 'here', tonumber(ARGV[5])
 
 -- What somebody else wrote there is not believed.
 local function only(key, kind)
@@ -40,7 +40,8 @@ local function sane(number)
   return number and number == number and number >= 0 and number < 1e15
 end
 
--- An account as text: pool, at, born, parts, then of each holder who, share, need, tokens, at, burst.
+-- An account as text: pool, at, born, parts, then of each holder who, share, held, need, tokens, at, burst, number. What is
+-- held is the most that he may have of the rate until he reports again: the answer that granted him less may be lost.
 local function read(key)
   local text = redis.pcall('GETRANGE', key, 0, 32767)
   if type(text) ~= 'string' then
@@ -49,19 +50,20 @@ local function read(key)
   end
   local words = {}
   for word in text:gmatch('%S+') do words[#words + 1] = word end
-  if #words < 4 or (#words - 4) % 6 ~= 0 then return nil end
+  if #words < 4 or (#words - 4) % 8 ~= 0 then return nil end
   local account = { holders = {}, order = {} }
-  local function number(i)
+  local function value(i)
     local is = tonumber(words[i])
     if not sane(is) then account = nil; return 0 end
     return is
   end
-  local pool, at, born, parts = number(1), number(2), number(3), number(4)
+  local pool, at, born, parts = value(1), value(2), value(3), value(4)
   if not account or parts < 1 then return nil end
   account.pool, account.at, account.born, account.parts = pool, at, born, parts
-  for i = 5, #words, 6 do
+  for i = 5, #words, 8 do
     local holder = {
-      share = number(i + 1), need = number(i + 2), tokens = number(i + 3), at = number(i + 4), burst = number(i + 5)
+      share = value(i + 1), held = value(i + 2), need = value(i + 3), tokens = value(i + 4), at = value(i + 5),
+      burst = value(i + 6), number = value(i + 7)
     }
     if not account then return nil end
     account.holders[words[i]] = holder
@@ -74,14 +76,15 @@ local function write(key, account)
   local words = { string.format('%.9g %.17g %.17g %d', account.pool, account.at, account.born, account.parts) }
   for _, who in ipairs(account.order) do
     local h = account.holders[who]
-    words[#words + 1] = string.format('%s %.9g %.9g %.9g %.17g %.9g', who, h.share, h.need, h.tokens, h.at, h.burst)
+    words[#words + 1] = string.format('%s %.9g %.9g %.9g %.9g %.17g %.9g %.17g',
+      who, h.share, h.held, h.need, h.tokens, h.at, h.burst, h.number)
   end
   redis.call('SET', key, table.concat(words, ' '), 'EX', KEPT)
 end
 
 local function held(account)
   local sum = 0
-  for _, who in ipairs(account.order) do sum = sum + account.holders[who].share end
+  for _, who in ipairs(account.order) do sum = sum + account.holders[who].held end
   return sum
 end
 
@@ -130,7 +133,11 @@ local function share_of(account, mine, free, all)
 end
 
 -- What `me` gets for its report; nothing: the account is closed, everybody has his even part again.
-local function step(account, rate, burst, least, demand, tokens, peak, back)
+local function step(account, rate, burst, least, demand, tokens, peak, back, has_share, has_burst)
+  local mine = account.holders[me]
+  -- A later message was faster: nobody waits for this one's answer, and what it says is no longer so.
+  if mine and mine.number >= number then return string.format('%.9g %.9g 0', mine.share, mine.burst) end
+
   -- The clock went back: no time has passed, and what began has begun now.
   account.at, account.born = math.min(account.at, now), math.min(account.born, now)
 
@@ -138,47 +145,55 @@ local function step(account, rate, burst, least, demand, tokens, peak, back)
   account.pool = account.pool + math.max(1 - taken, 0) * rate * (now - account.at)
   account.at = now
 
-  -- Who has not been heard for longer than a lease has gone back to an even part; or is gone.
+  -- Who has not been heard for longer than a lease has gone back to an even part; or is gone. Of whom the list of members does
+  -- not know, which may have been lost, his last report says when he was heard.
   local even, order = 1 / account.parts, {}
   for _, who in ipairs(account.order) do
-    local at = seen[who]
-    if not at then
+    local h = account.holders[who]
+    h.at = math.min(h.at, now)
+    local silent = now - (seen[who] or h.at)
+    if silent > LIVE or (who == me and not staying) then
       account.holders[who] = nil
     else
       order[#order + 1] = who
-      if now - at > LEASE then
-        account.holders[who] = {
-          share = even, need = even, tokens = burst, at = now, burst = math.max(burst * even, least)
-        }
+      if silent > LEASE then
+        h.share, h.held, h.need, h.tokens, h.burst = even, even, even, burst, math.max(burst * even, least)
       end
     end
   end
   account.order = order
+  -- Who leaves has nothing any more.
+  if not staying then
+    if #order == 0 then return nil end
+    return '0 0 0'
+  end
 
-  local mine = account.holders[me]
+  mine = account.holders[me]
   if not mine then
-    mine = { share = 0, need = 0, tokens = 0, at = 0, burst = 0 }
+    mine = { share = 0, held = 0, need = 0, tokens = 0, at = 0, burst = 0, number = 0 }
     account.holders[me] = mine
     order[#order + 1] = me
   end
   mine.need = math.min(demand / rate, 1)
+  mine.share = math.min(has_share, 1)
+  mine.held, mine.number = mine.share, number
   local elsewhere = others_even(account, now)
-  local free = math.max(1 - (held(account) - mine.share + elsewhere), 0)
+  local free = math.max(1 - (held(account) - mine.held + elsewhere), 0)
   local share = math.min(math.max(share_of(account, mine, free, 1 - elsewhere), 0), free)
   -- What rounding leaves of one is none.
   if share < 1e-6 then share = 0 end
-  mine.share = share
+  mine.share, mine.held = share, math.max(mine.held, share)
 
   -- Who has no share keeps a request's worth; who has one gathers two, so that he makes use of it, and of the rest his share.
   local idle, spread, wanted = 0, elsewhere * burst, false
   for _, who in ipairs(order) do
     local h = account.holders[who]
     if h.share == 0 then idle = idle + 1 end
-    wanted = wanted or h.share > 0 or h.need > 0
+    wanted = wanted or h.held > 0 or h.need > 0
     -- All buckets together hold no more than one would: what they may have had when here were the most. What a holder
     -- has too much is on its way back.
     if who ~= me then
-      local by_now = h.tokens + h.share * rate * math.max(now - h.at, 0)
+      local by_now = h.tokens + h.held * rate * math.max(now - h.at, 0)
       spread = spread + math.min(by_now, math.max(h.burst, h.tokens))
     end
   end
@@ -194,7 +209,7 @@ local function step(account, rate, burst, least, demand, tokens, peak, back)
   -- Of less than a request nobody has any use.
   if share == 0 and tokens + given < least then given = 0 end
   account.pool = account.pool - given
-  mine.tokens, mine.at, mine.burst = tokens + given, now, gathers
+  mine.tokens, mine.at, mine.burst = tokens + given, now, math.max(gathers, math.min(has_burst, burst))
 
   local full = account.pool >= math.max(burst - spread - tokens - given, 0) - 1e-6
   if full and elsewhere == 0 and not wanted then return nil end
@@ -207,9 +222,9 @@ changed = redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -HOT - 1) > 0 or changed
 
 local grants = {}
 for i = 4, #KEYS do
-  local at = 5 + (i - 4) * 8
+  local at = 6 + (i - 4) * 10
   local name, numbers = ARGV[at], {}
-  for j = 1, 7 do numbers[j] = tonumber(ARGV[at + j]) end
+  for j = 1, 9 do numbers[j] = tonumber(ARGV[at + j]) end
   local account, grant = read(KEYS[i]), ''
   -- More are not kept in step: they have their even parts.
   if account or redis.call('ZCARD', KEYS[2]) < HOT then

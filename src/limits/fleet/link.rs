@@ -4,6 +4,7 @@
 //! one slot, so of a cluster the node is looked for that has it (MOVED), and no other connection is needed.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,13 +26,17 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::message::{Message, Reply, SCRIPT};
+use crate::rules::lease::LEASE;
 use crate::telemetry::RedisResult;
 
 /// No answer of ours is as long: the names of all hot clients take a third of it.
 pub(super) const LONGEST_ANSWER: usize = 1 << 20;
 
-/// A lease that ends meanwhile is seen to that much later.
 const LONGEST_CONNECTING: Duration = Duration::from_secs(1);
+
+/// For whatever it takes to come to an answer: another connection, another node, the script anew. What is granted later than
+/// that has ended before it is heard.
+const LONGEST: Duration = LEASE;
 
 /// Where Redis is and how it is spoken to.
 #[derive(Clone, PartialEq, Eq)]
@@ -94,14 +99,21 @@ fn unreachable(why: impl ToString) -> Failure {
     }
 }
 
+fn late(limit: Duration) -> Failure {
+    Failure {
+        result: RedisResult::Timeout,
+        why: format!("no answer within {limit:?}"),
+    }
+}
+
 /// The way to Redis.
 pub struct Link {
     spec: RedisSpec,
     tls: Option<TlsConnector>,
     /// Whose turn it is.
     at: usize,
-    /// The node of a cluster that has our keys.
-    node: Option<Server>,
+    /// The node of a cluster that has our keys, and whose name it is to show.
+    node: Option<(Server, String)>,
     connection: Option<Connection>,
 }
 
@@ -109,6 +121,8 @@ struct Connection {
     redis: MultiplexedConnection,
     driver: AbortHandle,
     to: Server,
+    /// Whose certificate it has shown, where it had to.
+    name: String,
     /// What the script is called there.
     sha: String,
     /// Bytes that may still come.
@@ -142,12 +156,17 @@ impl Link {
         &self.spec.prefix
     }
 
+    pub fn timeout(&self) -> Duration {
+        self.spec.timeout
+    }
+
     /// Sends a message and reads the answer. After a failure it is a new connection's turn, and another server's.
     ///
     /// # Errors
     /// Whatever comes to no answer in time.
     pub async fn say(&mut self, message: &Message<'_>) -> Result<Reply, Failure> {
-        let said = self.try_to_say(message).await;
+        let said = timeout(LONGEST, self.try_to_say(message)).await;
+        let said = said.unwrap_or_else(|_| Err(late(LONGEST)));
         if said.is_err() {
             self.connection = None;
             self.node = None;
@@ -183,10 +202,13 @@ impl Link {
 
     async fn connected(&mut self) -> Result<&mut Connection, Failure> {
         if self.connection.is_none() {
-            let to = self.node.clone();
-            let to = to.unwrap_or_else(|| self.spec.servers[self.at].clone());
+            let (to, name) = self.node.clone().unwrap_or_else(|| {
+                let to = self.spec.servers[self.at].clone();
+                let name = to.host.clone();
+                (to, name)
+            });
             let most = (self.spec.timeout * 10).min(LONGEST_CONNECTING);
-            let made = timeout(most, self.connect(to)).await;
+            let made = timeout(most, self.connect(to, name)).await;
             let made = made.map_err(|_| Failure {
                 result: RedisResult::Timeout,
                 why: format!("no connection within {most:?}"),
@@ -196,14 +218,14 @@ impl Link {
         Ok(self.connection.as_mut().expect("just made"))
     }
 
-    async fn connect(&self, to: Server) -> Result<Connection, Failure> {
+    async fn connect(&self, to: Server, name: String) -> Result<Connection, Failure> {
         let stream = TcpStream::connect((to.host.as_str(), to.port)).await;
         let stream = stream.map_err(|e| unreachable(format!("{}:{}: {e}", to.host, to.port)))?;
         stream.set_nodelay(true).map_err(unreachable)?;
         let stream: Box<dyn Stream> = match (&self.tls, to.tls) {
             (Some(tls), true) => {
-                let name = ServerName::try_from(to.host.clone()).map_err(unreachable)?;
-                Box::new(tls.connect(name, stream).await.map_err(unreachable)?)
+                let shows = ServerName::try_from(name.clone()).map_err(unreachable)?;
+                Box::new(tls.connect(shows, stream).await.map_err(unreachable)?)
             }
             _ => Box::new(stream),
         };
@@ -227,6 +249,7 @@ impl Link {
             redis,
             driver: tokio::spawn(driver).abort_handle(),
             to,
+            name,
             sha: String::new(),
             left,
         };
@@ -234,19 +257,26 @@ impl Link {
         Ok(connection)
     }
 
-    /// The node that a cluster names; one without a host is the one that was asked.
-    fn moved_to(&self, error: &Wrong) -> Option<Server> {
+    /// The node that a cluster names, and whose certificate it is to show: its own, or, where nodes are named by their
+    /// addresses, that of the host which was asked.
+    fn moved_to(&self, error: &Wrong) -> Option<(Server, String)> {
         let Wrong::Said(error) = error else {
             return None;
         };
         let (address, _) = error.redirect_node()?;
         let (host, port) = address.rsplit_once(':')?;
-        let mut node = self.connection.as_ref()?.to.clone();
+        let asked = self.connection.as_ref()?;
+        let mut node = asked.to.clone();
+        // One without a host is the one that was asked.
         if !host.is_empty() {
-            node.host = host.to_owned();
+            node.host = host.trim_matches(['[', ']']).to_owned();
         }
         node.port = port.parse().ok()?;
-        Some(node)
+        let name = match node.host.parse::<IpAddr>() {
+            Ok(_) => asked.name.clone(),
+            Err(_) => node.host.clone(),
+        };
+        Some((node, name))
     }
 }
 
@@ -270,11 +300,7 @@ impl Connection {
     async fn call(&mut self, command: &redis::Cmd, limit: Duration) -> Result<Value, Wrong> {
         self.left.store(LONGEST_ANSWER, Relaxed);
         let answer = timeout(limit, self.redis.send_packed_command(command)).await;
-        let late = |_| Failure {
-            result: RedisResult::Timeout,
-            why: format!("no answer within {limit:?}"),
-        };
-        let value = answer.map_err(late)??;
+        let value = answer.map_err(|_| late(limit))??;
         Ok(value.extract_error()?)
     }
 }

@@ -10,8 +10,8 @@ use crate::rules::lease::{Grant, Report};
 use crate::telemetry::RedisResult;
 
 pub const SCRIPT: &str = include_str!("fleet.lua");
-/// Reports in a message. Redis serves nobody else while it reads them.
-pub const MOST_REPORTS: usize = 500;
+/// Reports in a message. Redis serves nobody else while it reads them: four milliseconds, where four proxies report.
+pub const MOST_REPORTS: usize = 100;
 /// Proxies that a fleet may have.
 pub const MOST_PROXIES: i64 = 256;
 
@@ -48,6 +48,8 @@ impl Name {
 pub struct Message<'a> {
     pub prefix: &'a str,
     pub me: u64,
+    /// Each message's of a proxy is greater than the last one's.
+    pub number: u64,
     pub staying: bool,
     /// Proxies, as far as is known.
     pub known: u32,
@@ -93,6 +95,7 @@ impl Message<'_> {
         command.arg(format!("{:016x}", self.me)).arg(self.known);
         command.arg(self.version);
         command.arg(if self.staying { "here" } else { "leaving" });
+        command.arg(self.number);
         for (name, asks, report) in self.reports {
             command.arg(name.text());
             let Asks { rate, burst, least } = asks;
@@ -101,8 +104,12 @@ impl Message<'_> {
                 tokens,
                 peak,
                 back,
+                share,
+                burst: gathers,
             } = report;
-            for number in [rate, burst, least, demand, tokens, peak, back] {
+            for number in [
+                rate, burst, least, demand, tokens, peak, back, share, gathers,
+            ] {
                 let mut text = String::with_capacity(24);
                 // Never an exponent, which `{}` has not either.
                 let _ = write!(text, "{number:.6}");

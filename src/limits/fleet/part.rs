@@ -1,6 +1,6 @@
 //! A limit's part on this proxy: what requests touch.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -15,12 +15,12 @@ use super::FleetSpec;
 use crate::limits::spec::{Cost, LimitSpec};
 use crate::limits::table::Taken;
 use crate::rules::gcra::{Cell, Gcra, Verdict};
-use crate::rules::lease::{Lease, even};
+use crate::rules::lease::{Lease, even, told_wait};
 use crate::telemetry::Counter;
 
 /// The most clients that are hot, here and in Redis.
 pub const MOST_HOT: usize = 10_000;
-/// The most that wait for becoming so; the rest does with the next refusal.
+/// The most that wait for becoming so; who finds no place among them does with another refusal.
 const MOST_REFUSED: usize = 1024;
 
 /// Where a limit keeps the cells of clients who are not hot.
@@ -142,6 +142,9 @@ impl Part {
                 let remaining = (remaining as f64 * times) as u64;
                 Taken::Admit { remaining, reset }
             }
+            Taken::Refuse(Some(wait)) => {
+                Taken::Refuse(Some(told_wait(wait, &self.even.load(), &self.whole)))
+            }
             other => other,
         }
     }
@@ -183,13 +186,22 @@ impl Part {
         !self.refused.lock().is_empty()
     }
 
-    /// Who was refused since, each once, up to `most`.
+    /// Who was refused, each once and in the order of it, up to `most`. The others wait on, before whoever comes later.
     pub(super) fn take_refused(&self, most: usize) -> Vec<u64> {
-        let mut refused = std::mem::take(&mut *self.refused.lock());
-        refused.sort_unstable();
-        refused.dedup();
-        refused.truncate(most);
-        refused
+        let mut refused = self.refused.lock();
+        let (mut each, mut seen) = (Vec::new(), HashSet::new());
+        let mut looked_at = 0;
+        for client in refused.iter() {
+            if each.len() == most {
+                break;
+            }
+            looked_at += 1;
+            if seen.insert(*client) {
+                each.push(*client);
+            }
+        }
+        refused.drain(..looked_at);
+        each
     }
 
     pub(super) fn hot(&self) -> arc_swap::Guard<Arc<Hot>> {

@@ -1,6 +1,7 @@
 //! The exchange with Redis, message by message.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -21,6 +22,8 @@ use crate::telemetry::{RedisResult, ids};
 const FAILURES: u32 = 3;
 /// At most for so long. A connection takes half a second at most, so it is back within five.
 const LONGEST_REST: Duration = Duration::from_secs(2);
+/// Reports that a message may have however long Redis takes for them.
+const LEAST_REPORTS: usize = 10;
 
 pub struct Task {
     link: Link,
@@ -31,6 +34,10 @@ pub struct Task {
     count: Count,
     pace: Pace,
     version: String,
+    /// Of the last message.
+    number: u64,
+    /// Reports that the next one may have, so that it doesn't take Redis too long.
+    most: usize,
     standing: Standing,
     /// When that was asked which was answered last; nanoseconds.
     heard: Option<u64>,
@@ -65,6 +72,8 @@ impl Task {
             count: Count::new(spec.proxies),
             pace: Pace::default(),
             version: String::new(),
+            number: 0,
+            most: MOST_REPORTS,
             standing: Standing::Alone,
             heard: None,
             sent: 0,
@@ -76,7 +85,7 @@ impl Task {
     pub async fn run(mut self) {
         loop {
             let now = nanos();
-            self.stand(now);
+            self.standing = self.stood(now);
             let due = self.due_in(now);
             if due.is_zero() {
                 self.exchange(now, true).await;
@@ -110,40 +119,46 @@ impl Task {
         self.parts.iter().any(has_news)
     }
 
-    /// Where grants have ended, the even parts take their place.
-    fn stand(&mut self, now: u64) {
-        let silence = |heard| Duration::from_nanos(now.saturating_sub(heard));
-        let standing = Standing::after(self.heard.map_or(Duration::MAX, silence));
-        if standing == self.standing {
-            return;
-        }
-        self.standing = standing;
-        if standing != Standing::Member {
-            for lease in self.parts.iter().flat_map(|part| leases(&part.hot())) {
-                (lease.1.lock()).fall_back(standing, self.count.known(), now);
-            }
-        }
-    }
-
     async fn exchange(&mut self, now: u64, staying: bool) {
         self.sent = now;
-        let requests = self.parts.iter().map(|part| part.requests.total()).sum();
-        self.pace.sent(requests - self.requests);
-        self.requests = requests;
-
         self.heat(now);
         let due = self.due(now);
+        let requests = self.parts.iter().map(|part| part.requests.total()).sum();
+        self.pace.sent(requests - self.requests, due.len());
+        self.requests = requests;
+
         let reports: Vec<_> = due.iter().map(|due| self.report(due, now)).collect();
         let prefix = self.link.prefix().to_owned();
+        self.number += 1;
         let message = Message {
             prefix: &prefix,
             me: self.me,
+            number: self.number,
             staying,
             known: self.count.known(),
             version: &self.version,
             reports: &reports,
         };
-        let said = self.link.say(&message).await;
+        let said = {
+            let mut saying = pin!(self.link.say(&message));
+            let still = Still {
+                parts: &self.parts,
+                heard: self.heard,
+                proxies: self.count.known(),
+            };
+            loop {
+                tokio::select! {
+                    said = &mut saying => break said,
+                    // A grant ends when it does, whatever Redis takes its time for.
+                    () = sleep(BRISK) => self.standing = still.stood(self.standing, nanos()),
+                }
+            }
+        };
+        let took = Duration::from_nanos(nanos().saturating_sub(now));
+        self.most = match took > self.link.timeout() / 4 {
+            true => (self.most / 2).max(LEAST_REPORTS),
+            false => (self.most + LEAST_REPORTS).min(MOST_REPORTS),
+        };
         let said = said.and_then(|reply| self.believe(&due, reply));
         let result = said
             .as_ref()
@@ -158,7 +173,7 @@ impl Task {
     /// Makes those hot who were refused.
     fn heat(&self, now: u64) {
         for part in &self.parts {
-            let refused = part.take_refused(MOST_REPORTS);
+            let refused = part.take_refused(self.most);
             if refused.is_empty() {
                 continue;
             }
@@ -201,11 +216,20 @@ impl Task {
                 }
             }
         }
-        if all.len() > MOST_REPORTS {
-            all.select_nth_unstable_by_key(MOST_REPORTS, |due| due.reported);
-            all.truncate(MOST_REPORTS);
+        if all.len() > self.most {
+            all.select_nth_unstable_by_key(self.most, |due| due.reported);
+            all.truncate(self.most);
         }
         all
+    }
+
+    fn stood(&self, now: u64) -> Standing {
+        let still = Still {
+            parts: &self.parts,
+            heard: self.heard,
+            proxies: self.count.known(),
+        };
+        still.stood(self.standing, now)
     }
 
     fn report(&self, due: &Due, now: u64) -> (Name, Asks, Report) {
@@ -320,6 +344,27 @@ impl Task {
                 "no answer from redis: each proxy has its even part of the limits"
             );
         }
+    }
+}
+
+/// What the leases hang on.
+struct Still<'a> {
+    parts: &'a [Arc<Part>],
+    heard: Option<u64>,
+    proxies: u32,
+}
+
+impl Still<'_> {
+    /// How things stand by now. Where grants have ended, the even parts take their place.
+    fn stood(&self, before: Standing, now: u64) -> Standing {
+        let silence = |heard| Duration::from_nanos(now.saturating_sub(heard));
+        let standing = Standing::after(self.heard.map_or(Duration::MAX, silence));
+        if standing != before && standing != Standing::Member {
+            for (_, lease) in self.parts.iter().flat_map(|part| leases(&part.hot())) {
+                lease.lock().fall_back(standing, self.proxies, now);
+            }
+        }
+        standing
     }
 }
 

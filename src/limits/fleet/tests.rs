@@ -5,7 +5,7 @@ mod server;
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 
 use parking_lot::Mutex;
@@ -16,8 +16,11 @@ use super::link::{Failure, Link};
 use super::message::{Asks, Message, Name, Reply};
 use super::*;
 use crate::clock;
+use crate::limits::spec::{Action, Cost, Counts, Key, LimitSpec, Rate, Tell};
+use crate::limits::table::Hold;
+use crate::limits::{self, Asked, Limits};
 use crate::rules::gcra::{Cell, Gcra, Verdict};
-use crate::rules::lease::{Grant, Report, ledger};
+use crate::rules::lease::{Grant, Lease, Report, ledger};
 use server::{RedisServer, until};
 
 const CLIENT: u64 = 7;
@@ -209,6 +212,186 @@ fn c81_a_redis_that_hangs_is_left_alone_and_taken_back() {
     other.fleet.leave();
     server.hold(false);
     until(|| proxy.is_up()).expect("it comes back");
+}
+
+#[test]
+fn c81_a_grant_ends_though_redis_is_waited_for() {
+    let server = RedisServer::start(&[]);
+    let mut patient = spec(server.port);
+    patient.redis.timeout = Duration::from_secs(60);
+    let proxies = [0, 1].map(|_| Proxy::join(patient.clone(), 1000, 1000));
+    let two = |proxy: &Proxy| proxy.fleet.state().proxies() == 2;
+    until(|| proxies.iter().all(two)).expect("they find each other");
+    let share = || {
+        let hot = proxies[0].part.hot();
+        let lease = hot.get(&CLIENT).map(Arc::clone);
+        lease.map_or(0.0, |lease| lease.lock().share())
+    };
+    // Nobody else has use for his rate.
+    until(|| {
+        while proxies[0].request(CLIENT) {}
+        share() > 0.9
+    })
+    .expect("all of it");
+    server.hold(true);
+    until(|| share() <= 0.5).expect("no more than its even part");
+    server.hold(false);
+    until(|| {
+        while proxies[0].request(CLIENT) {}
+        share() > 0.9
+    })
+    .expect("all of it again");
+}
+
+#[test]
+fn c83_many_hot_clients_do_not_hold_redis_up() {
+    let server = RedisServer::start(&[]);
+    let mut spec = spec(server.port);
+    spec.redis.timeout = Duration::from_millis(50);
+    spec.proxies = 4;
+    let proxies: Vec<_> = (0..4)
+        .map(|_| Proxy::join(spec.clone(), 100, 100))
+        .collect();
+    let all_know = |proxy: &Proxy| proxy.fleet.state().proxies() == 4;
+    until(|| proxies.iter().all(all_know)).expect("they find each other");
+    let clients = 1..=1_000;
+    // Each asks for more than his part everywhere, and goes on.
+    until(|| {
+        for client in clients.clone() {
+            for proxy in &proxies {
+                while proxy.request(client) {}
+            }
+        }
+        let know = |proxy: &Proxy| proxy.fleet.state().hot() == 1_000;
+        proxies.iter().all(know)
+    })
+    .expect("all of them hot at all four");
+    until(|| {
+        for client in clients.clone() {
+            for proxy in &proxies {
+                proxy.request(client);
+            }
+        }
+        let is_told = |proxy: &Proxy| {
+            let hot = proxy.part.hot();
+            hot.values().all(|lease| lease.lock().reported() > 0)
+        };
+        proxies.iter().all(is_told)
+    })
+    .expect("and told of by all four");
+    for proxy in &proxies {
+        let (good, late) = (
+            proxy.came_to(RedisResult::Ok),
+            proxy.came_to(RedisResult::Timeout),
+        );
+        assert!(late * 5 <= good, "{late} of {good} messages took too long");
+        assert!(proxy.is_up());
+    }
+}
+
+/// Limits of one kind, of which this proxy has a fourth.
+fn of_four(limit: LimitSpec, room: fn(usize) -> Option<Hold>) -> Limits {
+    let mut fleet = spec(1);
+    fleet.proxies = 4;
+    Limits::new(&[limit], 0, Some(&fleet), room, &Metrics::new())
+}
+
+fn limit(count: u64, per: u64) -> LimitSpec {
+    LimitSpec {
+        name: "login".to_owned(),
+        key: Key(vec![crate::limits::spec::Part::Address]),
+        rate: Some(Rate {
+            count,
+            per: Duration::from_secs(per),
+            burst: count,
+        }),
+        concurrency: None,
+        routes: Vec::new(),
+        methods: Vec::new(),
+        by_rules: None,
+        counts: Counts::All,
+        cost: Cost::Is(1),
+        action: Action::Refuse,
+        max_delay: Duration::ZERO,
+        penalty: Duration::ZERO,
+        max_clients: 1_000,
+        tell: Tell::Refused,
+        shared: true,
+        x_ratelimit: false,
+    }
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+#[test]
+fn who_is_refused_by_a_part_is_not_punished_for_it() {
+    let login = LimitSpec {
+        penalty: Duration::from_secs(900),
+        ..limit(5, 60)
+    };
+    let limits = of_four(login, |_| Some(Box::new(())));
+    let ask = |now| {
+        let limit = &limits.all()[0];
+        let asked = Asked {
+            limit,
+            client: CLIENT,
+        };
+        let refusal = limits::ask(&[asked], now, || false).err()?;
+        Some(refusal.wait.unwrap().as_secs())
+    };
+    assert_eq!(ask(0), None);
+    // Four more are his elsewhere: as soon as this is known he has them.
+    for _ in 0..100 {
+        let wait = ask(5 * SECOND).expect("a fourth of five is one");
+        assert!(wait <= 13, "{wait} s");
+    }
+    assert_eq!(ask(48 * SECOND), None, "none of the hundred counted");
+}
+
+#[test]
+fn what_has_no_place_in_the_table_takes_none_from_it() {
+    static THERE_IS: AtomicBool = AtomicBool::new(false);
+    let at_once = LimitSpec {
+        concurrency: Some(1),
+        ..limit(1000, 1)
+    };
+    let room = |_| THERE_IS.load(Relaxed).then(|| Box::new(()) as Hold);
+    let limits = of_four(at_once, room);
+    let limit = &limits.all()[0];
+    let part = limit.part.as_ref().unwrap();
+    let lease = Lease::new(part.whole, 4, 1.0, Cell::default(), true, 0);
+    let mut hot = part::Hot::default();
+    hot.insert(CLIENT, Arc::new(Mutex::new(lease)));
+    part.set_hot(hot);
+    let asked = Asked {
+        limit,
+        client: CLIENT,
+    };
+    let without = limits::ask(&[asked], 0, || false).ok().unwrap();
+    THERE_IS.store(true, Relaxed);
+    let within = limits::ask(&[asked], 0, || false).ok().unwrap();
+    drop(without);
+    assert!(
+        limits::ask(&[asked], 0, || false).is_err(),
+        "one is in hand"
+    );
+    drop(within);
+    assert!(limits::ask(&[asked], 0, || false).is_ok());
+}
+
+#[test]
+fn who_was_refused_first_is_hot_first() {
+    let whole = Gcra::new(1, Duration::from_secs(1), 1).unwrap();
+    let part = Part::new(b"secret", "a", whole, 1, 4);
+    for client in [9, 3, 9, 7, 3, 5, 1] {
+        part.refused(client);
+    }
+    assert_eq!(part.take_refused(2), [9, 3]);
+    part.refused(2);
+    assert!(part.has_refused());
+    assert_eq!(part.take_refused(3), [9, 7, 3]);
+    assert_eq!(part.take_refused(100), [5, 1, 2]);
+    assert!(!part.has_refused());
 }
 
 #[test]
@@ -564,8 +747,11 @@ fn the_script_does_what_the_simulations_do() {
         let name = Name { tag: 1, client };
         let key = format!("{{tidegate}}:c:00000001{client:016x}");
         let (mut members, mut account) = (ledger::Members::default(), None);
-        for _ in 0..40 {
+        for nth in 0..40 {
             let me = 1 + (unit() * 4.0) as u64;
+            // Now and then one comes that was said long ago.
+            let number = if unit() < 0.1 { 1 } else { nth + 1 };
+            let staying = unit() < 0.95;
             let rounded = |number: f64| (number * 1e6).round() / 1e6;
             let tokens = rounded(unit() * asks.burst / 4.0);
             let report = Report {
@@ -577,25 +763,33 @@ fn the_script_does_what_the_simulations_do() {
                 tokens,
                 peak: rounded(tokens * (1.0 + unit())),
                 back: rounded(unit() * asks.burst / 4.0),
+                share: rounded(unit() * 1.1),
+                burst: rounded(unit() * asks.burst * 1.1),
             };
             let message = Message {
                 prefix: "tidegate",
                 me,
-                staying: true,
+                number,
+                staying,
                 known: 4,
                 version: "",
                 reports: &[(name, asks, report)],
             };
             let reply = runtime.block_on(link.say(&message)).unwrap();
             let grant = reply.grants[0];
-            let now: f64 = match server.text(&["GET", &key]).split(' ').nth(1) {
+            let text = server.ask(&["GET", &key]).unwrap();
+            let text: Option<String> = redis::from_redis_value(text).unwrap();
+            let now: f64 = match text.as_deref().and_then(|text| text.split(' ').nth(1)) {
                 Some(at) => at.parse().unwrap(),
                 // It is closed: the twin has to say so at about that time.
                 None => reply.version.parse().unwrap(),
             };
-            members.heard(me, now);
+            match staying {
+                true => drop(members.heard(me, now)),
+                false => members.left(me),
+            }
             let twin = account.get_or_insert_with(|| ledger::Account::new(4, now));
-            let expected = twin.step(me, whole, report, &members, now);
+            let expected = twin.step((me, number), whole, report, &members, now);
             let close = |a: f64, b: f64| (a - b).abs() <= 1e-4 * (1.0 + b.abs());
             match (grant, expected) {
                 (Some(grant), Some(twin)) => assert!(
@@ -618,6 +812,8 @@ fn answers_are_read_to_the_letter() {
         tokens: 1.0,
         peak: 1.0,
         back: 0.0,
+        share: 1.0,
+        burst: 1.0,
     };
     let asks = Asks {
         rate: 1.0,
@@ -628,6 +824,7 @@ fn answers_are_read_to_the_letter() {
     let message = Message {
         prefix: "tidegate",
         me: 1,
+        number: 1,
         staying: true,
         known: 1,
         version: "",

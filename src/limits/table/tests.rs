@@ -12,6 +12,39 @@ fn ample() -> Room {
     Arc::new(|_| Some(Box::new(())))
 }
 
+/// Bytes that are taken, and the most that ever were.
+#[derive(Clone, Default)]
+struct Account {
+    taken: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Account {
+    fn room(&self, limit: usize) -> Room {
+        let account = self.clone();
+        Arc::new(move |bytes| {
+            let sum = account.taken.fetch_add(bytes, Relaxed) + bytes;
+            let given = Given(Arc::clone(&account.taken), bytes);
+            (sum <= limit).then(|| {
+                account.most.fetch_max(sum, Relaxed);
+                Box::new(given) as Hold
+            })
+        })
+    }
+
+    fn now(&self) -> usize {
+        self.taken.load(Relaxed)
+    }
+}
+
+struct Given(Arc<AtomicUsize>, usize);
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Relaxed);
+    }
+}
+
 fn per_second(count: u64, burst: u64) -> Law {
     Law {
         gcra: Gcra::new(count, Duration::from_secs(1), burst),
@@ -144,28 +177,16 @@ fn who_is_as_good_as_new_leaves_his_place_to_others() {
 
 #[test]
 fn memory_that_cannot_be_had_is_not_taken() {
-    let taken = Arc::new(AtomicUsize::new(0));
-    struct Given(Arc<AtomicUsize>, usize);
-    impl Drop for Given {
-        fn drop(&mut self) {
-            self.0.fetch_sub(self.1, Relaxed);
-        }
-    }
-    let account = Arc::clone(&taken);
-    let room = move |bytes| {
-        let sum = account.fetch_add(bytes, Relaxed) + bytes;
-        let given = Given(Arc::clone(&account), bytes);
-        (sum <= 64 * 1024).then(|| Box::new(given) as Hold)
-    };
-    let table = Table::new(per_second(1, 10), 1_000_000, Arc::new(room));
+    let account = Account::default();
+    let table = Table::new(per_second(1, 10), 1_000_000, account.room(64 * 1024));
     let seed = RandomState::new();
     for client in clients(&seed, 0..50_000) {
         assert!(is_admitted(table.take(client, 0, 1)));
     }
-    let held = taken.load(Relaxed);
+    let held = account.now();
     assert!(held <= 64 * 1024 && held > 16 * 1024, "{held}");
     drop(table);
-    assert_eq!(taken.load(Relaxed), 0);
+    assert_eq!(account.now(), 0);
 }
 
 #[test]
@@ -204,6 +225,68 @@ fn requests_at_once_are_counted_until_they_are_done() {
 }
 
 #[test]
+fn memory_of_clients_who_have_gone_is_given_back() {
+    let account = Account::default();
+    let table = Table::new(per_second(1, 10), 100_000, account.room(usize::MAX));
+    let seed = RandomState::new();
+    let all: Vec<u64> = clients(&seed, 0..50_000).collect();
+    for client in &all {
+        table.take(*client, 0, 1);
+    }
+    // A few are limited for nine seconds more than the others.
+    let limited = &all[..200];
+    for client in limited {
+        while is_admitted(table.take(*client, 0, 1)) {}
+    }
+    let (full, tidy) = (table.bytes(), |now| {
+        (0..256).for_each(|nth| table.tidy(nth, now))
+    });
+    tidy(0);
+    assert_eq!(table.bytes(), full, "all of them are remembered");
+    tidy(2 * SECOND);
+    assert!(table.bytes() < full / 10, "{} of {full}", table.bytes());
+    for client in limited {
+        assert!(is_admitted(table.take(*client, 2 * SECOND, 2)));
+        assert!(!is_admitted(table.take(*client, 2 * SECOND, 1)));
+    }
+    tidy(20 * SECOND);
+    assert_eq!((account.now(), table.remembered()), (0, 0));
+    assert!(is_admitted(table.take(all[0], 20 * SECOND, 10)));
+    // What is in hand is not forgotten.
+    let law = Law {
+        gcra: None,
+        concurrency: Some(1),
+    };
+    let table = Table::new(law, 100_000, ample());
+    table.take(7, 0, 1);
+    (0..256).for_each(|nth| table.tidy(nth, SECOND));
+    assert_eq!(table.take(7, SECOND, 1), Taken::Refuse(None));
+}
+
+#[test]
+fn it_takes_no_more_than_was_said() {
+    for clients in [100, 1_000, 5_000, 100_000] {
+        let most = Table::takes(clients);
+        assert!(most >= 20 * clients, "{clients}: {most}");
+        // One shard may stand there twice.
+        let twice = if clients < 8_000 { 2 } else { 1 };
+        assert!(
+            most <= 21 * clients * twice + 1_000_000,
+            "{clients}: {most}"
+        );
+        let account = Account::default();
+        let table = Table::new(per_second(1, 10), clients, account.room(usize::MAX));
+        let seed = RandomState::new();
+        for client in self::clients(&seed, 0..2 * clients as u64) {
+            table.take(client, 0, 1);
+        }
+        assert!(table.remembered() > clients * 9 / 10);
+        let peak = account.most.load(Relaxed);
+        assert!(peak <= most, "{clients}: {peak} of {most}");
+    }
+}
+
+#[test]
 fn what_is_given_back_was_not_taken() {
     let law = Law {
         concurrency: Some(1),
@@ -212,7 +295,13 @@ fn what_is_given_back_was_not_taken() {
     let table = Table::new(law, 1_000, ample());
     for _ in 0..10 {
         assert!(is_admitted(table.take(7, 0, 2)));
-        table.give_back(7, 2);
+        table.refund(7, 2);
+        assert_eq!(
+            table.take(7, 0, 2),
+            Taken::Refuse(None),
+            "it is in hand yet"
+        );
+        table.release(7);
     }
     assert!(is_admitted(table.take(7, 0, 2)));
     assert_eq!(table.take(7, 0, 2), Taken::Refuse(None));

@@ -17,6 +17,11 @@ pub struct Whole {
 pub struct Members(BTreeMap<u64, f64>);
 
 impl Members {
+    /// One has left.
+    pub fn left(&mut self, me: u64) {
+        self.0.remove(&me);
+    }
+
     /// Counts those who are there with `me`.
     pub fn heard(&mut self, me: u64, now: f64) -> u32 {
         self.0.insert(me, now);
@@ -42,12 +47,16 @@ pub struct Account {
 #[derive(Clone, Copy, Default, Debug)]
 struct Holder {
     share: f64,
+    /// The most that he may have of it until he reports again: the answer that granted him less may be lost.
+    held: f64,
     /// The share that he would use.
     need: f64,
     /// What he had of tokens and when, and how many can gather there.
     tokens: f64,
     at: f64,
     burst: f64,
+    /// Of the message that he last reported in.
+    number: u64,
 }
 
 impl Account {
@@ -61,16 +70,25 @@ impl Account {
         }
     }
 
-    /// What `me` gets for its report. None: the account is closed, everybody has his even part again.
+    /// What `me` gets for its report, in its message of that `number`. None: the account is closed, everybody has his even
+    /// part again. Whom the members don't have is leaving.
     pub fn step(
         &mut self,
-        me: u64,
+        (me, number): (u64, u64),
         whole: Whole,
         report: Report,
         members: &Members,
         now: f64,
     ) -> Option<Grant> {
         let Whole { rate, burst, least } = whole;
+        // A later message was faster: nobody waits for this one's answer, and what it says is no longer so.
+        if let Some(mine) = self.holders.get(&me).filter(|mine| mine.number >= number) {
+            return Some(Grant {
+                share: mine.share,
+                burst: mine.burst,
+                tokens: 0.0,
+            });
+        }
         // The clock went back: no time has passed, and what began has begun now.
         self.at = self.at.min(now);
         self.born = self.born.min(now);
@@ -79,35 +97,50 @@ impl Account {
         self.pool += (1.0 - held).max(0.0) * rate * (now - self.at);
         self.at = now;
 
-        // Who has not been heard for longer than a lease has gone back to an even part; or is gone.
-        let even = 1.0 / f64::from(self.parts);
+        // Who has not been heard for longer than a lease has gone back to an even part; or is gone. Of whom the list of members
+        // does not know, which may have been lost, his last report says when he was heard.
+        let (even, stays) = (1.0 / f64::from(self.parts), members.0.contains_key(&me));
         self.holders.retain(|id, holder| {
-            let Some(seen) = members.0.get(id) else {
-                return false;
-            };
-            if now - seen > LEASE.as_secs_f64() {
+            holder.at = holder.at.min(now);
+            let silent = now - members.0.get(id).unwrap_or(&holder.at);
+            if silent > LEASE.as_secs_f64() {
                 *holder = Holder {
                     share: even,
+                    held: even,
                     need: even,
                     tokens: burst,
-                    at: now,
                     burst: (burst * even).max(least),
+                    ..*holder
                 };
             }
-            true
+            silent <= LIVE.as_secs_f64() && (*id != me || stays)
         });
+        // Who leaves has nothing any more.
+        if !stays {
+            let nothing = Grant {
+                share: 0.0,
+                burst: 0.0,
+                tokens: 0.0,
+            };
+            return (!self.holders.is_empty()).then_some(nothing);
+        }
 
         let mine = self.holders.entry(me).or_default();
         mine.need = (report.demand / rate).min(1.0);
+        mine.share = report.share.min(1.0);
+        mine.held = mine.share;
+        mine.number = number;
         let mine = *mine;
         let elsewhere = self.others_even(now);
-        let others = self.held() - mine.share + elsewhere;
+        let others = self.held() - mine.held + elsewhere;
         let free = (1.0 - others).max(0.0);
 
         let share = self.share(me, mine, free, 1.0 - elsewhere).clamp(0.0, free);
         // What rounding leaves of one is none.
         let share = if share < 1e-6 { 0.0 } else { share };
-        self.holders.get_mut(&me).expect("just put there").share = share;
+        let held = mine.held.max(share);
+        let entry = self.holders.get_mut(&me).expect("just put there");
+        (entry.share, entry.held) = (share, held);
 
         // Who has no share keeps a request's worth; who has one gathers two, so that he makes use of it, and of the rest his share.
         let idle = self.holders.values().filter(|h| h.share == 0.0).count() as f64;
@@ -123,7 +156,7 @@ impl Account {
         // All buckets together hold no more than one would: what they may have had when here were the most. What a holder
         // has too much is on its way back.
         let has = |h: &Holder| {
-            let by_now = h.tokens + h.share * rate * (now - h.at);
+            let by_now = h.tokens + h.held * rate * (now - h.at);
             by_now.min(h.burst.max(h.tokens))
         };
         let with_others = self.holders.iter().filter(|(id, _)| **id != me);
@@ -138,17 +171,18 @@ impl Account {
         self.pool -= tokens;
         *self.holders.get_mut(&me).expect("just put there") = Holder {
             share,
-            need: mine.need,
+            held,
             tokens: report.tokens + tokens,
             at: now,
-            burst: gathers,
+            burst: gathers.max(report.burst.min(burst)),
+            ..mine
         };
 
         let full = self.pool >= room(report.tokens + tokens) - 1e-6;
         let unwanted = self
             .holders
             .values()
-            .all(|h| h.share == 0.0 && h.need == 0.0);
+            .all(|h| h.held == 0.0 && h.need == 0.0);
         if full && elsewhere == 0.0 && unwanted {
             return None;
         }
@@ -198,7 +232,7 @@ impl Account {
     }
 
     fn held(&self) -> f64 {
-        self.holders.values().map(|holder| holder.share).sum()
+        self.holders.values().map(|holder| holder.held).sum()
     }
 
     /// The even parts of those who have not reported yet: they don't know of the account.
