@@ -225,8 +225,10 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
     let upstreams = change::upstreams(&policy, &[])?;
     let watched = change::watched(&upstreams, metrics);
     let fetching = change::fetching(&policy);
+    change::warn_of_open(&policy);
     Ok(Arc::new(Site {
         guard: change::guard(&policy, metrics)?,
+        identities: change::identities(&policy, None, metrics)?,
         guests: Arc::new(guests),
         limits: Arc::new(limits::Limits::new(
             &policy.limits,

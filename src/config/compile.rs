@@ -5,12 +5,13 @@
 
 mod balancing;
 mod guarding;
+mod identity;
 mod limiting;
 mod sharing;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ use crate::rules::breaker;
 use crate::rules::claims::ClaimedBy;
 use crate::rules::client::IPV6_PREFIX;
 use crate::rules::health::{Expects, Hysteresis};
-use crate::rules::identity::{self, Harmless};
+use crate::rules::identity::{Harmless, OWN_PREFIX};
 use crate::rules::request::HeadLimits;
 use crate::rules::resolve::Bounds;
 use crate::rules::storing::StoreTerms;
@@ -54,10 +55,16 @@ pub struct World<'a> {
 
 /// Believes what was written, or tells what contradicts itself or the world. `text`: of the file.
 pub fn compile(file: &File, text: &str, world: &World<'_>, mistakes: &mut Vec<Mistake>) -> Policy {
-    let mut compile = Compile { world, mistakes };
+    let mut compile = Compile {
+        world,
+        mistakes,
+        secrets: Vec::new(),
+    };
     let upstreams = compile.upstreams(&file.upstreams);
     let (routes, table) = compile.routes(&file.routes, &file.upstreams, &upstreams);
     let limits = compile.limits(&file.limits, &file.routes, &routes);
+    let fleet = compile.fleet(&file.redis, &file.limits);
+    let identity = compile.identity(&file.identity, &file.limits, fleet.as_ref());
     Policy {
         listen: compile.listen(&file.listen),
         cache: compile.cache(&file.cache),
@@ -66,8 +73,11 @@ pub fn compile(file: &File, text: &str, world: &World<'_>, mistakes: &mut Vec<Mi
         geo: compile.geo(&file.geo),
         rules: compile.rules(file, text, &routes),
         routes,
+        credentials: identity::credentials(&identity),
+        identity,
         limits,
-        fleet: compile.fleet(&file.redis, &file.limits),
+        fleet,
+        secrets: compile.secrets.clone(),
         admin: compile.admin(&file.admin, &file.listen),
         log: Log {
             access: file.log.access.value.clone(),
@@ -81,6 +91,8 @@ pub fn compile(file: &File, text: &str, world: &World<'_>, mistakes: &mut Vec<Mi
 struct Compile<'a, 'w> {
     world: &'a World<'w>,
     mistakes: &'a mut Vec<Mistake>,
+    /// Files of secrets that were read.
+    secrets: Vec<PathBuf>,
 }
 
 impl Compile<'_, '_> {
@@ -527,7 +539,7 @@ impl Compile<'_, '_> {
     ) -> Route {
         let sticky = spec.and_then(|spec| spec.sticky.as_ref());
         let sticky = sticky.map(|sticky| sticky.cookie.as_str());
-        let own = std::iter::once(format!("{}*", identity::OWN_PREFIX));
+        let own = std::iter::once(format!("{}*", OWN_PREFIX));
         let first = route.hosts.value.first().map_or("", |host| host.0.as_str());
         let path = &route.path.value.0;
         let patterns =

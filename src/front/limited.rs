@@ -20,7 +20,7 @@ use crate::clock::{self, Tick};
 use crate::config::policy::Route;
 use crate::fetch::Bill;
 use crate::limits::spec::Part;
-use crate::limits::{self, Asked, Granted, Limit, Refusal};
+use crate::limits::{self, Asked, Granted, Id, Limit, Numbers, Refusal, Standing};
 use crate::rules::client::Client;
 use crate::rules::decimal;
 use crate::rules::fields::Fields;
@@ -41,11 +41,34 @@ pub struct Who<'a> {
 
 /// Whose request it is, by what a limit goes by: a hash that nobody outside can foretell. The one place where identities
 /// come from.
-fn identity(site: &Site, limit: &Limit, who: &Who) -> u64 {
+///
+/// `member`: who it is, where a tier of those who are known has the limit. That takes the place of the address.
+fn identity(site: &Site, limit: &Limit, who: &Who, known: &Standing, member: Option<Id>) -> u64 {
     let mut hasher = site.limits.numbers(limit);
+    let whose = |hasher: &mut Numbers| match member {
+        Some(id) => person(id, hasher),
+        None => address(who.client, hasher),
+    };
+    // Who says nothing is told apart by that, and nobody is mistaken for who says as much.
+    let or_whose = |is_said: bool, hasher: &mut Numbers| {
+        hasher.write_u8(u8::from(is_said));
+        if !is_said {
+            whose(hasher);
+        }
+    };
+    let one = |id: Option<Id>, hasher: &mut Numbers| {
+        id.into_iter().for_each(|id| person(id, hasher));
+        or_whose(id.is_some(), hasher);
+    };
     for part in &limit.spec.key.0 {
         match part {
-            Part::Address => address(who.client, &mut hasher),
+            Part::Address => whose(&mut hasher),
+            Part::ApiKey => one(known.key.map(|key| key.id), &mut hasher),
+            Part::Jwt(claim) => {
+                let identities = site.identities.as_ref();
+                let named = identities.and_then(|identities| identities.claim(known, claim));
+                one(named, &mut hasher);
+            }
             // By its name: another proxy may have others before it.
             Part::Route => text(
                 who.route.map_or(b"", |route| route.name.as_bytes()),
@@ -58,7 +81,7 @@ fn identity(site: &Site, limit: &Limit, who: &Who) -> u64 {
                     is_said = true;
                     text(value, &mut hasher);
                 });
-                or_address(is_said, who.client, &mut hasher);
+                or_whose(is_said, &mut hasher);
             }
             Part::Cookie(name) => {
                 let mut is_said = false;
@@ -70,11 +93,33 @@ fn identity(site: &Site, limit: &Limit, who: &Who) -> u64 {
                         text(value, &mut hasher);
                     }
                 });
-                or_address(is_said, who.client, &mut hasher);
+                or_whose(is_said, &mut hasher);
             }
         }
     }
     hasher.finish()
+}
+
+/// A limit, or what those of a request's tier have instead, and for whom it is asked.
+fn asked<'a>(site: &Site, limit: &'a Arc<Limit>, who: &Who, noted: &Noted) -> Asked<'a> {
+    let known = match limit.goes_by_standing() {
+        true => standing(site, who, noted),
+        false => &Standing::NOBODY,
+    };
+    let (limit, member) = limit.of(known);
+    Asked {
+        limit,
+        client: identity(site, limit, who, known, member),
+    }
+}
+
+/// Who asks, as far as the request shows it: looked at once.
+fn standing<'a>(site: &Site, who: &Who, noted: &'a Noted) -> &'a Standing {
+    let Some(identities) = &site.identities else {
+        return &Standing::NOBODY;
+    };
+    let look = || identities.standing(who.request, who.client, noted.began.now());
+    noted.admission.standing.get_or_init(look)
 }
 
 fn text(bytes: &[u8], hasher: &mut impl Hasher) {
@@ -92,17 +137,15 @@ fn address(client: Client, hasher: &mut impl Hasher) {
     }
 }
 
-/// Who says nothing is told apart by the address, and nobody is mistaken for who says as much.
-fn or_address(is_said: bool, client: Client, hasher: &mut impl Hasher) {
-    hasher.write_u8(u8::from(is_said));
-    if !is_said {
-        address(client, hasher);
-    }
+fn person(id: Id, hasher: &mut impl Hasher) {
+    hasher.write(&id.0.get().to_le_bytes());
 }
 
 /// What limits granted a request. Dropping it ends its being in hand.
 #[derive(Default)]
 pub struct Admission {
+    /// Who asks, once a limit goes by that.
+    standing: OnceLock<Standing>,
     door: OnceLock<Granted>,
     origin: OnceLock<Box<Granted>>,
     refused: OnceLock<Arc<Limit>>,
@@ -146,7 +189,7 @@ pub fn at_the_door(site: &Site, who: &Who, noted: &Noted) -> Option<Decision> {
     if door.is_empty() {
         return None;
     }
-    match ask(site, door, who, noted.began) {
+    match ask(site, door, who, noted, noted.began) {
         None => None,
         Some(Ok(granted)) => {
             let wait = granted.wait;
@@ -154,6 +197,14 @@ pub fn at_the_door(site: &Site, who: &Who, noted: &Noted) -> Option<Decision> {
             wait.map(Decision::Later)
         }
         Some(Err(refusal)) => Some(Decision::Limited(Refused::of(refusal, who, noted))),
+    }
+}
+
+/// Finds out who asks, if it is about to matter whether an origin is asked: verifying takes too long for under a lock.
+pub fn know(site: &Site, who: &Who, noted: &Noted) {
+    let limits = &site.limits.of(who.route.map(|route| route.id)).origin;
+    if limits.iter().any(|limit| limit.goes_by_standing()) {
+        standing(site, who, noted);
     }
 }
 
@@ -173,7 +224,7 @@ pub fn at_the_origin(site: &Site, who: &Who, noted: &Noted) -> Gate {
     if limits.is_empty() || noted.admission.origin.get().is_some() {
         return Gate::Open;
     }
-    match ask(site, limits, who, clock::tick()) {
+    match ask(site, limits, who, noted, clock::tick()) {
         None => Gate::Open,
         Some(Ok(mut granted)) => {
             if let Some(refusal) = granted.only_stored.take() {
@@ -201,7 +252,7 @@ pub fn unread(site: &Site, client: Client, at: Tick) {
 }
 
 /// Who is told how long the origin took, if a limit goes by that.
-pub fn bill(site: &Site, who: &Who) -> Option<Bill> {
+pub fn bill(site: &Site, who: &Who, noted: &Noted) -> Option<Bill> {
     let billed = &site.limits.of(who.route.map(|route| route.id)).billed;
     if billed.is_empty() {
         return None;
@@ -209,7 +260,7 @@ pub fn bill(site: &Site, who: &Who) -> Option<Bill> {
     let its = billed.iter().filter(|limit| is_its(limit, who));
     let debtors: Vec<_> = its
         .map(|limit| {
-            let client = identity(site, limit, who);
+            let Asked { limit, client } = asked(site, limit, who, noted);
             (Arc::clone(limit), client)
         })
         .collect();
@@ -227,22 +278,20 @@ fn ask(
     site: &Site,
     limits: &[Arc<Limit>],
     who: &Who,
+    noted: &Noted,
     at: Tick,
 ) -> Option<Result<Granted, Refusal>> {
     let nobody = Asked {
         limit: limits.first()?,
         client: 0,
     };
-    let mut asked = [nobody; limits::MOST];
+    let mut all = [nobody; limits::MOST];
     let mut len = 0;
     for limit in limits.iter().filter(|limit| is_its(limit, who)) {
-        asked[len] = Asked {
-            limit,
-            client: identity(site, limit, who),
-        };
+        all[len] = asked(site, limit, who, noted);
         len += 1;
     }
-    (len > 0).then(|| limits::ask(&asked[..len], at.nanos()))
+    (len > 0).then(|| limits::ask(&all[..len], at.nanos()))
 }
 
 /// Whether a limit of its route is for a request like this.

@@ -531,7 +531,7 @@ fn pass(site: &Site, asking: &Asking, noted: &Noted) -> Decision {
         host: asking.host.into(),
         path: path.into(),
         query: query.map(Into::into),
-        bill: limited::bill(site, &asking.who()),
+        bill: limited::bill(site, &asking.who(), noted),
     }))
 }
 

@@ -169,6 +169,7 @@ fn board(
 ) -> Option<(Boarded, Gate)> {
     let fetcher = &conn.site.fetcher;
     let boarded = |asking: &Asking| {
+        limited::know(&conn.site, &asking.who(), noted);
         let mut gate = Gate::Open;
         let mut may_go = || {
             gate = limited::at_the_origin(&conn.site, &asking.who(), noted);
@@ -194,7 +195,7 @@ fn errand(conn: &Conn, asking: &Asking, noted: &Noted, miss: &Miss, alone: bool)
     let stored = miss.seen.entry.clone();
     let errand = asking.errand(noted, miss.reason, alone, stored).ok()?;
     Some(Errand {
-        bill: limited::bill(&conn.site, &asking.who()),
+        bill: limited::bill(&conn.site, &asking.who(), noted),
         ..errand
     })
 }

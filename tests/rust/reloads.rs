@@ -48,7 +48,7 @@ fn origin(says: &'static str) -> Result<Origin, String> {
 }
 
 /// Writes a config over the file, and waits until it is in force.
-fn change(site: &Site, to: &str) -> Outcome {
+pub fn change(site: &Site, to: &str) -> Outcome {
     let before = site.metric("tidegate_config_changes_total")?;
     write(&site.dir.path().join("tidegate.toml"), to)?;
     signal(site, "-HUP")?;
@@ -67,7 +67,7 @@ fn read(site: &Site) -> Result<String, String> {
 }
 
 /// The file with something over it.
-fn with(site: &Site, config: &str) -> Result<String, String> {
+pub fn with(site: &Site, config: &str) -> Result<String, String> {
     lay_over(&read(site)?, config)
 }
 

@@ -92,13 +92,18 @@ impl Compile<'_, '_> {
         Some(Bulkhead { route, most })
     }
 
-    fn secret(&mut self, name: &str, given: &Given<Option<steering::Secret>>) -> Option<Secret> {
+    pub(super) fn secret(
+        &mut self,
+        name: &str,
+        given: &Given<Option<steering::Secret>>,
+    ) -> Option<Secret> {
         let path = match given.value.as_ref()? {
             steering::Secret::Text(text) => return Some(Secret(text.clone().into_bytes())),
             steering::Secret::File(path) => path,
         };
         match (self.world.read)(path) {
             Ok(bytes) => {
+                self.secrets.push(path.clone());
                 // An editor ends a file with a line's end.
                 let secret = bytes.trim_ascii_end();
                 if secret.len() < LEAST_SECRET {

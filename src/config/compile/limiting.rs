@@ -1,13 +1,16 @@
 //! Limits as believed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{At, Compile};
 use crate::config::nearest::nearest;
 use crate::config::options;
 use crate::config::policy::Route;
 use crate::limits;
-use crate::limits::spec::{Action, Cost, LimitSpec, Rate};
+use crate::limits::Tier;
+use crate::limits::spec::{Action, Cost, LimitSpec, Rate, TierRate};
+use crate::limits::standing::SIGNED_IN;
 use crate::rules::gcra::Gcra;
 
 impl Compile<'_, '_> {
@@ -17,10 +20,18 @@ impl Compile<'_, '_> {
         written_routes: &[options::Route],
         routes: &[Arc<Route>],
     ) -> Vec<LimitSpec> {
+        let names = tiers(written);
         let specs: Vec<_> = written
             .iter()
             .enumerate()
-            .map(|(at, limit)| self.limit(at, limit, written_routes, routes))
+            .map(|(at, limit)| {
+                let spec = self.limit(at, limit, written_routes, routes);
+                let tiers = spec.rate.map(|rate| self.tier_rates(limit, rate, &names));
+                LimitSpec {
+                    tiers: tiers.unwrap_or_default(),
+                    ..spec
+                }
+            })
             .collect();
         let names = written.iter().zip(&specs);
         self.twins(
@@ -77,7 +88,50 @@ impl Compile<'_, '_> {
             tell: limit.tell.value,
             shared: limit.shared.value,
             x_ratelimit: limit.x_ratelimit.value,
+            tiers: Vec::new(),
+            tier: None,
         }
+    }
+
+    /// What tiers may instead of `rate`.
+    fn tier_rates(
+        &mut self,
+        limit: &options::Limit,
+        rate: Rate,
+        names: &[String],
+    ) -> Vec<TierRate> {
+        let tiers = &limit.tiers;
+        let written = tiers.value.iter().flat_map(|tiers| &tiers.0);
+        let mut rates = Vec::new();
+        for (name, written) in written {
+            let burst = burst(rate, written.count, written.per);
+            let gcra = Gcra::new(written.count, written.per, burst);
+            if gcra.is_none() {
+                let what = format!(
+                    "`{name}`: more than a million requests a second, or a burst that takes longer than a year to come again"
+                );
+                self.tell(&tiers.at, what, "anything between will do");
+            }
+            if let Cost::Is(cost) = limit.cost.value.0
+                && cost > burst
+            {
+                let what = format!("`{name}`: no more than {burst} at once, and a cost of {cost}");
+                let help = "so no request would ever be admitted: raise the rate, or lower `cost`";
+                self.tell(&tiers.at, what, help);
+            }
+            if let Some(tier) = Tier::named(name, names) {
+                rates.push(TierRate {
+                    tier,
+                    name: name.clone(),
+                    rate: Rate {
+                        count: written.count,
+                        per: written.per,
+                        burst,
+                    },
+                });
+            }
+        }
+        rates
     }
 
     fn rate(&mut self, limit: &options::Limit) -> Option<Rate> {
@@ -141,6 +195,7 @@ impl Compile<'_, '_> {
             ("cost", &limit.cost.at),
             ("penalty", &limit.penalty.at),
             ("shared", &limit.shared.at),
+            ("tiers", &limit.tiers.at),
         ] {
             if at.is_written() && !has_rate {
                 let what = format!("`{name}` without `rate`");
@@ -207,4 +262,27 @@ impl Compile<'_, '_> {
             }
         }
     }
+}
+
+/// The names of all tiers, if there are any, each once, [`SIGNED_IN`] first.
+pub(super) fn tiers(limits: &[options::Limit]) -> Vec<String> {
+    let tiers = limits.iter().flat_map(|limit| &limit.tiers.value);
+    let mut names = Vec::new();
+    for tiers in tiers {
+        for name in std::iter::once(SIGNED_IN).chain(tiers.0.iter().map(|(name, _)| name.as_str()))
+        {
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
+        }
+    }
+    names
+}
+
+/// As many at once as come in the time that `rate`'s own burst takes to come; at least one.
+fn burst(rate: Rate, count: u64, per: Duration) -> u64 {
+    let all = [rate.burst.into(), rate.per.as_nanos(), count.into()];
+    let all: u128 = all.iter().fold(1, |all, one| all.saturating_mul(*one));
+    let burst = all / (u128::from(rate.count) * per.as_nanos()).max(1);
+    u64::try_from(burst).unwrap_or(u64::MAX).max(1)
 }

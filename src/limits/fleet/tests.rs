@@ -16,6 +16,7 @@ use super::link::{Failure, Link};
 use super::message::{Asks, Message, Name, Reply};
 use super::*;
 use crate::clock;
+use crate::limits::spec::LimitSpec;
 use crate::rules::gcra::{Cell, Gcra, Verdict};
 use crate::rules::lease::{Grant, Report, ledger};
 use server::{RedisServer, until};
@@ -454,6 +455,25 @@ fn limits_that_differ_share_nothing() {
     for other in [part(b"secret", "a", 11, 1), part(b"secret", "a", 10, 2)] {
         assert_ne!(one.tag, other.tag);
         assert_eq!(one.client(&1), other.client(&1));
+    }
+}
+
+#[test]
+fn tiers_of_a_limit_share_nothing_and_are_the_same_everywhere() {
+    let (fleet, rate) = (spec(6379), Duration::from_secs(1));
+    let part = |tier: Option<&str>| {
+        let limit = LimitSpec {
+            tier: tier.map(str::to_owned),
+            ..crate::limits::tests::spec("visitors", 10, 10)
+        };
+        Part::of(&fleet, &limit, Gcra::new(10, rate, 10).unwrap())
+    };
+    let gold = part(Some("gold"));
+    assert_eq!(gold.tag, part(Some("gold")).tag);
+    assert_eq!(gold.client(&1), part(Some("gold")).client(&1));
+    for other in [part(None), part(Some("signed_in"))] {
+        assert_ne!(gold.tag, other.tag);
+        assert_ne!(gold.client(&1), other.client(&1));
     }
 }
 
