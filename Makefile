@@ -28,7 +28,7 @@ build: tools ## Build the release binary
 
 .PHONY: test
 test: tools venv ## Run all tests, after installing what they need
-	@.ci/need chromium faketime redis-server
+	@.ci/need chromium faketime openssl redis-server
 	@mkdir -p $(TARGET)
 	@failed=0; \
 	cargo test --locked --no-fail-fast 2>&1 | tee $(TARGET)/test.log || failed=1; \

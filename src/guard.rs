@@ -1,27 +1,23 @@
 //! Who may ask, and how: lists of addresses, then rules, decided for each request before anything is looked up.
 //!
-//! [`lists`] and [`geo`] are read from files, and anew when those change ([`files`]), by one thread off the road. What is
+//! [`lists`] and [`geo`] are read from files, and anew when those change ([`files`](crate::files)), by one thread off the road. What is
 //! asked here on the road takes no lock, waits for nothing and allocates nothing.
 
-pub mod files;
 mod geo;
 mod lists;
 
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::config::policy::{Policy, Rule, RuleAction};
+use crate::files::{self, LOOK};
 use crate::rules::expression::{View, Whereabouts};
 use crate::rules::networks::Listed;
 use crate::telemetry::access::Marked;
 use crate::telemetry::{Counter, Metrics, names};
 use geo::Geo;
 use lists::Lists;
-
-/// How often files are looked at.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Lists and rules of a policy, wired once.
 pub struct Guard {
@@ -119,18 +115,14 @@ impl Guard {
             return Ok(());
         }
         let guard = Arc::downgrade(self);
-        let look = move || {
-            loop {
-                std::thread::sleep(LOOK);
-                let Some(guard) = guard.upgrade() else {
-                    return;
-                };
+        files::watch("guard", LOOK, move || {
+            let guard = guard.upgrade();
+            guard.is_some_and(|guard| {
                 guard.lists.look();
                 guard.geo.look();
-            }
-        };
-        let thread = std::thread::Builder::new().name("guard".into());
-        thread.spawn(look).map(drop)
+                true
+            })
+        })
     }
 
     /// What the lists say of a client.

@@ -2,9 +2,9 @@
 //!
 //! The map, in reading order. [`cli`] turns a command line into a command; [`config`] turns what was written into a
 //! [`config::policy::Policy`]; [`server`] wires it all once. [`front`] is the road, client side; [`guard`] says who may
-//! take it; [`cache`] is what both sides touch; [`fetch`] is the origin side, which asks [`origin`]. [`rules`] are pure
-//! decisions, a file per section of an RFC. [`admin`] answers operators; [`telemetry`] and [`clock`] are leaves.
-//! [`bench`] measures: crowds and origins to order.
+//! take it, [`limits`] how often; [`cache`] is what both sides touch; [`fetch`] is the origin side, which asks [`origin`].
+//! [`rules`] are pure decisions, a file per section of an RFC. [`admin`] answers operators; [`telemetry`], [`clock`] and
+//! [`files`] are leaves. [`bench`] measures: crowds and origins to order.
 
 pub mod admin;
 pub mod bench;
@@ -13,6 +13,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod fetch;
+pub mod files;
 pub mod front;
 pub mod guard;
 pub mod limits;

@@ -26,13 +26,13 @@ use crate::clock;
 use crate::config::live::{Live, Source};
 use crate::config::policy::Policy;
 use crate::fetch::Fetcher;
+use crate::files::Watched;
 use crate::front;
 use crate::front::door::{Door, Doors, Front};
 use crate::front::guests::{Guests, Told};
 use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
 use crate::front::{Challenges, InForce, Site};
-use crate::guard::files::Watched;
 use crate::limits;
 use crate::origin::{self, FirstRound};
 use crate::rules::breaker;
@@ -225,8 +225,10 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
     let upstreams = change::upstreams(&policy, &[])?;
     let watched = change::watched(&upstreams, metrics);
     let fetching = change::fetching(&policy);
+    change::warn_of_open(&policy);
     Ok(Arc::new(Site {
         guard: change::guard(&policy, metrics)?,
+        identities: change::identities(&policy, None, metrics)?,
         guests: Arc::new(guests),
         limits: Arc::new(limits::Limits::new(
             &policy.limits,

@@ -1,4 +1,4 @@
-//! What limits cost: a decision and a client, by how many there are; a hit with and without limits; and a refusal beside a
+//! What limits cost: a decision and a client, by how many there are; to know who asks; a hit with and without limits; and a refusal beside a
 //! hit. Each server has one core, the load the other; a ceiling repeats a hit's bytes, and one a refusal's. Times mean
 //! nothing from one machine to another, ratios within one run do.
 
@@ -7,6 +7,7 @@
 #[path = "../peers/ceiling.rs"]
 mod ceiling;
 mod load;
+mod people;
 #[expect(dead_code, reason = "each program uses its own part")]
 #[path = "../support/mod.rs"]
 mod support;
@@ -30,7 +31,7 @@ const WITH_A_LIMIT: f64 = 1.05;
 const REFUSAL: f64 = 1.05;
 
 /// The proxies: a name, what is written below its route, and what it answers.
-const PROXIES: [(&str, &str, u16); 5] = [
+const PROXIES: [(&str, &str, u16); 6] = [
     ("a hit, no limit", "", 200),
     ("a hit, one limit", "[[limit]]\nrate = '1000000/s'\n", 200),
     (
@@ -38,6 +39,12 @@ const PROXIES: [(&str, &str, u16); 5] = [
         "[[limit]]\nrate = '1000000/s'\n\
          [[limit]]\nrate = '1000000/s'\nkey = 'ip+route'\n\
          [[limit]]\nrate = '1000000/s'\nkey = 'header:user-agent'\nconcurrency = 10000\n",
+        200,
+    ),
+    (
+        "a hit, two tiers",
+        "[[limit]]\nrate = '1000000/s'\ntiers = { signed_in = '900000/s' }\n\
+         [identity]\njwt_secret = 'a secret of these measurements'\njwt_cookie = 'session'\n",
         200,
     ),
     (
@@ -82,6 +89,7 @@ fn measure(args: &Args) -> Result<Checks, String> {
     println!("{}\n", sys::processor());
     let mut checks = Checks::default();
     table::measure(args.quick, &mut checks);
+    people::measure(args.quick);
     let rounds = args.number("--rounds", if args.quick { 2 } else { 40 }) as usize;
     let nanoseconds = args.number("--millis", if args.quick { 700 } else { 250 }) * 1_000_000;
     let dir = Folder::temporary("limits");
@@ -103,7 +111,7 @@ fn measure(args: &Args) -> Result<Checks, String> {
     }
     for (name, of, status) in [
         ("ceiling of a hit", 0, 200),
-        ("ceiling of a refusal", 4, 429),
+        ("ceiling of a refusal", PROXIES.len() - 1, 429),
     ] {
         let port = contenders[of].port;
         contenders.push(start_ceiling(name, port, status, server_core, dir.path())?);

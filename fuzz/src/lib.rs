@@ -6,6 +6,7 @@ pub mod claims;
 pub mod config;
 pub mod expression;
 pub mod fields;
+pub mod identities;
 pub mod key;
 pub mod merge;
 pub mod proxy_protocol;
@@ -24,6 +25,7 @@ pub const TARGETS: &[Target] = &[
     ("config", config::run),
     ("expression", expression::run),
     ("fields", fields::run),
+    ("identities", identities::run),
     ("key", key::run),
     ("merge", merge::run),
     ("proxy_protocol", proxy_protocol::run),

@@ -6,12 +6,13 @@
 mod balancing;
 mod challenge;
 mod guarding;
+mod identity;
 mod limiting;
 mod sharing;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ use crate::rules::breaker;
 use crate::rules::claims::ClaimedBy;
 use crate::rules::client::IPV6_PREFIX;
 use crate::rules::health::{Expects, Hysteresis};
-use crate::rules::identity::{self, Harmless};
+use crate::rules::identity::{Harmless, OWN_PREFIXES};
 use crate::rules::request::HeadLimits;
 use crate::rules::resolve::Bounds;
 use crate::rules::storing::StoreTerms;
@@ -55,11 +56,17 @@ pub struct World<'a> {
 
 /// Believes what was written, or tells what contradicts itself or the world. `text`: of the file.
 pub fn compile(file: &File, text: &str, world: &World<'_>, mistakes: &mut Vec<Mistake>) -> Policy {
-    let mut compile = Compile { world, mistakes };
+    let mut compile = Compile {
+        world,
+        mistakes,
+        secrets: Vec::new(),
+    };
     let upstreams = compile.upstreams(&file.upstreams);
     let (routes, table) = compile.routes(&file.routes, &file.upstreams, &upstreams);
     let mut limits = compile.limits(file, &routes);
     compile.room_for_clients(&file.limits, &mut limits, &file.cache);
+    let fleet = compile.fleet(&file.redis, &file.limits);
+    let identity = compile.identity(&file.identity, &file.limits, fleet.as_ref());
     Policy {
         listen: compile.listen(&file.listen),
         cache: compile.cache(&file.cache),
@@ -69,8 +76,11 @@ pub fn compile(file: &File, text: &str, world: &World<'_>, mistakes: &mut Vec<Mi
         geo: compile.geo(&file.geo),
         rules: compile.rules(file, text, &routes, &limits),
         routes,
+        credentials: identity::credentials(&identity),
+        identity,
         limits,
-        fleet: compile.fleet(&file.redis, &file.limits),
+        fleet,
+        secrets: compile.secrets.clone(),
         admin: compile.admin(&file.admin, &file.listen),
         log: Log {
             access: file.log.access.value.clone(),
@@ -84,6 +94,8 @@ pub fn compile(file: &File, text: &str, world: &World<'_>, mistakes: &mut Vec<Mi
 struct Compile<'a, 'w> {
     world: &'a World<'w>,
     mistakes: &'a mut Vec<Mistake>,
+    /// Files of secrets that were read.
+    secrets: Vec<PathBuf>,
 }
 
 impl Compile<'_, '_> {
@@ -530,7 +542,7 @@ impl Compile<'_, '_> {
     ) -> Route {
         let sticky = spec.and_then(|spec| spec.sticky.as_ref());
         let sticky = sticky.map(|sticky| sticky.cookie.as_str());
-        let own = identity::OWN_PREFIXES.iter().map(|own| format!("{own}*"));
+        let own = OWN_PREFIXES.iter().map(|own| format!("{own}*"));
         let first = route.hosts.value.first().map_or("", |host| host.0.as_str());
         let path = &route.path.value.0;
         let patterns =

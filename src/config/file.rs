@@ -2,7 +2,8 @@
 
 use super::Flags;
 use super::options::{
-    Admin, Backend, Cache, Challenge, Geo, Limit, List, Listen, Log, Redis, Route, Rule, Upstream,
+    Admin, Backend, Cache, Challenge, Geo, Identity, Limit, List, Listen, Log, Redis, Route, Rule,
+    Upstream,
 };
 use super::report::{At, Mistake};
 use super::syntax;
@@ -17,6 +18,7 @@ pub struct File {
     pub lists: Vec<List>,
     pub geo: Geo,
     pub rules: Vec<Rule>,
+    pub identity: Identity,
     pub limits: Vec<Limit>,
     pub redis: Redis,
     pub cache: Cache,
@@ -51,6 +53,7 @@ pub fn read(text: &str, flags: &Flags, env: Env<'_>, mistakes: &mut Vec<Mistake>
         lists: all!(List),
         geo: one!(Geo),
         rules: all!(Rule),
+        identity: one!(Identity),
         limits: all!(Limit),
         redis: one!(Redis),
         cache: one!(Cache),

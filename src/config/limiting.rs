@@ -6,7 +6,7 @@ use http::HeaderName;
 
 use super::steering::is_token;
 use super::units;
-use super::value::{Kind, Word, Wrong, choice, is_not};
+use super::value::{self, Bounds, Kind, Literal, Value, Word, Wrong, choice, is_not};
 use crate::limits::spec::{self, Cost};
 pub use crate::limits::spec::{Action, Counts, Key, Part, Tell};
 
@@ -63,13 +63,14 @@ impl Word for Key {
     const WORD: Kind = Kind::Text {
         noun: "what tells clients apart",
         pattern: Some(
-            r"^(ip|route|host|header:[^+]+|cookie:[^+]+)(\+(ip|route|host|header:[^+]+|cookie:[^+]+))*$",
+            r"^(ip|route|host|api_key|(header|cookie|jwt):[^+]+)(\+(ip|route|host|api_key|(header|cookie|jwt):[^+]+))*$",
         ),
     };
 
     fn parse(text: &str) -> Result<Self, Wrong> {
         let wrong = |help: String| Wrong::new(is_not(text, Self::WORD), help);
-        let part = |written: &str| match written.split_once(':').unwrap_or((written, "")) {
+        let part = |written: &str| {
+            match written.split_once(':').unwrap_or((written, "")) {
             ("ip", "") => Ok(Part::Address),
             ("route", "") => Ok(Part::Route),
             ("host", "") => Ok(Part::Host),
@@ -81,12 +82,18 @@ impl Word for Key {
             ("cookie", _) => Err(wrong(
                 "a cookie's name, as in `\"cookie:session\"`".to_owned(),
             )),
+            ("api_key", "") => Ok(Part::ApiKey),
+            ("jwt", "") => Err(wrong(
+                "a token's claim, as in `\"jwt:sub\"`".to_owned(),
+            )),
+            ("jwt", claim) => Ok(Part::Jwt(claim.to_owned())),
             ("address", "") => Err(wrong("did you mean `\"ip\"`?".to_owned())),
             _ => Err(wrong(
-                "write `\"ip\"`, `\"route\"`, `\"host\"`, `\"header:NAME\"` or `\"cookie:NAME\"`, \
-                 several with `+` between them"
+                "write `\"ip\"`, `\"route\"`, `\"host\"`, `\"header:NAME\"`, `\"cookie:NAME\"`, `\"api_key\"` or \
+                 `\"jwt:CLAIM\"`, several with `+` between them"
                     .to_owned(),
             )),
+        }
         };
         let mut parts = Vec::new();
         for written in text.split('+') {
@@ -97,6 +104,52 @@ impl Word for Key {
             parts.push(part);
         }
         Ok(Key(parts))
+    }
+}
+
+/// Rates, by the names of the tiers that have them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tiers(pub Vec<(String, Frequency)>);
+
+/// The longest name of a tier.
+const LONGEST_TIER: usize = 64;
+
+impl Value for Tiers {
+    const KIND: Kind = Kind::Map(&Frequency::WORD);
+
+    fn read(literal: &Literal, bounds: Option<Bounds>) -> Result<Self, Vec<Wrong>> {
+        let Literal::Table(entries) = literal else {
+            let help = "as in `{ signed_in = \"1000/min\" }`".to_owned();
+            let wrong = value::wrong_type(literal, Self::KIND);
+            return Err(vec![Wrong {
+                help: Some(help),
+                ..wrong
+            }]);
+        };
+        if entries.is_empty() {
+            let help = "as in `{ signed_in = \"1000/min\" }`, or leave it out";
+            return Err(vec![Wrong::new("no tier in it", help)]);
+        }
+        let (mut rates, mut wrongs) = (Vec::new(), Vec::new());
+        for (name, written) in entries {
+            if name.is_empty() || name.len() > LONGEST_TIER || name.contains(char::is_whitespace) {
+                let what = format!("`{}` is not a tier's name", name.escape_debug());
+                let help = "as a token or the file of API keys has it: a word, as in `gold`";
+                wrongs.push(Wrong {
+                    key: Some((name.clone(), value::Part::Key)),
+                    ..Wrong::new(what, help)
+                });
+                continue;
+            }
+            match Frequency::read(written, bounds) {
+                Ok(rate) => rates.push((name.clone(), rate)),
+                Err(all) => wrongs.extend(all.into_iter().map(|wrong| wrong.below(name))),
+            }
+        }
+        match wrongs.is_empty() {
+            true => Ok(Tiers(rates)),
+            false => Err(wrongs),
+        }
     }
 }
 
@@ -277,6 +330,12 @@ mod tests {
             ("ip+route", vec![Part::Address, Part::Route]),
             ("header:X-Api-Key+host", vec![Part::Header(key), Part::Host]),
             ("cookie:session", vec![Part::Cookie("session".to_owned())]),
+            ("api_key+route", vec![Part::ApiKey, Part::Route]),
+            ("jwt:sub", vec![Part::Jwt("sub".to_owned())]),
+            (
+                "jwt:https://a.example/org",
+                vec![Part::Jwt("https://a.example/org".to_owned())],
+            ),
         ] {
             assert_eq!(Key::parse(text), Ok(Key(parts)), "{text}");
         }
@@ -289,9 +348,62 @@ mod tests {
             ("header:", "header:X-Api-Key"),
             ("cookie:a b", "cookie:session"),
             ("path", "`\"route\"`"),
+            ("jwt", "jwt:sub"),
+            ("jwt:", "jwt:sub"),
+            ("api_key:x", "`\"api_key\"`"),
         ] {
             let help = Key::parse(text).unwrap_err().help.unwrap();
             assert!(help.contains(part), "{text}: {help}");
+        }
+    }
+
+    #[test]
+    fn rates_of_tiers() {
+        let text = |text: &str| Literal::Text {
+            text: text.to_owned(),
+            filled: false,
+        };
+        let table = |entries: &[(&str, Literal)]| {
+            let entries = entries.iter().cloned();
+            Literal::Table(
+                entries
+                    .map(|(name, rate)| (name.to_owned(), rate))
+                    .collect(),
+            )
+        };
+        let read = |literal: &Literal| Tiers::read(literal, None);
+        let rate = Frequency::parse("1000/min").unwrap();
+        assert_eq!(
+            read(&table(&[("gold", text("1000/min"))])),
+            Ok(Tiers(vec![("gold".to_owned(), rate)]))
+        );
+        for (literal, what, help) in [
+            (
+                text("1000/min"),
+                "expected a table, found a text",
+                "signed_in =",
+            ),
+            (table(&[]), "no tier in it", "signed_in ="),
+            (
+                table(&[("a b", text("1/s"))]),
+                "`a b` is not a tier's name",
+                "`gold`",
+            ),
+            (
+                table(&[("gold", text("1/minute"))]),
+                "`gold`: `1/minute` is not a rate of requests",
+                "\"1/min\"",
+            ),
+            (
+                table(&[("gold", Literal::Integer(7))]),
+                "`gold`: expected a rate of requests, found a number",
+                "quotes",
+            ),
+        ] {
+            let wrong = read(&literal).unwrap_err().remove(0);
+            let told = wrong.help.unwrap();
+            assert_eq!(wrong.what, what);
+            assert!(told.contains(help), "{told}");
         }
     }
 

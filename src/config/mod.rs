@@ -6,6 +6,7 @@
 
 pub mod certificate;
 mod compile;
+pub mod credentials;
 pub mod file;
 mod fixed;
 mod hide;

@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::credentials::{FieldName, SecretFile};
 use super::keys::Keys;
-use super::limiting::{Action, Costs, Counts, Frequency, Key, MethodName, Preset, Tell};
+use super::limiting::{Action, Costs, Counts, Frequency, Key, MethodName, Preset, Tell, Tiers};
 use super::report::At;
 use super::sharing::{Password, Prefix, RedisServer};
 use super::steering::{CookieName, HashBy, Secret};
@@ -19,6 +20,7 @@ use super::words::{
     HealthMethod, Host, Level, ListAction, Member, Name, Network, Output, PathPrefix, Pattern,
     Priority, Protocol, Resolver, RuleAction, Server, SetCookie, Statuses, Target, When,
 };
+use crate::rules::token::Algorithm;
 
 /// One table of the file and its options.
 #[derive(Debug)]
@@ -55,13 +57,14 @@ pub enum Shown {
 use Shown::{Default, Example, Unset};
 
 /// Every table, in the order of the default file.
-pub const TABLES: [&Table; 12] = [
+pub const TABLES: [&Table; 13] = [
     &Listen::TABLE,
     &Upstream::TABLE,
     &Route::TABLE,
     &List::TABLE,
     &Geo::TABLE,
     &Rule::TABLE,
+    &Identity::TABLE,
     &Limit::TABLE,
     &Challenge::TABLE,
     &Redis::TABLE,
@@ -681,6 +684,67 @@ table! {
 }
 
 table! {
+    /// What visitors can show to be known by, for limits to count by (`tiers`, `key`). Who shows nothing that is verified, or
+    /// a token that is expired, forged or signed in another way, is anonymous: not turned away for it, and counted by the
+    /// address like any other.
+    Identity = "identity", many: false;
+
+    /// What identities are hashed with before they are counted: at least 16 bytes, or `file:/run/secrets/identity`. The same
+    /// on all proxies that count together; without it what they share by `[redis]` (`password` and `prefix`), else each
+    /// process makes one at its start.
+    secret: Option<Secret> = Unset("file:/run/secrets/identity");
+
+    /// A file of API keys. A line is `key`, `key name` or `key name tier`, a key 16 to 256 visible characters; what begins with
+    /// `#` says nothing. Keys of one name are one client. It is read anew when it changes, and only hashes of it are kept.
+    api_keys: Option<SecretFile> = Unset("file:/run/secrets/api-keys");
+
+    /// The field that brings an API key, alone or behind `Bearer`.
+    api_key_header: FieldName = Default("x-api-key");
+
+    /// The secret by which HS256 verifies JSON Web Tokens (RFC 7519): at least 16 bytes, or `file:/run/secrets/jwt`.
+    jwt_secret: Option<Secret> = Unset("file:/run/secrets/jwt");
+
+    /// A file of public keys (JSON Web Key Set, RFC 7517) by which RS256, ES256 and EdDSA do: the one that the token names
+    /// (`kid`), or the only one for its algorithm. It is read anew when it changes.
+    jwks_file: Option<PathBuf> = Unset("/etc/tidegate/jwks.json");
+
+    /// How tokens may be signed; without it, in every way that there is a key for. A key is for one algorithm alone, whatever
+    /// a token says: HS256 has `jwt_secret`, all others have `jwks_file`.
+    jwt_algorithms: Option<Vec<Algorithm>> = Unset(r#"["HS256", "RS256"]"#);
+
+    /// The field that brings a token: `Authorization` behind `Bearer`, any other one also without.
+    jwt_header: FieldName = Default("authorization");
+
+    /// A cookie that brings it, where that field doesn't.
+    jwt_cookie: Option<CookieName> = Unset("session");
+
+    /// Who may have issued a token (`iss`); empty is anybody who has the key.
+    jwt_issuer: Vec<String> = Default("[]");
+
+    /// Names of yours, one of which a token has to be meant for (`aud`). Empty takes tokens that are meant for nobody in
+    /// particular, and none of the others (RFC 7519 §4.1.3).
+    jwt_audience: Vec<String> = Default("[]");
+
+    /// The claim that says whose a token is, a text or a whole number. A token without it is nobody's.
+    jwt_claim: String = Default("sub");
+
+    /// The claim that says which tier of the limits its owner has, as `tiers` calls it.
+    tier_claim: Option<String> = Unset("plan");
+
+    /// How far clocks may be apart when a token begins (`nbf`) and ends (`exp`).
+    jwt_leeway: Duration = Default("60s"), "0" to "10m";
+
+    /// How far off its end may be. A token without an end is not accepted.
+    jwt_max_life: Duration = Default("365d"), "1m" to "3650d";
+
+    /// The longest token.
+    jwt_max_size: Size = Default("8KiB"), "256B" to "64KiB";
+
+    /// How many verified tokens are remembered, so that they need not be verified again: some 100 bytes each.
+    jwt_cache: usize = Default("16384"), "256" to "1000000";
+}
+
+table! {
     /// How often each client may come. There is no limit until one is written; a request may meet several, and then all of
     /// them have to admit it, or it counts for none. Begin with `action = "log"` and look at
     /// `tidegate_limited_total{action="logged"}`: it says what would be refused.
@@ -695,16 +759,23 @@ table! {
     preset: Option<Preset> = Unset("login");
 
     /// What makes two requests the same client's: `ip` is the address (of IPv6 the /64), `route` and `host` the site's own,
-    /// `header:NAME` and `cookie:NAME` what the request says there, and its address where it says nothing or several things; several with
+    /// `header:NAME` and `cookie:NAME` what the request says there, `api_key` whose key it brings, `jwt:CLAIM` whom a
+    /// verified token names so (by `[identity]`; four claims at most), and its address where there is none of it, or several things; several with
     /// `+`, as in `ip+route`. What a request says is hashed and never written down. Anybody can say something new each
-    /// time, so beside a limit by header or cookie there should be one by `ip`.
+    /// time, so beside a limit by header or cookie there should be one by `ip`; keys and tokens that are not verified are none.
     key: Key = Default("ip");
 
     /// How many requests a client may make, as in `10/s`, `100/min`, `1000/h` or `5/15m`: evenly, so nobody has more than
     /// that and the burst in any period. At most 1000000/s.
     rate: Option<Frequency> = Unset("100/min");
 
-    /// How many of them at once; else as many as `rate` says for a whole period.
+    /// Rates of those who are known by `[identity]`, instead of `rate`: `signed_in` is everybody with a key or a verified
+    /// token, any other name the tier that the file of keys or `tier_claim` gives to some of them. Each counts for who it is,
+    /// whatever the address: where `key` has `ip`, that stands for the person. A person counts by the token, if there are both.
+    /// Who has no rate here counts like the unknown.
+    tiers: Option<Tiers> = Unset(r#"{ signed_in = "1000/min", gold = "5000/min" }"#);
+
+    /// How many of them at once; else as many as `rate` says for a whole period. For tiers it grows with the rate.
     burst: Option<usize> = Unset("20"), "1" to "1000000";
 
     /// How many requests of a client may be in hand at once, from their heads to the ends of their answers, WebSockets
@@ -743,12 +814,12 @@ table! {
     /// time, like any other. 0 is off.
     penalty: Duration = Default("0"), "0" to "1d";
 
-    /// The most clients that are remembered, at 20 bytes each; else a million, or as many as there is room for. All limits
-    /// together have room for a tenth of `max_memory`, which is taken from that as clients come, and given back when they
+    /// The most clients that are remembered (of each tier as many), at 20 bytes each; else a million, or as many as there is room for.
+    /// All limits together have room for a tenth of `max_memory`, which is taken from that as clients come, and given back when they
     /// have gone. Who has all its burst again is forgotten. Past it who has used least is forgotten for a newcomer, but
     /// nobody who has used more than half; where that leaves nobody, newcomers are let in and counted in
     /// `tidegate_limit_unremembered_total`.
-    max_clients: Option<usize> = Unset("1000000"), "100" to "100000000";
+    max_clients: Option<usize> = Unset("300000"), "100" to "100000000";
 
     /// Which answers tell their clients what is left, in `RateLimit` and `RateLimit-Policy`: `always`; `near`, to those
     /// that have less than half of the burst left; `refused`, those that are refused only. With `always` hot pages go out

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use super::table::Table;
 pub use super::words::{AcceptEncoding, ListAction, RuleAction};
+use crate::limits::IdentitySpec;
 use crate::limits::fleet::FleetSpec;
 use crate::limits::spec::LimitSpec;
 use crate::origin::{Bulkhead, Priority, UpstreamSpec};
@@ -39,10 +40,16 @@ pub struct Policy {
     pub geo: Geo,
     /// In the order in which they are asked.
     pub rules: Vec<Rule>,
+    /// What visitors are known by.
+    pub identity: IdentitySpec,
+    /// Fields that say who asks, beside those that are known for it.
+    pub credentials: Vec<HeaderName>,
     /// In the order of the file.
     pub limits: Vec<LimitSpec>,
     /// Whom limits are shared with.
     pub fleet: Option<FleetSpec>,
+    /// Files that hold secrets.
+    pub secrets: Vec<PathBuf>,
     pub admin: Admin,
     pub log: Log,
     pub(super) table: Table,

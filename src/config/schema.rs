@@ -92,6 +92,10 @@ fn kind(kind: Kind) -> Vec<(&'static str, Node)> {
             ("type", text("array")),
             ("items", Node::Object(self::kind(*of))),
         ],
+        Kind::Map(of) => vec![
+            ("type", text("object")),
+            ("additionalProperties", Node::Object(self::kind(*of))),
+        ],
         Kind::OrTable(alone, options) => {
             let mut table = object(options);
             let needed = options

@@ -15,9 +15,15 @@ use crate::rules::geo::mmdb::{Record, database};
 use crate::rules::rendezvous;
 use crate::rules::resolve::Family;
 use crate::rules::storing::SetCookie;
+use crate::rules::token::Algorithm;
 use crate::telemetry::Output;
 
 mod guarding;
+mod tiers;
+
+/// The public key of RFC 8037 §A.2.
+const JWKS: &str =
+    r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 
 const UPSTREAM: &str = "[[upstream]]\nservers = [\"http://127.0.0.1:8000\"]\n";
 
@@ -27,6 +33,7 @@ fn with(text: &str, flags: &Flags) -> Result<Policy, Report> {
             "PORT" => Some("8000".to_owned()),
             "THREADS" => Some("3".to_owned()),
             "EMPTY" => Some(String::new()),
+            "SECRET" => Some("a secret from outside".to_owned()),
             _ => None,
         },
         readable: &|path| match path == Path::new("/ca.pem") {
@@ -39,6 +46,11 @@ fn with(text: &str, flags: &Flags) -> Result<Policy, Report> {
             Some("/slip") => Ok(b"192.0.2.1\n192.0.2.256\n".to_vec()),
             Some("/country") => Ok(database(&[("10.0.0.0/8", Record::Country("DE"))])),
             Some("/asn") => Ok(database(&[("10.0.0.0/8", Record::Asn(64_500))])),
+            Some("/keys") => Ok(b"0123456789abcdef app gold\n".to_vec()),
+            Some("/short-keys") => Ok(b"0123456789abcdef app\nhunter2\n".to_vec()),
+            Some("/pem") => Ok(b"-----BEGIN PUBLIC KEY-----\n".to_vec()),
+            Some("/jwks") => Ok(JWKS.into()),
+            Some("/latin1") => Ok(b"\xe9".to_vec()),
             _ => Err(io::ErrorKind::NotFound.into()),
         },
         certificate: &|path| match path == Path::new("/cert") {
@@ -135,6 +147,10 @@ fn every_example_is_valid() {
         .replace("/etc/ssl/certs/internal-ca.pem", "/ca.pem")
         .replace("/etc/tidegate/clients-ca.pem", "/ca.pem")
         .replace("/run/secrets/sticky", "/secret")
+        .replace("/run/secrets/identity", "/secret")
+        .replace("/run/secrets/jwt", "/secret")
+        .replace("/run/secrets/api-keys", "/keys")
+        .replace("/etc/tidegate/jwks.json", "/jwks")
         .replace("/run/secrets/redis", "/secret")
         .replace("/etc/tidegate/redis-ca.pem", "/ca.pem")
         .replace("redis://redis", "rediss://redis")
@@ -648,7 +664,7 @@ fn clients_of_all_limits_have_room_together() {
     );
     let written = clients(&format!("{limit}max_clients = 1000000\n{limit}"));
     assert!(
-        written[0] == 1_000_000 && (100_000..300_000).contains(&written[1]),
+        written[0] == 1_000_000 && (100_000..340_000).contains(&written[1]),
         "{written:?}"
     );
     // 16 of them at the least there is.
@@ -671,7 +687,7 @@ fn clients_of_all_limits_have_room_together() {
             "would fit",
         ),
         (
-            "max_clients = 1270000\n[[limit]]\nrate = '5/s'\n",
+            "max_clients = 1335000\n[[limit]]\nrate = '5/s'\n",
             6,
             "no room for clients is left",
             "less",
@@ -1396,5 +1412,142 @@ proptest::proptest! {
         if let Err(report) = with(&text, &Flags::default()) {
             proptest::prop_assert!(report.to_string().contains("error: "));
         }
+    }
+}
+
+#[test]
+fn identities() {
+    let written = "[identity]\nsecret = \"file:/secret\"\napi_keys = \"file:/keys\"\napi_key_header = \"X-Partner\"\n\
+                   jwt_secret = \"${SECRET}\"\njwks_file = \"/jwks\"\njwt_cookie = \"session\"\njwt_issuer = [\"a\"]\n\
+                   tier_claim = \"plan\"\n";
+    let policy = policy(&format!("{UPSTREAM}{written}"));
+    let identity = &policy.identity;
+    assert_eq!(identity.secret.as_ref().unwrap().0, b"0123456789abcdef");
+    let keys = identity.keys.as_ref().unwrap();
+    assert_eq!(
+        (keys.file.to_str(), keys.header.as_str()),
+        (Some("/keys"), "x-partner")
+    );
+    let jwt = identity.jwt.as_ref().unwrap();
+    assert_eq!(
+        jwt.algorithms,
+        Algorithm::ALL,
+        "all that there are keys for"
+    );
+    assert_eq!(jwt.secret.as_ref().unwrap().0, b"a secret from outside");
+    assert_eq!(
+        (jwt.header.as_str(), jwt.cookie.as_deref()),
+        ("authorization", Some("session"))
+    );
+    assert_eq!(
+        (jwt.claim.as_str(), jwt.tier_claim.as_deref()),
+        ("sub", Some("plan"))
+    );
+    assert_eq!((jwt.max_bytes, jwt.remembered), (8192, 16384));
+    assert_eq!(
+        (jwt.terms.issuers.as_slice(), jwt.terms.audiences.len()),
+        (&["a".to_owned()][..], 0)
+    );
+    // Who is asked for with a field that nobody else knows is somebody all the same.
+    assert_eq!(policy.credentials, ["x-partner"]);
+    let shown = format!("{policy:?}");
+    assert!(
+        !shown.contains("from outside") && !shown.contains("0123456789abcdef"),
+        "{shown}"
+    );
+
+    let by = |written: &str| {
+        let policy = self::policy(&format!("{UPSTREAM}[identity]\n{written}"));
+        policy.identity.jwt.unwrap().algorithms
+    };
+    assert_eq!(
+        by("jwt_secret = \"0123456789abcdef\"\n"),
+        [Algorithm::Hs256]
+    );
+    assert_eq!(by("jwks_file = \"/jwks\"\n"), Algorithm::ALL[1..]);
+    assert_eq!(
+        by("jwks_file = \"/jwks\"\njwt_algorithms = [\"EdDSA\"]\n"),
+        [Algorithm::EdDsa]
+    );
+    assert!(self::policy(UPSTREAM).identity == crate::limits::IdentitySpec::default());
+}
+
+#[test]
+fn what_contradicts_itself_about_identities_is_told() {
+    let jwt = "jwt_secret = \"0123456789abcdef\"\n";
+    for (text, what) in [
+        (
+            "secret = \"0123456789abcdef\"\n".to_owned(),
+            "`secret` without anything that people are known by",
+        ),
+        (
+            "api_keys = \"file:/gone\"\n".into(),
+            "`api_keys`: /gone: entity not found",
+        ),
+        (
+            "api_keys = \"/short-keys\"\n".into(),
+            "`api_keys`: /short-keys: line 2: a key of less than 16 bytes; make one with `openssl rand -hex 32`",
+        ),
+        (
+            "api_keys = \"/latin1\"\n".into(),
+            "`api_keys`: /latin1: this is not UTF-8",
+        ),
+        (
+            "api_key_header = \"X-Key\"\n".into(),
+            "`api_key_header` without a list of keys",
+        ),
+        (
+            "jwks_file = \"/keys\"\n".into(),
+            "`jwks_file`: /keys: no JSON: invalid number at line 1 column 2",
+        ),
+        (
+            "jwks_file = \"/gone\"\n".into(),
+            "`jwks_file`: /gone: entity not found",
+        ),
+        (
+            "jwt_secret = \"hunter2\"\n".into(),
+            "`jwt_secret`: a secret of less than 16 bytes",
+        ),
+        (
+            "jwt_secret = \"file:/pem\"\n".into(),
+            "`jwt_secret` is a key in PEM, which others may know",
+        ),
+        (
+            "jwt_issuer = [\"a\"]\n".into(),
+            "`jwt_issuer` without a key that verifies tokens",
+        ),
+        (
+            "tier_claim = \"plan\"\n".into(),
+            "`tier_claim` without a key that verifies tokens",
+        ),
+        (
+            format!("{jwt}jwt_algorithms = [\"RS256\", \"HS256\"]\n"),
+            "RS256 verifies by `jwks_file`, and there is none",
+        ),
+        (
+            format!("{jwt}jwks_file = \"/jwks\"\njwt_algorithms = [\"RS256\"]\n"),
+            "`jwt_algorithms` has none that verifies by `jwt_secret`",
+        ),
+        (
+            format!("{jwt}jwt_algorithms = [\"none\"]\n"),
+            "`jwt_algorithms`: `none` is not one of \"HS256\", \"RS256\", \"ES256\", \"EdDSA\"",
+        ),
+        (
+            format!("{jwt}jwt_max_life = \"1s\"\n"),
+            "`jwt_max_life`: `1s` is less than 1m",
+        ),
+        (
+            format!("{jwt}jwt_header = \"Cookie\"\n"),
+            "`jwt_header`: `Cookie` is not a field's name",
+        ),
+        (
+            format!("{jwt}api_keys = \"/keys\"\napi_key_header = \"Authorization\"\n"),
+            "keys and tokens can't both be in `authorization`",
+        ),
+    ] {
+        let told = mistakes(&format!("{UPSTREAM}[identity]\n{text}"));
+        let whats: Vec<_> = told.iter().map(|(_, what, _)| what.as_str()).collect();
+        assert_eq!(whats, [what], "{text}");
+        assert!(told[0].0 > 3, "it stands on a line: {text}");
     }
 }

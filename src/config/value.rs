@@ -33,6 +33,8 @@ pub enum Kind {
         pattern: Option<&'static str>,
     },
     List(&'static Kind),
+    /// A table of these, under names that nobody foresees.
+    Map(&'static Kind),
     /// One of these, or a table of more to say about it.
     OrTable(&'static Kind, &'static [Opt]),
 }
@@ -50,6 +52,7 @@ impl Kind {
             Kind::Choice(words) => format!("one of {}", quoted(words, ", ")),
             Kind::Text { noun, .. } | Kind::Secret { noun, .. } => noun.to_owned(),
             Kind::List(_) => "a list".to_owned(),
+            Kind::Map(_) => "a table".to_owned(),
             Kind::OrTable(kind, _) => kind.noun(),
         }
     }
@@ -57,7 +60,7 @@ impl Kind {
     /// Whether TOML writes it with quotes.
     pub fn is_quoted(self) -> bool {
         match self {
-            Kind::Bool | Kind::Count | Kind::List(_) => false,
+            Kind::Bool | Kind::Count | Kind::List(_) | Kind::Map(_) => false,
             Kind::OrTable(kind, _) => kind.is_quoted(),
             _ => true,
         }
@@ -433,7 +436,7 @@ fn no_quantity(text: &str, kind: Kind, no: NoQuantity, otherwise: &str) -> Wrong
     Wrong::new(is_not(text, kind), help)
 }
 
-fn wrong_type(literal: &Literal, kind: Kind) -> Wrong {
+pub fn wrong_type(literal: &Literal, kind: Kind) -> Wrong {
     let found = match literal {
         Literal::Text { .. } => "a text",
         Literal::Integer(_) => "a number",

@@ -283,7 +283,7 @@ pub fn with_route<T>(
         let path_end = room.len();
         let route = policy.route(&room[host_at..host_end], &room[target_at..])?;
         target::write_query(query, &route.query, room);
-        let class = class(request, route);
+        let class = class(request, policy, route);
         let told = directives(request);
         let asking = Asking {
             policy,
@@ -308,12 +308,16 @@ pub fn with_route<T>(
     })
 }
 
-fn class(request: &Request, route: &Route) -> Class {
+fn class(request: &Request, policy: &Policy, route: &Route) -> Class {
     let known = &request.known;
+    let named = |name: &str| {
+        let mut named = policy.credentials.iter();
+        named.any(|field| name.eq_ignore_ascii_case(field.as_str()))
+    };
     if request
         .lines
         .iter()
-        .any(|line| identity::is_credential(line.name))
+        .any(|line| identity::is_credential(line.name) || named(line.name))
     {
         return Class::Identified;
     }

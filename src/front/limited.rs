@@ -22,7 +22,7 @@ use crate::clock::{self, Tick};
 use crate::config::policy::Route;
 use crate::fetch::Bill;
 use crate::limits::spec::{Action, Part};
-use crate::limits::{self, Asked, Granted, Limit, Refusal};
+use crate::limits::{self, Asked, Granted, Id, Limit, Numbers, Refusal, Standing};
 use crate::rules::claims;
 use crate::rules::client::Client;
 use crate::rules::decimal;
@@ -45,11 +45,38 @@ pub struct Who<'a> {
 
 /// Whose request it is, by what a limit goes by: a hash that nobody outside can foretell. The one place where identities
 /// come from.
-fn identity(site: &Site, limit: &Limit, who: &Who) -> u64 {
+///
+/// `member`: who it is, where a tier of those who are known has the limit. That takes the place of the address.
+fn identity(site: &Site, limit: &Limit, who: &Who, known: &Standing, member: Option<Id>) -> u64 {
     let mut hasher = site.limits.numbers(limit);
+    let whose = |hasher: &mut Numbers| match member {
+        Some(id) => person(id, hasher),
+        None => address(who.client, hasher),
+    };
+    // Who says nothing is told apart by that, and nobody is mistaken for who says as much.
+    let one = |id: Option<Id>, hasher: &mut Numbers| {
+        hasher.write_u8(u8::from(id.is_some()));
+        match id {
+            Some(id) => person(id, hasher),
+            None => whose(hasher),
+        }
+    };
+    let word = |said: Option<&[u8]>, hasher: &mut Numbers| {
+        hasher.write_u8(u8::from(said.is_some()));
+        match said {
+            Some(value) => text(value, hasher),
+            None => whose(hasher),
+        }
+    };
     for part in &limit.spec.key.0 {
         match part {
-            Part::Address => address(who.client, &mut hasher),
+            Part::Address => whose(&mut hasher),
+            Part::ApiKey => one(known.key.map(|key| key.id), &mut hasher),
+            Part::Jwt(claim) => {
+                let identities = site.identities.as_ref();
+                let named = identities.and_then(|identities| identities.claim(known, claim));
+                one(named, &mut hasher);
+            }
             // By its name: another proxy may have others before it.
             Part::Route => text(
                 who.route.map_or(b"", |route| route.name.as_bytes()),
@@ -62,7 +89,7 @@ fn identity(site: &Site, limit: &Limit, who: &Who) -> u64 {
                 let said = one_word(called.map(|line| line.value));
                 match said.filter(|_| *name == header::AUTHORIZATION) {
                     Some(value) => credentials(value, &mut hasher),
-                    None => said_or_address(said, who.client, &mut hasher),
+                    None => word(said, &mut hasher),
                 }
             }
             Part::Cookie(name) => {
@@ -70,11 +97,33 @@ fn identity(site: &Site, limit: &Limit, who: &Who) -> u64 {
                 let cookies = lines.filter(|line| line.name.eq_ignore_ascii_case("cookie"));
                 let pairs = cookies.flat_map(|line| identity::pairs(line.value));
                 let said = one_word(pairs.filter_map(|pair| pair.value_of(name.as_bytes())));
-                said_or_address(said, who.client, &mut hasher);
+                word(said, &mut hasher);
             }
         }
     }
     hasher.finish()
+}
+
+/// A limit, or what those of a request's tier have instead, and for whom it is asked.
+fn asked<'a>(site: &Site, limit: &'a Arc<Limit>, who: &Who, noted: &Noted) -> Asked<'a> {
+    let known = match limit.goes_by_standing() {
+        true => standing(site, who, noted),
+        false => &Standing::NOBODY,
+    };
+    let (limit, member) = limit.of(known);
+    Asked {
+        limit,
+        client: identity(site, limit, who, known, member),
+    }
+}
+
+/// Who asks, as far as the request shows it: looked at once.
+fn standing<'a>(site: &Site, who: &Who, noted: &'a Noted) -> &'a Standing {
+    let Some(identities) = &site.identities else {
+        return &Standing::NOBODY;
+    };
+    let look = || identities.standing(who.request, who.client, noted.began.now());
+    noted.admission.standing.get_or_init(look)
 }
 
 fn text(bytes: &[u8], hasher: &mut impl Hasher) {
@@ -99,13 +148,8 @@ fn one_word<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Option<&'a [u8]> 
     values.all(|value| value == first).then_some(first)
 }
 
-/// Who says nothing is told apart by the address, and nobody is mistaken for who says as much.
-fn said_or_address(said: Option<&[u8]>, client: Client, hasher: &mut impl Hasher) {
-    hasher.write_u8(u8::from(said.is_some()));
-    match said {
-        Some(value) => text(value, hasher),
-        None => address(client, hasher),
-    }
+fn person(id: Id, hasher: &mut impl Hasher) {
+    hasher.write(&id.0.get().to_le_bytes());
 }
 
 /// Authorization says one thing however its scheme is written, and with however many blanks behind it (RFC 9110 §11.4).
@@ -123,6 +167,8 @@ fn credentials(value: &[u8], hasher: &mut impl Hasher) {
 /// What limits granted a request. Dropping it ends its being in hand.
 #[derive(Default)]
 pub struct Admission {
+    /// Who asks, once a limit goes by that.
+    standing: OnceLock<Standing>,
     door: OnceLock<Granted>,
     origin: OnceLock<Box<Granted>>,
     refused: OnceLock<Arc<Limit>>,
@@ -197,6 +243,14 @@ fn challenge(site: &Site, refusal: &Refusal, who: &Who, noted: &Noted) -> Option
     Some(challenge)
 }
 
+/// Finds out who asks, if it is about to matter whether an origin is asked: verifying takes too long for under a lock.
+pub fn know(site: &Site, who: &Who, noted: &Noted) {
+    let limits = &site.limits.of(who.route.map(|route| route.id)).origin;
+    if limits.iter().any(|limit| limit.goes_by_standing()) {
+        standing(site, who, noted);
+    }
+}
+
 /// Whether a request may cause an origin to be asked.
 pub enum Gate {
     Open,
@@ -259,7 +313,7 @@ pub fn bill(site: &Site, who: &Who, noted: &Noted) -> Option<Bill> {
     let its = billed.iter().filter(|limit| is_its(limit, who, noted));
     let debtors: Vec<_> = its
         .map(|limit| {
-            let client = identity(site, limit, who);
+            let Asked { limit, client } = asked(site, limit, who, noted);
             (Arc::clone(limit), client)
         })
         .collect();
@@ -313,16 +367,13 @@ fn with_asked<T>(
         limit: limits.first()?,
         client: 0,
     };
-    let mut asked = [nobody; limits::MOST];
+    let mut all = [nobody; limits::MOST];
     let mut len = 0;
     for limit in limits.iter().filter(|limit| is_its(limit, who, noted)) {
-        asked[len] = Asked {
-            limit,
-            client: identity(site, limit, who),
-        };
+        all[len] = asked(site, limit, who, noted);
         len += 1;
     }
-    (len > 0).then(|| then(&asked[..len]))
+    (len > 0).then(|| then(&all[..len]))
 }
 
 /// Whether a limit of its route is for a request like this. One that is for GET is for HEAD too: a page is fetched whole

@@ -170,6 +170,7 @@ fn board(
 ) -> Option<(Boarded, Gate)> {
     let fetcher = &conn.site.fetcher;
     let boarded = |asking: &Asking| {
+        limited::know(&conn.site, &asking.who(), noted);
         let mut gate = Gate::Open;
         let mut may_go = || {
             gate = limited::at_the_origin(&conn.site, &asking.who(), noted);

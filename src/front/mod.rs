@@ -52,7 +52,7 @@ use crate::cache::memory::Memory;
 use crate::config::policy::Policy;
 use crate::fetch::Fetcher;
 use crate::guard::Guard;
-use crate::limits::Limits;
+use crate::limits::{Identities, Limits};
 use crate::telemetry::sharded::Counter;
 use crate::telemetry::{AccessLog, RouteMetrics};
 pub use challenge::Challenges;
@@ -77,6 +77,8 @@ pub struct Site {
     pub unrouted: Arc<RouteMetrics>,
     pub connections: Arc<Counter>,
     pub guests: Arc<Guests>,
+    /// None: nobody is known by anything.
+    pub identities: Option<Arc<Identities>>,
     pub failed_handshakes: Arc<Counter>,
     pub challenges: Arc<Challenges>,
     /// What images of hot pages may take.

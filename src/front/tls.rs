@@ -1,13 +1,10 @@
 //! TLS to clients: certificates by name, which are read anew when their files change.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::ring;
@@ -20,9 +17,8 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::certificate::{self, Certificate};
 use crate::config::policy::Tls;
+use crate::files::{self, LOOK, Seen, Stamp, stamp};
 
-/// How often certificate files are looked at.
-const LOOK: Duration = Duration::from_secs(1);
 /// Sessions that can be taken up by those who do not take tickets.
 const SESSIONS: usize = 4096;
 
@@ -31,7 +27,7 @@ pub struct Certificates {
     paths: Vec<PathBuf>,
     held: ArcSwap<Held>,
     /// Of the files as they were just before they were first read.
-    first: Stamp,
+    first: Vec<Stamp>,
     pub reloads: Reloads,
 }
 
@@ -56,9 +52,6 @@ struct Held {
     exact: HashMap<String, usize>,
     below: HashMap<String, usize>,
 }
-
-/// What tells that files have changed: of each its inode, size and time.
-type Stamp = Vec<Option<(u64, u64, i64, i64)>>;
 
 impl Held {
     fn load(paths: &[PathBuf]) -> Result<Held, String> {
@@ -97,7 +90,7 @@ impl Certificates {
     /// # Errors
     /// What is wrong with one, for people.
     pub fn load(paths: &[PathBuf]) -> Result<Arc<Certificates>, String> {
-        let first = stamp(paths);
+        let first = stamps(paths);
         Ok(Arc::new(Certificates {
             first,
             paths: paths.to_vec(),
@@ -112,22 +105,13 @@ impl Certificates {
     /// No thread can be had.
     pub fn watch(self: &Arc<Certificates>) -> io::Result<()> {
         let certificates = Arc::clone(self);
-        let mut taken = certificates.first.clone();
-        let mut last = taken.clone();
-        let watch = move || {
-            loop {
-                std::thread::sleep(LOOK);
-                let now = stamp(&certificates.paths);
-                // Twice the same: whoever wrote them has finished.
-                if now != taken && now == last {
-                    certificates.reload();
-                    taken.clone_from(&now);
-                }
-                last = now;
+        let mut seen = Seen::first(certificates.first.clone());
+        files::watch("certificates", LOOK, move || {
+            if seen.has_changed(stamps(&certificates.paths)) {
+                certificates.reload();
             }
-        };
-        let thread = std::thread::Builder::new().name("certificates".into());
-        thread.spawn(watch).map(drop)
+            true
+        })
     }
 
     fn reload(&self) {
@@ -154,15 +138,11 @@ impl Certificates {
     }
 }
 
-fn stamp(paths: &[PathBuf]) -> Stamp {
+fn stamps(paths: &[PathBuf]) -> Vec<Stamp> {
     let files = paths.iter().map(|path| certificate::files(path));
     files
         .flat_map(|(chain, key)| [chain, key])
-        .map(|file| {
-            let about = fs::metadata(file).ok()?;
-            // The time of the last change to the file or to who may read it.
-            Some((about.ino(), about.size(), about.ctime(), about.ctime_nsec()))
-        })
+        .map(|file| stamp(&file))
         .collect()
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::files::Watched;
 use crate::config::policy;
+use crate::files::Watched;
 use crate::rules::expression::Whereabouts;
 use crate::rules::geo::{self, Database};
 use crate::telemetry::{Counter, Metrics, names};

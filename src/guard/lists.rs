@@ -8,8 +8,8 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
-use super::files::Watched;
 use crate::config::policy::{List, ListAction};
+use crate::files::Watched;
 use crate::rules::listing;
 use crate::rules::networks::{Listed, Networks};
 use crate::telemetry::{Counter, Metrics, names};

@@ -4,27 +4,58 @@
 //! ([`gcra`](crate::rules::gcra)). Who a client is, whoever asks here has worked out: a client is a keyed hash.
 //!
 //! Several limits may be asked about one request. All of them admit it, or nothing is taken from any ([`ask`]).
+//!
+//! Clients may be known for more than an address: somebody with a key of the list, or with a token that was verified. Everybody
+//! else is anonymous, and nobody is turned away for that: what an app thinks of a bad token is the app's to say.
+//! [`identities`] reads a request; `keys` are API keys, `jwt` tokens, by secrets and the keys of `jwks`. `seen` knows
+//! the tokens of late, `pace` who sends forged ones. [`standing`] is what comes of it. A [tier](spec::TierRate) of those who are
+//! known has a limit of its own within a limit.
 
 pub mod fleet;
+pub mod identities;
+mod jwks;
+mod jwt;
+mod keys;
+mod pace;
+mod seen;
 pub mod spec;
+pub mod standing;
 pub mod table;
 pub mod told;
 
 use std::cell::LazyCell;
+use std::fs;
 use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
+use std::io::{self, Read};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::rules::gcra::{Cell, Gcra, Verdict};
 use crate::telemetry::{Counter, Limited, Metrics, names};
 use fleet::{Cells, Fleet, FleetSpec, Part};
+pub use identities::{Identities, IdentitySpec, JwtSpec, KeySpec};
 use siphasher::sip::SipHasher13;
-use spec::{Action, Cost, Counts, LimitSpec, Tell};
+use spec::{Action, Cost, Counts, LimitSpec, Tell, TierRate};
+pub use standing::{Id, Kind, Known, Standing, Tier};
 use table::{Entered, Hold, Law, Table, Taken};
 use told::Lines;
 
 /// The most limits that a request may meet.
 pub const MOST: usize = 16;
+/// More than this is no list of keys.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// A file's text, if it is as long as keys may be.
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let mut file = fs::File::open(path)?.take(MOST_BYTES + 1);
+    file.read_to_string(&mut text)?;
+    match text.len() as u64 > MOST_BYTES {
+        true => Err(io::ErrorKind::FileTooLarge.into()),
+        false => Ok(text),
+    }
+}
 
 /// What the clients of all limits may take of the cache's memory, so that a flood of them leaves room for pages.
 pub fn room_for_clients(max_memory: usize) -> usize {
@@ -85,6 +116,9 @@ pub struct Limit {
     /// What it has of a rate that others have, too.
     part: Option<Arc<Part>>,
     counts: [Arc<Counter>; Limited::ALL.len()],
+    /// Of those who are known: a limit of the same name each, by their tier.
+    tiers: Vec<(Tier, Arc<Limit>)>,
+    goes_by_standing: bool,
 }
 
 /// A limit to be asked, and who asks.
@@ -170,7 +204,7 @@ impl Limits {
     ) -> Limits {
         let before = |spec: &LimitSpec| self.all.iter().find(|limit| limit.spec.name == spec.name);
         let make = |spec: &LimitSpec| {
-            let limit = Limit::new(spec.clone(), fleet, room.clone(), metrics, before(spec));
+            let limit = Limit::new(spec.clone(), fleet, &room, metrics, before(spec));
             Arc::new(limit)
         };
         let all: Vec<_> = specs.iter().map(make).collect();
@@ -193,15 +227,20 @@ impl Limits {
             with: fleet.cloned(),
             fleet: Arc::default(),
         };
-        if renewed.with == self.with && renewed.parts().eq(self.parts()) {
+        if renewed.with == self.with
+            && renewed
+                .parts()
+                .map(Arc::as_ptr)
+                .eq(self.parts().map(Arc::as_ptr))
+        {
             renewed.fleet = Arc::clone(&self.fleet);
         }
         renewed
     }
 
-    fn parts(&self) -> impl Iterator<Item = *const Part> {
-        let parts = self.all.iter().filter_map(|limit| limit.part.as_ref());
-        parts.map(Arc::as_ptr)
+    fn parts(&self) -> impl Iterator<Item = &Arc<Part>> {
+        let limits = self.all.iter().flat_map(|limit| limit.and_tiers());
+        limits.filter_map(|limit| limit.part.as_ref())
     }
 
     /// Whether both are in a fleet by the same membership.
@@ -215,8 +254,8 @@ impl Limits {
     /// # Errors
     /// Roots that can't be read, a thread that can't be had; for people.
     pub fn join(&self, spec: &FleetSpec, metrics: &Metrics) -> Result<(), String> {
-        let parts = self.all.iter().filter_map(|limit| limit.part.clone());
-        let fleet = Fleet::join(spec.clone(), parts.collect(), metrics)?;
+        let parts = self.parts().cloned().collect();
+        let fleet = Fleet::join(spec.clone(), parts, metrics)?;
         // A second one would leave at once.
         let _ = self.fleet.set(fleet);
         Ok(())
@@ -259,10 +298,22 @@ impl Limit {
     fn new(
         spec: LimitSpec,
         fleet: Option<&FleetSpec>,
-        room: impl Fn(usize) -> Option<Hold> + Send + Sync + 'static,
+        room: &(impl Fn(usize) -> Option<Hold> + Clone + Send + Sync + 'static),
         metrics: &Metrics,
         before: Option<&Arc<Limit>>,
     ) -> Limit {
+        let of_tier = |rate: &TierRate| {
+            let before = before.and_then(|before| before.of_name(&rate.name));
+            let spec = LimitSpec {
+                rate: Some(rate.rate),
+                tiers: Vec::new(),
+                tier: Some(rate.name.clone()),
+                ..spec.clone()
+            };
+            let limit = Limit::new(spec, fleet, room, metrics, before);
+            (rate.tier, Arc::new(limit))
+        };
+        let tiers: Vec<_> = spec.tiers.iter().map(of_tier).collect();
         let whole = law(&spec);
         let part = fleet.filter(|_| spec.shared).zip(whole);
         let part = part.map(|(fleet, whole)| {
@@ -285,11 +336,11 @@ impl Limit {
                 (Some(had), Some(part)) => had.counts_like(part),
                 _ => false,
             };
-            numbers && before.spec.key == spec.key && before.table.size() == spec.max_clients
+            numbers && before.spec.key == spec.key
         };
         let table = match before.filter(knows) {
-            Some(before) => before.table.under(law),
-            None => Table::new(law, spec.max_clients, Arc::new(room)),
+            Some(before) => before.table.under(law, spec.max_clients),
+            None => Table::new(law, spec.max_clients, Arc::new(room.clone())),
         };
         let table = Arc::new(match &part {
             Some(part) => table.having(part.even()),
@@ -303,8 +354,41 @@ impl Limit {
             part,
             counts: std::array::from_fn(|at| count(&Limited::ALL[at])),
             lines: Lines::of(&spec),
+            goes_by_standing: !tiers.is_empty()
+                || spec.key.0.iter().any(spec::Part::goes_by_standing),
+            tiers,
             spec,
         }
+    }
+
+    /// Whether it has to be known who asks.
+    pub fn goes_by_standing(&self) -> bool {
+        self.goes_by_standing
+    }
+
+    /// The limit that somebody meets instead of this one, by their tier, and who they are there: this one, and nobody in
+    /// particular, if it has no rate for them.
+    pub fn of<'a>(self: &'a Arc<Limit>, standing: &Standing) -> (&'a Arc<Limit>, Option<Id>) {
+        let its = |tier: Tier| {
+            let mut tiers = self.tiers.iter();
+            tiers.find(|(of, _)| *of == tier).map(|(_, limit)| limit)
+        };
+        let found = standing.known().and_then(|known| {
+            let limit = known.tier.and_then(its).or_else(|| its(Tier::SIGNED_IN));
+            Some((limit?, Some(known.id)))
+        });
+        found.unwrap_or((self, None))
+    }
+
+    /// This one, and those that tiers have instead.
+    fn and_tiers(&self) -> impl Iterator<Item = &Limit> {
+        std::iter::once(self).chain(self.tiers.iter().map(|(_, limit)| &**limit))
+    }
+
+    /// A tier's, by what that is called: its place in the config's list may be another.
+    fn of_name(&self, tier: &str) -> Option<&Arc<Limit>> {
+        let mut limits = self.tiers.iter().map(|(_, limit)| limit);
+        limits.find(|limit| limit.spec.tier.as_deref() == Some(tier))
     }
 
     /// Takes a request of `client`'s from it, or nothing. `now`: nanoseconds. The one place where it is decided.
@@ -387,7 +471,10 @@ impl Limit {
 
     /// Clients remembered, and how many requests were admitted for want of a place to remember them in.
     pub fn clients(&self) -> (usize, u64) {
-        (self.table.remembered(), self.table.unremembered.total())
+        let tables = || self.and_tiers().map(|limit| &limit.table);
+        let remembered = tables().map(|table| table.remembered()).sum();
+        let unremembered = tables().map(|table| table.unremembered.total()).sum();
+        (remembered, unremembered)
     }
 
     /// The most that is left of it: a client's that has not been seen.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::standing::Tier;
+
 /// One limit.
 #[derive(Clone, Debug)]
 pub struct LimitSpec {
@@ -30,6 +32,18 @@ pub struct LimitSpec {
     pub shared: bool,
     /// Whether `X-RateLimit-*` is told beside `RateLimit`.
     pub x_ratelimit: bool,
+    /// Rates of those who are known for who they are, instead of `rate`.
+    pub tiers: Vec<TierRate>,
+    /// Whose limit it is: of everybody, or of a tier, whose clients count for themselves wherever they are.
+    pub tier: Option<String>,
+}
+
+/// What those of a tier may.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TierRate {
+    pub tier: Tier,
+    pub name: String,
+    pub rate: Rate,
 }
 
 impl LimitSpec {
@@ -64,6 +78,17 @@ pub enum Part {
     /// What a field says, or, where there is none, the address.
     Header(HeaderName),
     Cookie(String),
+    /// Whose API key it brings, or the address.
+    ApiKey,
+    /// Whom its token names in this claim, or the address.
+    Jwt(String),
+}
+
+impl Part {
+    /// Whether it has to be known who asks.
+    pub fn goes_by_standing(&self) -> bool {
+        matches!(self, Part::ApiKey | Part::Jwt(_))
+    }
 }
 
 /// Which requests count.

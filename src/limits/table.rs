@@ -74,7 +74,6 @@ pub struct Table {
     shards: Arc<[Padded]>,
     /// Buckets that a shard may have.
     most: usize,
-    clients: usize,
     law: Law,
     /// Instead of the law's, where its rate is shared: this proxy's part.
     part: Option<Arc<ArcSwap<Gcra>>>,
@@ -127,7 +126,6 @@ impl Table {
         Table {
             shards: (0..shards).map(|_| Padded(Mutex::default())).collect(),
             most,
-            clients,
             law,
             part: None,
             room,
@@ -135,22 +133,16 @@ impl Table {
         }
     }
 
-    /// The same clients under another law: what they have used stays used.
-    pub fn under(&self, law: Law) -> Table {
+    /// The same clients under another law, for so many of them: what they have used stays used.
+    pub fn under(&self, law: Law, clients: usize) -> Table {
         Table {
             shards: Arc::clone(&self.shards),
-            most: self.most,
-            clients: self.clients,
+            most: most(clients, self.shards.len()),
             law,
             part: None,
             room: Arc::clone(&self.room),
             unremembered: Arc::clone(&self.unremembered),
         }
-    }
-
-    /// How many clients it is for.
-    pub fn size(&self) -> usize {
-        self.clients
     }
 
     /// Goes by this part of the law's rate, as it is by then.
@@ -448,9 +440,14 @@ impl Table {
 /// Shards for so many clients, and the buckets that each may have.
 fn size(clients: usize) -> (usize, usize) {
     let shards = (clients / SHARD).next_power_of_two().clamp(1, MOST_SHARDS);
+    (shards, most(clients, shards))
+}
+
+/// How many buckets each of so many shards may have.
+fn most(clients: usize, shards: usize) -> usize {
     // A quarter more than there are clients, or some would find both of their buckets full.
     let places = clients.saturating_add(clients / 4);
-    (shards, places.div_ceil(shards * PLACES).max(1))
+    places.div_ceil(shards * PLACES).max(1)
 }
 
 /// A client's fingerprint: in the upper 48 bits, and never zero.

@@ -1,9 +1,12 @@
+use std::num::NonZeroU64;
+
 use super::spec::{Key, Part, Rate};
+use super::standing::{CLAIMS, Vouched};
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;
 
-fn spec(name: &str, count: u64, burst: u64) -> LimitSpec {
+pub fn spec(name: &str, count: u64, burst: u64) -> LimitSpec {
     LimitSpec {
         name: name.to_owned(),
         key: Key(vec![Part::Address]),
@@ -25,6 +28,8 @@ fn spec(name: &str, count: u64, burst: u64) -> LimitSpec {
         tell: Tell::Near,
         shared: true,
         x_ratelimit: false,
+        tiers: Vec::new(),
+        tier: None,
     }
 }
 
@@ -286,4 +291,110 @@ fn what_is_told_is_a_structured_field() {
         String::from_utf8(out).unwrap(),
         "RateLimit-Policy: \"at-once\";q=8;qu=\"concurrent-requests\"\r\nRateLimit: \"at-once\";r=0;t=1\r\n"
     );
+}
+
+/// Somebody known by a token, of a tier.
+fn somebody(id: u64, tier: Option<Tier>) -> Standing {
+    let id = Id(NonZeroU64::new(id).unwrap());
+    Standing {
+        key: None,
+        token: Some(Vouched {
+            known: Known { id, tier },
+            claims: [None; CLAIMS],
+        }),
+    }
+}
+
+/// One request of somebody's, by the number of who it is, or of an address.
+fn come_as(limits: &Limits, standing: &Standing, address: u64) -> Result<Granted, Refusal> {
+    let (limit, member) = limits.all()[0].of(standing);
+    let client = member.map_or(address, |id| id.0.get());
+    ask(&[Asked { limit, client }], 0, || false)
+}
+
+#[test]
+fn tiers_have_rates_and_clients_of_their_own() {
+    let rate = |tier, name: &str, count| TierRate {
+        tier,
+        name: name.to_owned(),
+        rate: Rate {
+            count,
+            per: Duration::from_secs(60),
+            burst: count,
+        },
+    };
+    let (gold, silver) = (Tier(1), Tier(2));
+    let all = LimitSpec {
+        tiers: vec![rate(Tier::SIGNED_IN, "signed_in", 5), rate(gold, "gold", 9)],
+        ..spec("all", 3, 3)
+    };
+    let some = LimitSpec {
+        tiers: vec![rate(gold, "gold", 9)],
+        ..spec("some", 3, 3)
+    };
+    let admitted = |limits: &Limits, standing: &Standing, address| {
+        let all = (0..20).map(|_| come_as(limits, standing, address));
+        all.filter(Result::is_ok).count()
+    };
+    let (limits, metrics) = self::limits(&[all]);
+    assert!(limits.all()[0].goes_by_standing());
+    // Each counts for who it is: the number of an address is another's, though it be the same.
+    assert_eq!(admitted(&limits, &somebody(7, Some(gold)), 1), 9);
+    assert_eq!(admitted(&limits, &somebody(7, None), 1), 5);
+    assert_eq!(
+        admitted(&limits, &somebody(8, Some(silver)), 1),
+        5,
+        "no rate of its own"
+    );
+    assert_eq!(admitted(&limits, &Standing::NOBODY, 7), 3);
+    assert_eq!(
+        admitted(&limits, &somebody(7, Some(gold)), 2),
+        0,
+        "wherever he is"
+    );
+    // They are one limit to those who watch it, and each his own to those it is for.
+    assert_eq!(counted(&metrics, "all", "refused"), 11 + 15 + 15 + 17 + 20);
+    assert_eq!(limits.all()[0].clients().0, 4);
+    let refusal = come_as(&limits, &somebody(8, None), 1).err().unwrap();
+    let mut told = Vec::new();
+    refusal
+        .limit
+        .lines
+        .write(0, Duration::from_secs(1), &mut told);
+    assert!(told.starts_with(b"RateLimit-Policy: \"all\";q=5;w=60\r\n"));
+
+    // Without a rate for everybody who is known, only those of the tier are told apart.
+    let (limits, _metrics) = self::limits(&[some]);
+    assert_eq!(admitted(&limits, &somebody(7, None), 1), 3);
+    assert_eq!(
+        admitted(&limits, &somebody(8, Some(silver)), 1),
+        0,
+        "the same address"
+    );
+    assert_eq!(admitted(&limits, &somebody(8, Some(gold)), 1), 9);
+}
+
+#[test]
+fn a_tier_that_is_tried_out_refuses_nobody() {
+    let rate = Rate {
+        count: 5,
+        per: Duration::from_secs(60),
+        burst: 5,
+    };
+    let dry = LimitSpec {
+        action: Action::Log,
+        tiers: vec![TierRate {
+            tier: Tier::SIGNED_IN,
+            name: "signed_in".to_owned(),
+            rate,
+        }],
+        ..spec("dry", 3, 3)
+    };
+    let (limits, metrics) = limits(&[dry]);
+    for standing in [Standing::NOBODY, somebody(1, None)] {
+        for _ in 0..10 {
+            assert!(come_as(&limits, &standing, 2).is_ok());
+        }
+    }
+    assert_eq!(counted(&metrics, "dry", "logged"), 7 + 5);
 }

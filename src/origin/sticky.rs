@@ -1,12 +1,12 @@
 //! The key that makes the names of servers in visitors' cookies; what the cookies are for, [`rules`](crate::rules::sticky)
 //! say.
 
-use std::fmt;
 use std::net::SocketAddr;
 
 use ring::hmac::{HMAC_SHA256, Key, sign};
 use ring::rand::SystemRandom;
 
+pub use crate::rules::secret::Secret;
 use crate::rules::sticky::Token;
 
 /// What a config says of sticky sessions.
@@ -16,16 +16,6 @@ pub struct StickySpec {
     pub cookie: String,
     /// None: one of this process's own.
     pub key: Option<Secret>,
-}
-
-/// What is not to be shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub Vec<u8>);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret")
-    }
 }
 
 /// Makes tokens.

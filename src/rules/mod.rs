@@ -20,6 +20,7 @@
 //! | [`lease`] | and what part of it is for this proxy to say, where several share a limit | |
 //! | [`identity`] | is it one of a crowd or somebody | |
 //! | [`proof`] | does it come with a pass, and what earns one | Hashcash |
+//! | [`token`] | what a signed token says of who that is | RFC 7519 |
 //! | [`vary`] | which variant of the page | RFC 9111 §4.1 |
 //! | [`reuse`] | may what is stored serve it: fresh, stale, or not before the origin was asked | RFC 9111 §4, RFC 5861 |
 //! | [`fresh`] | how old is an answer, how long does it live | RFC 9111 §4.2 |
@@ -39,7 +40,7 @@
 //!
 //! Towards the servers of an upstream: [`rendezvous`], which of them a key belongs to; [`sticky`], which a visitor does; and
 //! beside all requests [`health`], which are well; [`concurrency`], how many at once one is good for; [`outlier`], which of them
-//! fails more than the others ([`recent`] counts); [`breaker`], whether there is one at all; [`retry_after`], when those who were refused are to come back; [`resolve`], where servers are.
+//! fails more than the others ([`recent`] counts); [`breaker`], whether there is one at all; [`retry_after`], when those who were refused are to come back; [`resolve`], where servers are. [`secret`] is what none of them shows.
 
 pub mod breaker;
 pub mod cache_control;
@@ -78,10 +79,12 @@ pub mod resolve;
 pub mod response;
 pub mod retry_after;
 pub mod reuse;
+pub mod secret;
 pub mod sticky;
 pub mod storing;
 pub mod target;
 pub mod targeted;
 pub mod time;
+pub mod token;
 pub mod validate;
 pub mod vary;

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use crate::cache::memory::Memory;
 use crate::config::policy::Policy;
 use crate::fetch::Limits;
+use crate::files;
 use crate::front::{InForce, Site};
 use crate::guard::Guard;
+use crate::limits::Identities;
 use crate::limits::table::Hold;
 use crate::origin::{self, Upstream};
 use crate::telemetry::{Metrics, RouteMetrics, UpstreamMetrics};
@@ -49,7 +51,9 @@ fn renewed(before: &Site, policy: Policy, metrics: &Metrics) -> Result<Site, Str
     let upstreams = upstreams(&policy, known)?;
     let is_new = |one: &&Arc<Upstream>| !known.iter().any(|known| known.name() == one.name());
     let new: Vec<_> = upstreams.iter().filter(is_new).cloned().collect();
+    warn_of_open(&policy);
     let guard = guard(&policy, metrics)?;
+    let identities = identities(&policy, before.identities.as_ref(), metrics)?;
     let limits = before.limits.renewed(
         &policy.limits,
         policy.routes.len(),
@@ -60,7 +64,8 @@ fn renewed(before: &Site, policy: Policy, metrics: &Metrics) -> Result<Site, Str
     let mut pairs = upstreams.iter().zip(known);
     let elsewhere = upstreams.len() != known.len()
         || !pairs.all(|(one, known)| Arc::ptr_eq(one, known))
-        || policy.routes != before.policy.routes;
+        || policy.routes != before.policy.routes
+        || policy.credentials != before.policy.credentials;
     let joins = (policy.fleet.as_ref()).filter(|_| !limits.stays_with(&before.limits));
     if let Some(fleet) = joins {
         limits.join(fleet, metrics)?;
@@ -78,6 +83,7 @@ fn renewed(before: &Site, policy: Policy, metrics: &Metrics) -> Result<Site, Str
         routes: routes(&policy, metrics),
         limits: Arc::new(limits),
         guard,
+        identities,
         policy: Arc::new(policy),
         ..before.clone()
     })
@@ -142,6 +148,33 @@ pub fn guard(policy: &Policy, metrics: &Metrics) -> Result<Arc<Guard>, String> {
         .watch()
         .map_err(|e| format!("cannot start a thread: {e}"))?;
     Ok(guard)
+}
+
+/// What visitors are known by, whose files are looked at as long as it is in force: what was `before`, if it is the same.
+pub fn identities(
+    policy: &Policy,
+    before: Option<&Arc<Identities>>,
+    metrics: &Metrics,
+) -> Result<Option<Arc<Identities>>, String> {
+    let spec = &policy.identity;
+    if spec.keys.is_none() && spec.jwt.is_none() {
+        return Ok(None);
+    }
+    if let Some(before) = before.filter(|before| before.is_by(spec)) {
+        return Ok(Some(Arc::clone(before)));
+    }
+    let identities = Identities::new(spec, before.map(|before| &**before), metrics)?;
+    identities
+        .watch()
+        .map_err(|e| format!("cannot start a thread: {e}"))?;
+    Ok(Some(identities))
+}
+
+/// Warns of secrets that are none.
+pub fn warn_of_open(policy: &Policy) {
+    for file in policy.secrets.iter().filter(|file| files::is_open(file)) {
+        tracing::warn!(file = %file.display(), "everybody on this machine can read this secret");
+    }
 }
 
 /// Where the memory for limits' clients is taken from.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::change;
 use crate::clock;
 use crate::config::live::{By, Live, Source};
+use crate::files::{self, Watched};
 use crate::front::InForce;
-use crate::guard::files::Watched;
 use crate::telemetry::{Metrics, names};
 
 /// How often the file is looked at. It has changed once it was the same twice.
@@ -48,16 +48,12 @@ pub fn live(source: Source, text: &str, in_force: &InForce, metrics: &Arc<Metric
 pub fn watch(live: &Arc<Live>, watched: Option<Watched>) -> Result<(), String> {
     let live = Arc::clone(live);
     let look = move || {
-        loop {
-            std::thread::sleep(LOOK);
-            // What they come to is logged and counted there.
-            if watched.as_ref().is_some_and(Watched::has_changed) {
-                let _ = live.reload(By::new("file", "it has changed"), clock::now());
-            }
-            let _ = live.end_trial(clock::now());
+        // What they come to is logged and counted there.
+        if watched.as_ref().is_some_and(Watched::has_changed) {
+            let _ = live.reload(By::new("file", "it has changed"), clock::now());
         }
+        let _ = live.end_trial(clock::now());
+        true
     };
-    let thread = std::thread::Builder::new().name("config".into());
-    let spawned = thread.spawn(look).map(drop);
-    spawned.map_err(|e| format!("cannot start a thread: {e}"))
+    files::watch("config", LOOK, look).map_err(|e| format!("cannot start a thread: {e}"))
 }

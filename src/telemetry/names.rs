@@ -97,6 +97,10 @@ families! {
     ORIGIN_PROBES: Counter "tidegate_origin_probes_total" ["upstream", "server", "result"] "Health checks of servers, by what came of them.";
     ORIGIN_ALL_ILL: Gauge "tidegate_origin_all_ill" ["upstream"] "1 while no server is well, and all are used, else 0.";
 
+    API_KEYS: Counter "tidegate_api_keys_total" ["result"] "API keys that requests brought: known, unknown.";
+    TOKENS: Counter "tidegate_tokens_total" ["result"] "Tokens that requests brought: verified, or why not; put_off: too many of the sender's were forged.";
+    KEY_RELOADS: Counter "tidegate_key_reloads_total" ["result"] "Changes of the files of API keys and of tokens' keys: done, or refused and the old ones kept.";
+
     LOG_DROPPED: Counter "tidegate_log_dropped_total" [] "Log lines dropped: the writer was behind, or the file could not be written.";
 
     PROCESS_CPU: Counter "process_cpu_seconds_total" [] "CPU time of the process, user and system.";

@@ -71,6 +71,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "rules",
             "telemetry",
             "clock",
+            "files",
         ],
     ),
     (
@@ -86,6 +87,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "rules",
             "telemetry",
             "clock",
+            "files",
         ],
     ),
     (
@@ -109,10 +111,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("cache", &["rules", "telemetry", "clock"]),
     ("origin", &["rules", "telemetry", "clock"]),
-    ("limits", &["rules", "telemetry", "clock"]),
+    ("limits", &["rules", "telemetry", "clock", "files"]),
     ("levers", &["config", "rules", "telemetry", "clock"]),
-    ("guard", &["config", "rules", "telemetry", "clock"]),
-    // What an upstream is, is the origin's to say, and what a limit is, the limits'.
+    ("guard", &["config", "rules", "telemetry", "clock", "files"]),
+    // What an upstream is, is the origin's to say, and what a limit or an identity is, the limits'.
     (
         "config",
         &["origin", "limits", "rules", "telemetry", "clock"],
@@ -120,6 +122,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("rules", &[]),
     ("telemetry", &["rules", "clock"]),
     ("clock", &["rules"]),
+    ("files", &[]),
 ];
 
 /// Single things that may be named where their room may not: the workers' heartbeat.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use super::identities::{SECRET, bearer, token};
 use super::server::RedisServer;
 use super::site::{Origin, Site, answer, equal};
 use super::{Outcome, Test};
@@ -17,6 +18,10 @@ pub fn tests() -> Vec<Test> {
         (
             "fleet::c49_one_client_over_four_proxies_gets_the_rate",
             c49_the_rate,
+        ),
+        (
+            "fleet::c49_who_is_known_gets_the_rate_of_the_tier",
+            c49_a_tier,
         ),
         (
             "fleet::c80_redis_killed_under_load_is_nobodys_wait",
@@ -43,6 +48,8 @@ const OFFERED: [f64; 2] = [800.0, 2000.0];
 struct Fleet {
     redis: Option<RedisServer>,
     sites: Vec<Site>,
+    /// What the client's requests bring.
+    fields: String,
     _origin: Origin,
 }
 
@@ -63,6 +70,7 @@ impl Fleet {
         let fleet = Fleet {
             redis: Some(redis),
             sites,
+            fields: String::new(),
             _origin: origin,
         };
         fleet.until("tidegate_redis_up", 1.0)?;
@@ -94,7 +102,7 @@ impl Fleet {
         thread::scope(|scope| {
             let at = |(site, part): (_, f64)| {
                 let over = &over;
-                scope.spawn(move || ask(site, part * offered / 8.0, start, over))
+                scope.spawn(move || ask(site, &self.fields, part * offered / 8.0, start, over))
             };
             let clients: Vec<_> = self.sites.iter().zip(spread).map(at).collect();
             let acted = act();
@@ -159,6 +167,7 @@ impl Load {
 /// A client at one proxy: so many requests a second, evenly, until it is over.
 fn ask(
     site: &Site,
+    fields: &str,
     rate: f64,
     start: std::time::Instant,
     over: &AtomicBool,
@@ -173,7 +182,7 @@ fn ask(
             continue;
         }
         let began = clock::now();
-        let reply = client.get("/", "")?;
+        let reply = client.get("/", fields)?;
         let took = clock::now() - began;
         load.asked += 1;
         load.longest = load.longest.max(took);
@@ -229,6 +238,22 @@ fn c49_the_rate() -> Outcome {
         }
     }
     Ok(())
+}
+
+/// No proxy is told what identities are hashed with: it is what they share.
+fn c49_a_tier() -> Outcome {
+    let mut fleet = Fleet::start(&format!(
+        "rate = '1/s'\ntiers = {{ signed_in = '{RATE}/s' }}\n[identity]\njwt_secret = '{SECRET}'"
+    ))?;
+    fleet.fields = bearer(&token(SECRET, serde_json::json!({"sub": "ada"})));
+    let load = fleet.load(Duration::from_secs(4), SPREADS[1], || Ok(()))?;
+    let part = load.between(2.0, 4.0) / (RATE * 2.0);
+    println!("  {:.2} % of the tier's rate", part * 100.0);
+    load.is_bounded(0.0)?;
+    match part > 0.9 {
+        true => Ok(()),
+        false => Err(format!("{part} of the rate")),
+    }
 }
 
 fn c80_killed() -> Outcome {

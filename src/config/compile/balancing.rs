@@ -104,6 +104,7 @@ impl Compile<'_, '_> {
         };
         match (self.world.read)(path) {
             Ok(bytes) => {
+                self.secrets.push(path.clone());
                 // An editor ends a file with a line's end.
                 let secret = bytes.trim_ascii_end();
                 if secret.len() < LEAST_SECRET {

@@ -1,6 +1,7 @@
 //! Limits as believed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{At, Compile};
 use crate::config::file::File;
@@ -8,7 +9,9 @@ use crate::config::nearest::nearest;
 use crate::config::options;
 use crate::config::policy::Route;
 use crate::limits;
-use crate::limits::spec::{Action, Cost, LimitSpec, Rate};
+use crate::limits::Tier;
+use crate::limits::spec::{Action, Cost, LimitSpec, Rate, TierRate};
+use crate::limits::standing::SIGNED_IN;
 use crate::limits::table::Table;
 use crate::rules::gcra::Gcra;
 
@@ -19,10 +22,18 @@ const FEW_CLIENTS: usize = 100;
 impl Compile<'_, '_> {
     pub(super) fn limits(&mut self, file: &File, routes: &[Arc<Route>]) -> Vec<LimitSpec> {
         let written = &file.limits;
+        let names = tiers(written);
         let mut specs: Vec<_> = written
             .iter()
             .enumerate()
-            .map(|(at, limit)| self.limit(at, limit, &file.routes, routes))
+            .map(|(at, limit)| {
+                let spec = self.limit(at, limit, &file.routes, routes);
+                let tiers = spec.rate.map(|rate| self.tier_rates(limit, rate, &names));
+                LimitSpec {
+                    tiers: tiers.unwrap_or_default(),
+                    ..spec
+                }
+            })
             .collect();
         for limit in written {
             if limit.action.value == Action::Challenge {
@@ -86,6 +97,8 @@ impl Compile<'_, '_> {
             tell: limit.tell.value,
             shared: limit.shared.value,
             x_ratelimit: limit.x_ratelimit.value,
+            tiers: Vec::new(),
+            tier: None,
         }
     }
 
@@ -107,6 +120,47 @@ impl Compile<'_, '_> {
                 self.tell(&limit.routes.at, what, help);
             }
         }
+    }
+
+    /// What tiers may instead of `rate`.
+    fn tier_rates(
+        &mut self,
+        limit: &options::Limit,
+        rate: Rate,
+        names: &[String],
+    ) -> Vec<TierRate> {
+        let tiers = &limit.tiers;
+        let written = tiers.value.iter().flat_map(|tiers| &tiers.0);
+        let mut rates = Vec::new();
+        for (name, written) in written {
+            let burst = burst(rate, written.count, written.per);
+            let gcra = Gcra::new(written.count, written.per, burst);
+            if gcra.is_none() {
+                let what = format!(
+                    "`{name}`: more than a million requests a second, or a burst that takes longer than a year to come again"
+                );
+                self.tell(&tiers.at, what, "anything between will do");
+            }
+            if let Cost::Is(cost) = limit.cost.value.0
+                && cost > burst
+            {
+                let what = format!("`{name}`: no more than {burst} at once, and a cost of {cost}");
+                let help = "so no request would ever be admitted: raise the rate, or lower `cost`";
+                self.tell(&tiers.at, what, help);
+            }
+            if let Some(tier) = Tier::named(name, names) {
+                rates.push(TierRate {
+                    tier,
+                    name: name.clone(),
+                    rate: Rate {
+                        count: written.count,
+                        per: written.per,
+                        burst,
+                    },
+                });
+            }
+        }
+        rates
     }
 
     fn rate(&mut self, limit: &options::Limit) -> Option<Rate> {
@@ -170,6 +224,7 @@ impl Compile<'_, '_> {
             ("cost", &limit.cost.at),
             ("penalty", &limit.penalty.at),
             ("shared", &limit.shared.at),
+            ("tiers", &limit.tiers.at),
         ] {
             if at.is_written() && !has_rate {
                 let what = format!("`{name}` without `rate`");
@@ -204,18 +259,20 @@ impl Compile<'_, '_> {
         let max_memory = usize::try_from(cache.max_memory.value.0).unwrap_or(usize::MAX);
         let mut left = limits::room_for_clients(max_memory);
         let mut silent = 0;
-        for limit in written {
+        for (limit, spec) in written.iter().zip(&*specs) {
+            // Its own, and each tier's.
+            let tables = 1 + spec.tiers.len();
             let Some(clients) = limit.max_clients.value else {
-                silent += 1;
+                silent += tables;
                 continue;
             };
-            match left.checked_sub(Table::takes(clients)) {
+            match left.checked_sub(tables * Table::takes(clients)) {
                 Some(less) => left = less,
                 None => {
                     let what = format!("no room for {clients} clients in a tenth of `max_memory`");
                     let help = format!(
                         "{} would fit; or raise `max_memory` in [cache]",
-                        fitting(left, usize::MAX).unwrap_or_default()
+                        fitting(left / tables, usize::MAX).unwrap_or_default()
                     );
                     return self.tell(&limit.max_clients.at, what, help);
                 }
@@ -285,4 +342,27 @@ fn fitting(bytes: usize, most: usize) -> Option<usize> {
         clients -= clients.div_ceil(64);
     }
     (clients >= FEW_CLIENTS).then_some(clients)
+}
+
+/// The names of all tiers, if there are any, each once, [`SIGNED_IN`] first.
+pub(super) fn tiers(limits: &[options::Limit]) -> Vec<String> {
+    let tiers = limits.iter().flat_map(|limit| &limit.tiers.value);
+    let mut names = Vec::new();
+    for tiers in tiers {
+        for name in std::iter::once(SIGNED_IN).chain(tiers.0.iter().map(|(name, _)| name.as_str()))
+        {
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
+        }
+    }
+    names
+}
+
+/// As many at once as come in the time that `rate`'s own burst takes to come; at least one.
+fn burst(rate: Rate, count: u64, per: Duration) -> u64 {
+    let all = [rate.burst.into(), rate.per.as_nanos(), count.into()];
+    let all: u128 = all.iter().fold(1, |all, one| all.saturating_mul(*one));
+    let burst = all / (u128::from(rate.count) * per.as_nanos()).max(1);
+    u64::try_from(burst).unwrap_or(u64::MAX).max(1)
 }

@@ -92,7 +92,10 @@ impl Compile<'_, '_> {
                 },
             );
         match read {
-            Ok(password) => Some(password),
+            Ok(password) => {
+                self.secrets.push(path.clone());
+                Some(password)
+            }
             Err(why) => {
                 let what = format!("`password`: {}: {why}", path.display());
                 self.tell(

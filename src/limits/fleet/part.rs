@@ -73,7 +73,8 @@ impl Part {
             Cost::Is(cost) => cost,
             Cost::OriginMillis => 1,
         };
-        let name = format!("{} {:?}", spec.name, spec.key);
+        let tier = spec.tier.as_deref().map(|tier| format!(" of {tier}"));
+        let name = format!("{} {:?}{}", spec.name, spec.key, tier.unwrap_or_default());
         Part::new(secret.as_bytes(), &name, whole, least, fleet.proxies)
     }
 

@@ -309,6 +309,8 @@ fn limit(count: u64, per: u64) -> LimitSpec {
         routes: Vec::new(),
         methods: Vec::new(),
         by_rules: None,
+        tier: None,
+        tiers: Vec::new(),
         counts: Counts::All,
         cost: Cost::Is(1),
         action: Action::Refuse,
@@ -637,6 +639,25 @@ fn limits_that_differ_share_nothing() {
     for other in [part(b"secret", "a", 11, 1), part(b"secret", "a", 10, 2)] {
         assert_ne!(one.tag, other.tag);
         assert_eq!(one.client(&1), other.client(&1));
+    }
+}
+
+#[test]
+fn tiers_of_a_limit_share_nothing_and_are_the_same_everywhere() {
+    let (fleet, rate) = (spec(6379), Duration::from_secs(1));
+    let part = |tier: Option<&str>| {
+        let limit = LimitSpec {
+            tier: tier.map(str::to_owned),
+            ..crate::limits::tests::spec("visitors", 10, 10)
+        };
+        Part::of(&fleet, &limit, Gcra::new(10, rate, 10).unwrap())
+    };
+    let gold = part(Some("gold"));
+    assert_eq!(gold.tag, part(Some("gold")).tag);
+    assert_eq!(gold.client(&1), part(Some("gold")).client(&1));
+    for other in [part(None), part(Some("signed_in"))] {
+        assert_ne!(gold.tag, other.tag);
+        assert_ne!(gold.client(&1), other.client(&1));
     }
 }
 
