@@ -104,7 +104,7 @@ fn run_with(
         metrics: Arc::clone(&telemetry.metrics),
         health: Arc::clone(&health),
     };
-    sweep(&site)?;
+    sweep(&in_force)?;
     if let Some(fleet) = &policy.fleet {
         site.limits.join(fleet, &telemetry.metrics)?;
     }
@@ -281,13 +281,14 @@ fn server(policy: &Policy, fronts: Vec<GenBackgroundService<Front>>) -> Server {
 }
 
 /// Deadlines are looked at from a thread of their own, however busy the workers are; and what limits need no longer.
-fn sweep(site: &Arc<Site>) -> Result<(), String> {
-    let site = Arc::clone(site);
+fn sweep(in_force: &InForce) -> Result<(), String> {
+    let in_force = Arc::clone(in_force);
     std::thread::Builder::new()
         .name("watch".into())
         .spawn(move || {
             for nth in 0_usize.. {
                 std::thread::sleep(SWEEP);
+                let site = in_force.load();
                 site.watch.sweep(clock::uptime_millis());
                 site.limits.tidy(nth, clock::tick().nanos());
             }
