@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep_until;
 
 use super::aside::{self, First, FirstRound, GRACE};
@@ -105,10 +105,17 @@ struct Ward {
 impl Ward {
     async fn run(mut self, first: First) {
         let mut first = Some(first);
+        // However this ends, they end with it.
+        let mut watchers = JoinSet::new();
         let mut watched: HashMap<usize, AbortHandle> = HashMap::new();
         loop {
             self.changes.mark_unchanged();
             let here = self.upstream.servers();
+            // From then on they may be others' servers, which this one's spec knows nothing of.
+            if self.upstream.is_retired() {
+                return;
+            }
+            while watchers.try_join_next().is_some() {}
             watched.retain(|id, watcher| {
                 let stays = here.iter().any(|server| server.id == *id);
                 if !stays {
@@ -119,17 +126,17 @@ impl Ward {
             for server in here.iter() {
                 watched.entry(server.id).or_insert_with(|| {
                     let watcher = self.watcher(server, first.clone());
-                    tokio::spawn(watcher.run()).abort_handle()
+                    watchers.spawn(watcher.run())
                 });
             }
             first = None;
             tokio::select! {
+                biased;
+                () = self.upstream.retired() => return,
                 // The upstream is held here: there is one who tells.
                 _ = self.changes.changed() => {}
-                () = self.upstream.retired() => break,
             }
         }
-        watched.values().for_each(AbortHandle::abort);
     }
 
     fn watcher(&self, server: &Arc<Server>, first: Option<First>) -> Watcher {
@@ -214,5 +221,67 @@ impl Watcher {
         if self.upstream.is_all_ill() && !was_all_ill {
             tracing::warn!(upstream, "no server is well: all of them are used");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::probe::Check;
+    use super::super::server::{Place, ServerSpec};
+    use super::super::upstream::tests::spec;
+    use super::*;
+    use crate::rules::health::Hysteresis;
+
+    fn health() -> HealthSpec {
+        HealthSpec {
+            check: Check::Tcp,
+            interval: Duration::from_secs(3_600),
+            timeout: Duration::from_secs(1),
+            hysteresis: Hysteresis { rise: 2, fall: 3 },
+        }
+    }
+
+    /// With so many servers, at addresses where nobody is.
+    fn upstream(servers: u16) -> Arc<Upstream> {
+        let mut spec = spec(false, None);
+        let of = |port: u16| ServerSpec {
+            place: Place::Address(([127, 0, 0, 1], port).into()),
+            authority: format!("127.0.0.1:{port}"),
+            ..spec.servers[0].clone()
+        };
+        spec.servers = (1..=servers).map(of).collect();
+        spec.health = Some(health());
+        Upstream::new(spec).unwrap()
+    }
+
+    fn ward(upstream: &Arc<Upstream>) -> Ward {
+        Ward {
+            changes: upstream.watch_servers(),
+            twin: probe::twin(upstream.spec(), &health()).unwrap(),
+            upstream: Arc::clone(upstream),
+            probe: Arc::new(Probe::new(&health()).unwrap()),
+            spec: health(),
+        }
+    }
+
+    /// The servers that it sees by then are of a spec that its twin knows nothing of.
+    #[tokio::test]
+    async fn who_is_retired_looks_at_no_server_of_its_heirs() {
+        let before = upstream(1);
+        let (late, early) = (ward(&before), ward(&before));
+        let (first, round) = FirstRound::new(Duration::from_secs(10));
+        let running = tokio::spawn(early.run(first.clone()));
+        while Arc::strong_count(&before) < 4 {
+            tokio::task::yield_now().await;
+        }
+        let heir = before.succeeded_by(upstream(3).spec().clone()).unwrap();
+        heir.take_over(&before);
+        running.await.expect("no panic where both are told at once");
+        late.run(first).await;
+        // Nobody watches any more.
+        while Arc::strong_count(&before) > 1 {
+            tokio::task::yield_now().await;
+        }
+        round.wait();
     }
 }
