@@ -73,6 +73,11 @@ impl Policy {
         }
     }
 
+    /// Whether every request has a route of the same place as by another.
+    pub fn routes_like(&self, other: &Policy) -> bool {
+        self.table == other.table
+    }
+
     /// Host, path and route, in the order in which they are tried.
     pub fn order(&self) -> impl Iterator<Item = (String, &str, &Arc<Route>)> {
         let all = self.table.order();

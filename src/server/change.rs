@@ -65,6 +65,7 @@ fn renewed(before: &Site, policy: Policy, metrics: &Metrics) -> Result<Site, Str
     let elsewhere = upstreams.len() != known.len()
         || !pairs.all(|(one, known)| Arc::ptr_eq(one, known))
         || policy.routes != before.policy.routes
+        || !policy.routes_like(&before.policy)
         || policy.credentials != before.policy.credentials;
     let joins = (policy.fleet.as_ref()).filter(|_| !limits.stays_with(&before.limits));
     if let Some(fleet) = joins {

@@ -26,6 +26,10 @@ pub fn tests() -> Vec<Test> {
         ),
         ("reloads::what_is_known_stays_known", what_stays),
         ("reloads::another_origin_is_asked_at_once", another_origin),
+        (
+            "reloads::nobody_boards_what_another_path_has_asked_for",
+            another_path,
+        ),
         ("reloads::a_budget_holds_through_changes", budgets_hold),
         (
             "reloads::servers_come_and_go_and_who_stays_is_known",
@@ -234,6 +238,44 @@ fn another_origin() -> Outcome {
         open.get("/kept/2", "")?.is(200)?.text(),
         "other".into(),
     )
+}
+
+/// An origin that answers once the gate is open, with a page that may be kept.
+fn gated(says: &'static str, gate: &Arc<Gate>) -> Result<Origin, String> {
+    let door = Arc::clone(gate);
+    Origin::start(move |_, conn: &mut Conn| {
+        door.wait();
+        answer(conn, 200, "Cache-Control: max-age=600\r\n", says.as_bytes())
+    })
+}
+
+/// Two upstreams, of which one has a path of its own.
+fn two_upstreams(green: &Origin, path: &str) -> String {
+    format!(
+        "[[upstream]]\nname = \"blue\"\n\
+         [[upstream]]\nname = \"green\"\nservers = [\"http://{}\"]\n\
+         [[route]]\nname = \"blue\"\nupstream = \"blue\"\n\
+         [[route]]\nname = \"green\"\nupstream = \"green\"\npath = \"{path}\"\n",
+        green.address
+    )
+}
+
+/// While a page is on its way from one origin, its path becomes another's.
+fn another_path() -> Outcome {
+    let gate = Arc::new(Gate::default());
+    let (blue, green) = (gated("blue", &gate)?, origin("green")?);
+    let site = Site::start(blue.address, &two_upstreams(&green, "/green"))?;
+    let mut early = site.client()?;
+    early.send("GET", "/kept", "", b"")?;
+    eventually("it is asked for", || {
+        Ok((blue.asked("GET /kept") == 1).then_some(()))
+    })?;
+    let text = read(&site)?.replace("\"/green\"", "\"/kept\"");
+    change(&site, &text)?;
+    let now = site.get("/kept", "")?.is(200)?.text();
+    equal("of the path's route by now", now, "green".into())?;
+    gate.open();
+    equal("as it was asked", early.reply("GET")?.is(200)?.text(), "blue".into())
 }
 
 fn what_waits() -> Outcome {
