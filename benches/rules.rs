@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use tidegate::cache::entry::{Body, Entry, EntryParts, Head};
 use tidegate::cache::key::{Key, KeyRef};
 use tidegate::cache::memory::Memory;
-use tidegate::cache::store::Store;
+use tidegate::cache::store::{Since, Store};
 use tidegate::cache::table::Variant;
 use tidegate::rules::cache_status::Told;
 use tidegate::rules::client::Client;
@@ -144,7 +144,11 @@ fn lookup(c: &mut Criterion) {
     let keys: Vec<Key> = (0..PAGES).map(page_key).collect();
     for key in &keys {
         let entry = entry(&memory);
-        store.put(key, entry, store.generation(key.hash()), NOW.mono);
+        let since = Since {
+            generation: store.generation(key.hash()),
+            reign: 0,
+        };
+        store.put(key, entry, since, NOW.mono);
     }
     let absent = page_key(PAGES);
     let mut group = c.benchmark_group("lookup");

@@ -93,11 +93,20 @@ impl Slot {
     }
 }
 
+/// Since when a page is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Since {
+    /// Its key's, as it was before the origin was asked.
+    pub generation: u64,
+    /// Under which routes and upstreams.
+    pub reign: u64,
+}
+
 /// Whether an entry was kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
     Yes,
-    /// The page was invalidated after the fetch began.
+    /// The page was invalidated after the fetch began, or comes from elsewhere by now.
     Outdated,
 }
 
@@ -113,6 +122,8 @@ pub struct Store {
     max_variants: usize,
     evicted: Arc<AtomicU64>,
     invalidated: AtomicU64,
+    /// Of whoever may keep anything here.
+    reign: AtomicU64,
 }
 
 #[derive(Default)]
@@ -150,7 +161,13 @@ impl Store {
             max_variants,
             evicted,
             invalidated: AtomicU64::new(0),
+            reign: AtomicU64::new(0),
         }
+    }
+
+    /// From now on nothing is kept that was asked for under an earlier reign: it came from elsewhere.
+    pub fn begin(&self, reign: u64) {
+        self.reign.fetch_max(reign, Ordering::AcqRel);
     }
 
     /// The page under `key`.
@@ -172,11 +189,15 @@ impl Store {
         self.stripe(key).generation.load(Ordering::Acquire)
     }
 
-    /// Keeps `entry`, unless its page was invalidated since `generation`.
-    pub fn put(&self, key: &Key, entry: Arc<Entry>, generation: u64, now: Moment) -> Kept {
+    /// Keeps `entry`, unless its page was invalidated since `generation`, or its reign is over.
+    pub fn put(&self, key: &Key, entry: Arc<Entry>, since: Since, now: Moment) -> Kept {
+        let Since { generation, reign } = since;
         let stripe = self.stripe(key.hash());
         let _writing = stripe.write.lock();
-        if stripe.generation.load(Ordering::Acquire) != generation {
+        // Under the lock: a page of the next reign is put after this one, or seen here.
+        if stripe.generation.load(Ordering::Acquire) != generation
+            || self.reign.load(Ordering::Acquire) > reign
+        {
             return Kept::Outdated;
         }
         let before = self.pages.get(&key.as_ref());

@@ -29,6 +29,7 @@ pub fn put_in_force(in_force: &InForce, policy: Policy, metrics: &Metrics) -> Re
     for (heir, before) in &heirs {
         heir.take_over(before);
     }
+    site.fetcher.takes_over();
     in_force.store(Arc::clone(&site));
     for upstream in known {
         if !upstreams.iter().any(|one| Arc::ptr_eq(one, upstream)) {

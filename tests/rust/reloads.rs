@@ -260,7 +260,7 @@ fn two_upstreams(green: &Origin, path: &str) -> String {
     )
 }
 
-/// While a page is on its way from one origin, its path becomes another's.
+/// While a page is on its way from one origin, its path becomes another's: whoever has asked gets it, and nobody else.
 fn another_path() -> Outcome {
     let gate = Arc::new(Gate::default());
     let (blue, green) = (gated("blue", &gate)?, origin("green")?);
@@ -275,7 +275,14 @@ fn another_path() -> Outcome {
     let now = site.get("/kept", "")?.is(200)?.text();
     equal("of the path's route by now", now, "green".into())?;
     gate.open();
-    equal("as it was asked", early.reply("GET")?.is(200)?.text(), "blue".into())
+    equal(
+        "as it was asked",
+        early.reply("GET")?.is(200)?.text(),
+        "blue".into(),
+    )?;
+    let stored = site.get("/kept", "")?.is(200)?;
+    equal("of the path's route", stored.text(), "green".into())?;
+    equal("stored", green.asked("GET /kept"), 1)
 }
 
 fn what_waits() -> Outcome {
