@@ -193,7 +193,7 @@ impl Limits {
     }
 
     /// Others in their place. What clients have used of a limit they have used of the one of the same name, as far as that
-    /// counts the same.
+    /// counts the same and is not for many times as many of them.
     pub fn renewed(
         &self,
         specs: &[LimitSpec],
@@ -315,17 +315,12 @@ impl Limit {
         };
         let tiers: Vec<_> = spec.tiers.iter().map(of_tier).collect();
         let whole = law(&spec);
-        let part = fleet.filter(|_| spec.shared).zip(whole);
-        let part = part.map(|(fleet, whole)| {
-            let part = Part::of(fleet, &spec, whole);
-            let had = before.and_then(|before| before.part.as_ref());
-            let same = had.filter(|had| had.is_same(&part));
-            same.cloned().unwrap_or_else(|| Arc::new(part))
-        });
         let law = Law {
             gcra: whole,
             concurrency: spec.concurrency,
         };
+        let part = fleet.filter(|_| spec.shared).zip(whole);
+        let part = part.map(|(fleet, whole)| Part::of(fleet, &spec, whole));
         let count = |what: &Limited| {
             let labels = [spec.name.as_str(), what.label()];
             metrics.counter(&names::LIMITED, &labels)
@@ -338,8 +333,17 @@ impl Limit {
             };
             numbers && before.spec.key == spec.key
         };
-        let table = match before.filter(knows) {
-            Some(before) => before.table.under(law, spec.max_clients),
+        let taken_over = before.filter(knows).and_then(|before| {
+            let table = before.table.under(law, spec.max_clients)?;
+            Some((table, before.part.as_ref()))
+        });
+        let had = taken_over.as_ref().and_then(|(_, had)| *had);
+        let part = part.map(|part| {
+            let same = had.filter(|had| had.is_same(&part));
+            same.cloned().unwrap_or_else(|| Arc::new(part))
+        });
+        let table = match taken_over {
+            Some((table, _)) => table,
             None => Table::new(law, spec.max_clients, Arc::new(room.clone())),
         };
         let table = Arc::new(match &part {
