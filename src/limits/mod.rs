@@ -284,7 +284,7 @@ impl Limits {
 
     /// Gives back memory that is used no longer: of each limit that of one shard, another for each `nth`.
     pub fn tidy(&self, nth: usize, now: u64) {
-        for limit in &self.all {
+        for limit in self.all.iter().flat_map(|limit| limit.and_tiers()) {
             limit.table.tidy(nth, now);
         }
     }
