@@ -30,6 +30,8 @@ use crate::telemetry::{ProbeResult, ids};
 /// What the answers of a server came to, for all to read.
 pub struct Seen {
     well: AtomicBool,
+    /// It was asked, and has not been away since.
+    known: AtomicBool,
     counts: [AtomicU64; ProbeResult::ALL.len()],
 }
 
@@ -38,6 +40,7 @@ impl Default for Seen {
     fn default() -> Self {
         Self {
             well: AtomicBool::new(true),
+            known: AtomicBool::new(false),
             counts: Default::default(),
         }
     }
@@ -53,8 +56,24 @@ impl Seen {
         self.counts[result as usize].load(Ordering::Relaxed)
     }
 
+    /// How it counts until it is asked.
+    pub(super) fn presume_well(&self, well: bool) {
+        self.known.store(false, Ordering::Relaxed);
+        self.well.store(well, Ordering::Relaxed);
+    }
+
+    /// How it is, by its answers.
     pub(super) fn set_well(&self, well: bool) {
         self.well.store(well, Ordering::Relaxed);
+        self.known.store(true, Ordering::Relaxed);
+    }
+
+    /// Of a server that was asked by another spec's check, too, no answer decides alone.
+    fn course(&self) -> Course {
+        match self.known.load(Ordering::Relaxed) {
+            true => Course::going_on(self.is_well()),
+            false => Course::default(),
+        }
     }
 
     fn count(&self, result: ProbeResult) {
@@ -147,7 +166,7 @@ impl Ward {
             twin: Arc::clone(&self.twin),
             probe: Arc::clone(&self.probe),
             spec: self.spec.clone(),
-            is_well: true,
+            course: server.seen().course(),
             first,
         }
     }
@@ -162,20 +181,18 @@ struct Watcher {
     twin: Arc<Upstream>,
     probe: Arc<Probe>,
     spec: HealthSpec,
-    /// By all its answers.
-    is_well: bool,
+    /// What all its answers have come to.
+    course: Course,
     /// Dropped with the first answer.
     first: Option<First>,
 }
 
 impl Watcher {
     async fn run(mut self) {
-        let mut course = Course::default();
         loop {
             let begun = clock::timer();
             let answer = self.ask().await;
-            let change = course.after(answer.is_ok(), self.spec.hysteresis);
-            self.tell(change, answer);
+            self.tell(answer);
             self.first = None;
             // One at a time, however long it takes.
             sleep_until(begun + spread(self.spec.interval, ids::random())).await;
@@ -191,7 +208,8 @@ impl Watcher {
         asked.await.unwrap_or_else(panicked)
     }
 
-    fn tell(&mut self, change: Option<Change>, answer: Result<(), Failed>) {
+    fn tell(&mut self, answer: Result<(), Failed>) {
+        let change = self.course.after(answer.is_ok(), self.spec.hysteresis);
         let server = &self.server;
         let seen = server.seen();
         let (result, why) = match answer {
@@ -200,11 +218,8 @@ impl Watcher {
         };
         seen.count(result);
         let was_all_ill = self.upstream.is_all_ill();
-        if let Some(change) = change {
-            self.is_well = change == Change::Well;
-        }
         // Also where nothing has changed: it may have just come, or come back.
-        self.upstream.let_in(server, self.is_well);
+        self.upstream.let_in(server, self.course.is_well());
         self.upstream.probed(server, result == ProbeResult::Ok);
         let (upstream, name) = (self.upstream.name(), server.name());
         let Some(change) = change else {
@@ -262,6 +277,36 @@ mod tests {
             probe: Arc::new(Probe::new(&health()).unwrap()),
             spec: health(),
         }
+    }
+
+    /// Another spec says nothing against a server that is well, and nothing for one that is ill.
+    #[tokio::test]
+    async fn one_answer_under_another_spec_changes_nobody_who_is_known() {
+        let before = upstream(2);
+        let here = before.servers();
+        let watcher = |ward: &Ward, at: usize| ward.watcher(&ward.upstream.servers()[at], None);
+        let fails = || Err(Failed::broken("no"));
+        let ward_before = ward(&before);
+        watcher(&ward_before, 0).tell(Ok(()));
+        watcher(&ward_before, 1).tell(fails());
+        let well = || {
+            here.iter()
+                .map(|one| one.seen().is_well())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(well(), [true, false], "the first answers decide");
+        let mut spec = before.spec().clone();
+        spec.queue += 1;
+        let heir = before.succeeded_by(spec).unwrap();
+        heir.take_over(&before);
+        let ward = ward(&heir);
+        let (mut one, mut other) = (watcher(&ward, 0), watcher(&ward, 1));
+        one.tell(fails());
+        other.tell(Ok(()));
+        assert_eq!(well(), [true, false], "it takes as many as ever");
+        other.tell(Ok(()));
+        (0..2).for_each(|_| one.tell(fails()));
+        assert_eq!(well(), [false, true]);
     }
 
     /// The servers that it sees by then are of a spec that its twin knows nothing of.

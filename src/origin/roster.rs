@@ -156,7 +156,7 @@ impl Roster {
             };
             let server = Arc::new(server);
             // Until it was asked.
-            server.seen().set_well(!changing.is_watched);
+            server.seen().presume_well(!changing.is_watched);
             come.push(server);
         }
         here.extend(come.iter().cloned());
@@ -245,7 +245,8 @@ impl Roster {
         let come: Vec<_> = stay.iter().filter(|one| !was_here(one)).cloned().collect();
         let is_watched = spec.health.is_some();
         // Until they were asked.
-        come.iter().for_each(|one| one.seen().set_well(!is_watched));
+        let presume = |one: &Arc<Server>| one.seen().presume_well(!is_watched);
+        come.iter().for_each(presume);
         let mut gone: Vec<_> = (gone.into_iter())
             .filter(|left| !is_here(&left.server))
             .map(|left| Left {
@@ -275,7 +276,7 @@ impl Roster {
         budget.leave(&leave);
         if !is_watched {
             for one in stay.iter() {
-                one.seen().set_well(true);
+                one.seen().presume_well(true);
                 budget.set_well(one.id, true);
             }
         }
