@@ -33,6 +33,7 @@ use crate::front::guests::{Guests, Told};
 use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
 use crate::front::{Challenges, InForce, Site};
+use crate::guard::Guard;
 use crate::limits;
 use crate::origin::{self, FirstRound};
 use crate::rules::breaker;
@@ -105,6 +106,7 @@ fn run_with(
         health: Arc::clone(&health),
     };
     sweep(&in_force)?;
+    change::look_at_files(&in_force)?;
     if let Some(fleet) = &policy.fleet {
         site.limits.join(fleet, &telemetry.metrics)?;
     }
@@ -227,7 +229,7 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
     let fetching = change::fetching(&policy);
     change::warn_of_open(&policy);
     Ok(Arc::new(Site {
-        guard: change::guard(&policy, metrics)?,
+        guard: Guard::new(&policy, None, metrics)?,
         identities: change::identities(&policy, None, metrics)?,
         guests: Arc::new(guests),
         limits: Arc::new(limits::Limits::new(

@@ -196,7 +196,7 @@ pub struct Route {
 }
 
 /// Addresses under one name. Its place in [`Policy::lists`] is its bit in what is said of an address.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List {
     pub name: String,
     pub networks: Vec<IpNet>,
@@ -206,7 +206,7 @@ pub struct List {
 }
 
 /// Databases that tell where clients are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Geo {
     pub country: Option<PathBuf>,
     pub asn: Option<PathBuf>,

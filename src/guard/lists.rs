@@ -42,8 +42,9 @@ impl Lists {
         Ok(Arc::new(Lists { lists, table }))
     }
 
-    pub fn has_files(&self) -> bool {
-        self.lists.iter().any(|kept| kept.file.is_some())
+    /// Whether they are what a config says.
+    pub fn are_by(&self, lists: &[List]) -> bool {
+        self.lists.iter().map(|kept| &kept.list).eq(lists)
     }
 
     pub fn find(&self, client: IpAddr) -> Listed {

@@ -15,7 +15,7 @@ fn guard(text: &str) -> (Arc<Guard>, Metrics) {
         Err(told) => panic!("{told}"),
     };
     let metrics = Metrics::new();
-    let guard = Guard::new(&policy, &metrics).unwrap();
+    let guard = Guard::new(&policy, None, &metrics).unwrap();
     (guard, metrics)
 }
 
@@ -190,4 +190,28 @@ fn rules_ask_for_passes_and_limits() {
     );
     let series = "tidegate_rule_matches_total{rule=\"one\",action=\"limit\"}";
     assert_eq!(count(&metrics, series), 3);
+}
+
+#[test]
+fn what_is_configured_alike_is_read_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bad");
+    fs::write(&path, "192.0.2.0/24\n").unwrap();
+    let list = |action: &str| {
+        format!(
+            "[[list]]\nname = 'bad'\nfile = '{}'\naction = '{action}'\n",
+            path.display()
+        )
+    };
+    let (before, metrics) = guard(&list("deny"));
+    let renewed = |text: &str| {
+        let policy = config::compile("t.toml", &format!("{UPSTREAM}{text}")).unwrap();
+        Guard::new(&policy, Some(&before), &metrics).unwrap()
+    };
+    let rules = "[[rule]]\nname = 'all'\nwhen = 'true'\naction = 'count'\n";
+    let same = renewed(&format!("{}{rules}", list("deny")));
+    assert!(same.has_rules() && !before.has_rules());
+    assert!(Arc::ptr_eq(&same.lists, &before.lists) && Arc::ptr_eq(&same.geo, &before.geo));
+    let other = renewed(&list("allow"));
+    assert!(!Arc::ptr_eq(&other.lists, &before.lists) && Arc::ptr_eq(&other.geo, &before.geo));
 }

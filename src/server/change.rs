@@ -53,7 +53,7 @@ fn renewed(before: &Site, policy: Policy, metrics: &Metrics) -> Result<Site, Str
     let is_new = |one: &&Arc<Upstream>| !known.iter().any(|known| known.name() == one.name());
     let new: Vec<_> = upstreams.iter().filter(is_new).cloned().collect();
     warn_of_open(&policy);
-    let guard = guard(&policy, metrics)?;
+    let guard = Guard::new(&policy, Some(&before.guard), metrics)?;
     let identities = identities(&policy, before.identities.as_ref(), metrics)?;
     let limits = before.limits.renewed(
         &policy.limits,
@@ -143,16 +143,24 @@ pub fn fetching(policy: &Policy) -> Limits {
     }
 }
 
-/// Lists, databases and rules, whose files are looked at as long as they are in force.
-pub fn guard(policy: &Policy, metrics: &Metrics) -> Result<Arc<Guard>, String> {
-    let guard = Guard::new(policy, metrics)?;
-    guard
-        .watch()
-        .map_err(|e| format!("cannot start a thread: {e}"))?;
-    Ok(guard)
+/// Looks, from a thread of its own, at the files of what is in force by then.
+///
+/// # Errors
+/// No thread can be had; for people.
+pub fn look_at_files(in_force: &InForce) -> Result<(), String> {
+    let in_force = Arc::clone(in_force);
+    let look = move || {
+        let site = in_force.load_full();
+        site.guard.look();
+        if let Some(identities) = &site.identities {
+            identities.look();
+        }
+        true
+    };
+    files::watch("files", files::LOOK, look).map_err(|e| format!("cannot start a thread: {e}"))
 }
 
-/// What visitors are known by, whose files are looked at as long as it is in force: what was `before`, if it is the same.
+/// What visitors are known by: what was `before`, if it is the same.
 pub fn identities(
     policy: &Policy,
     before: Option<&Arc<Identities>>,
@@ -165,11 +173,7 @@ pub fn identities(
     if let Some(before) = before.filter(|before| before.is_by(spec)) {
         return Ok(Some(Arc::clone(before)));
     }
-    let identities = Identities::new(spec, before.map(|before| &**before), metrics)?;
-    identities
-        .watch()
-        .map_err(|e| format!("cannot start a thread: {e}"))?;
-    Ok(Some(identities))
+    Identities::new(spec, before.map(|before| &**before), metrics).map(Some)
 }
 
 /// Warns of secrets that are none.

@@ -37,6 +37,10 @@ pub fn tests() -> Vec<Test> {
         ),
         ("reloads::what_cannot_change_waits_and_is_told", what_waits),
         ("reloads::a_mounted_config_map_is_followed", a_link),
+        (
+            "reloads::who_stays_holds_no_thread_and_no_list_of_before",
+            nothing_piles_up,
+        ),
     ]
 }
 
@@ -295,6 +299,43 @@ fn what_waits() -> Outcome {
     // All else is in force.
     let long = format!("/{}", "x".repeat(2_000));
     site.get(&long, "")?.is(414).map(drop)
+}
+
+/// Connections that ask for nothing keep the config that they last asked under.
+fn nothing_piles_up() -> Outcome {
+    let origin = origin("page")?;
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let path = folder.path().join("bad");
+    fs::write(&path, "192.0.2.0/24\n").map_err(|e| e.to_string())?;
+    let list = format!(
+        "[[list]]\nname = 'bad'\nfile = '{}'\naction = 'deny'\n",
+        path.display()
+    );
+    let site = Site::start(origin.address, &list)?;
+    let base = read(&site)?;
+    let pid = site.pid()?;
+    let threads = || {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(|e| e.to_string())?;
+        Ok::<_, String>(tasks.count())
+    };
+    let mut stay = Vec::new();
+    let mut before = 0;
+    for turn in 0..10 {
+        change(&site, &lay_over(&base, &marked(turn))?)?;
+        let mut client = site.client()?;
+        client.get("/kept", "")?.is(200)?;
+        stay.push(client);
+        if turn == 1 {
+            before = threads()?;
+        }
+    }
+    let after = threads()?;
+    equal("more threads", after.saturating_sub(before) > 3, false)?;
+    // The one that looks does so for what is in force.
+    fs::write(&path, "127.0.0.0/8\n").map_err(|e| e.to_string())?;
+    eventually("the list is read anew", || {
+        Ok((site.get("/kept", "")?.status == 403).then_some(()))
+    })
 }
 
 fn a_link() -> Outcome {
