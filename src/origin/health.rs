@@ -2,7 +2,7 @@
 //! decide whether it gets requests.
 //!
 //! ```text
-//! watch() ──► a thread of its own, a task a server:  Probe ──► Course ──► Server's Seen, Budget, log
+//! begin() ──► a thread of its own, a task a server:  Probe ──► Course ──► Server's Seen, Budget, log
 //!             and one an upstream, for servers that come and go
 //!    └──────► FirstRound::wait(), before anybody is let in
 //! ```
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep_until;
 
-use super::aside::{self, First, FirstRound, GRACE};
+use super::aside::{Aside, First, FirstRound, GRACE};
 use super::probe::{self, Failed, HealthSpec, Probe};
 use super::server::Server;
 use super::upstream::Upstream;
@@ -84,8 +84,23 @@ impl Seen {
 /// Watches the servers of all that have a health check, until their upstream is retired; `None` where none has.
 ///
 /// # Errors
-/// A thread that can't be had, roots that can't be read; for people.
+/// As with [`watching`].
 pub fn watch(upstreams: &[Arc<Upstream>]) -> Result<Option<FirstRound>, String> {
+    Ok(watching(upstreams)?.map(Watching::begin))
+}
+
+/// All that it takes to watch servers.
+pub struct Watching {
+    aside: Aside,
+    wards: Vec<Ward>,
+    patience: Duration,
+}
+
+/// Gets ready to watch the servers of all that have a health check; `None` where none has.
+///
+/// # Errors
+/// A thread that can't be had, roots that can't be read; for people.
+pub fn watching(upstreams: &[Arc<Upstream>]) -> Result<Option<Watching>, String> {
     let mut wards = Vec::new();
     let mut patience = Duration::ZERO;
     for upstream in upstreams {
@@ -94,7 +109,6 @@ pub fn watch(upstreams: &[Arc<Upstream>]) -> Result<Option<FirstRound>, String> 
         };
         patience = patience.max(spec.timeout + GRACE);
         wards.push(Ward {
-            changes: upstream.watch_servers(),
             upstream: Arc::clone(upstream),
             twin: probe::twin(upstream.spec(), spec)?,
             probe: Arc::new(Probe::new(spec)?),
@@ -104,31 +118,43 @@ pub fn watch(upstreams: &[Arc<Upstream>]) -> Result<Option<FirstRound>, String> 
     if wards.is_empty() {
         return Ok(None);
     }
-    let (first, round) = FirstRound::new(patience);
-    aside::run("health", move || {
-        let run = |ward: Ward| tokio::spawn(ward.run(first.clone()));
-        wards.into_iter().map(run).collect()
-    })?;
-    Ok(Some(round))
+    Ok(Some(Watching {
+        aside: Aside::new("health")?,
+        wards,
+        patience,
+    }))
+}
+
+impl Watching {
+    /// Watches until their upstream is retired.
+    pub fn begin(self) -> FirstRound {
+        let (first, round) = FirstRound::new(self.patience);
+        let begin = |ward: Ward| (ward.upstream.watch_servers(), ward);
+        let wards: Vec<_> = self.wards.into_iter().map(begin).collect();
+        self.aside.run(move || {
+            let run = |(changes, ward): (_, Ward)| tokio::spawn(ward.run(changes, first.clone()));
+            wards.into_iter().map(run).collect()
+        });
+        round
+    }
 }
 
 /// The servers of an upstream, which may come and go.
 struct Ward {
     upstream: Arc<Upstream>,
-    changes: watch::Receiver<()>,
     twin: Arc<Upstream>,
     probe: Arc<Probe>,
     spec: HealthSpec,
 }
 
 impl Ward {
-    async fn run(mut self, first: First) {
+    async fn run(self, mut changes: watch::Receiver<()>, first: First) {
         let mut first = Some(first);
         // However this ends, they end with it.
         let mut watchers = JoinSet::new();
         let mut watched: HashMap<usize, AbortHandle> = HashMap::new();
         loop {
-            self.changes.mark_unchanged();
+            changes.mark_unchanged();
             let here = self.upstream.servers();
             // From then on they may be others' servers, which this one's spec knows nothing of.
             if self.upstream.is_retired() {
@@ -153,7 +179,7 @@ impl Ward {
                 biased;
                 () = self.upstream.retired() => return,
                 // The upstream is held here: there is one who tells.
-                _ = self.changes.changed() => {}
+                _ = changes.changed() => {}
             }
         }
     }
@@ -271,7 +297,6 @@ mod tests {
 
     fn ward(upstream: &Arc<Upstream>) -> Ward {
         Ward {
-            changes: upstream.watch_servers(),
             twin: probe::twin(upstream.spec(), &health()).unwrap(),
             upstream: Arc::clone(upstream),
             probe: Arc::new(Probe::new(&health()).unwrap()),
@@ -315,14 +340,15 @@ mod tests {
         let before = upstream(1);
         let (late, early) = (ward(&before), ward(&before));
         let (first, round) = FirstRound::new(Duration::from_secs(10));
-        let running = tokio::spawn(early.run(first.clone()));
+        let [soon, later] = [(); 2].map(|()| before.watch_servers());
+        let running = tokio::spawn(early.run(soon, first.clone()));
         while Arc::strong_count(&before) < 4 {
             tokio::task::yield_now().await;
         }
         let heir = before.succeeded_by(upstream(3).spec().clone()).unwrap();
         heir.take_over(&before);
         running.await.expect("no panic where both are told at once");
-        late.run(first).await;
+        late.run(later, first).await;
         // Nobody watches any more.
         while Arc::strong_count(&before) > 1 {
             tokio::task::yield_now().await;

@@ -23,9 +23,12 @@ use crate::telemetry::{Metrics, RouteMetrics, UpstreamMetrics};
 pub fn put_in_force(in_force: &InForce, policy: Policy, metrics: &Metrics) -> Result<(), String> {
     let before = in_force.load_full();
     let known = before.fetcher.upstreams();
-    let site = Arc::new(renewed(&before, policy, metrics)?);
-    let upstreams = site.fetcher.upstreams();
-    let heirs: Vec<_> = heirs(upstreams, known).collect();
+    let upstreams = upstreams(&policy, known)?;
+    let heirs: Vec<_> = heirs(&upstreams, known).collect();
+    let its: Vec<_> = heirs.iter().map(|(heir, _)| Arc::clone(heir)).collect();
+    // All that can fail is done by now, and nothing has changed.
+    let (resolving, watching) = (origin::resolving(&its)?, origin::watching(&its)?);
+    let site = Arc::new(renewed(&before, &upstreams, policy, metrics)?);
     for (heir, before) in &heirs {
         heir.take_over(before);
     }
@@ -37,19 +40,21 @@ pub fn put_in_force(in_force: &InForce, policy: Policy, metrics: &Metrics) -> Re
         }
     }
     // Whoever was there serves until it is known of the others.
-    let heirs: Vec<_> = heirs.iter().map(|(heir, _)| Arc::clone(heir)).collect();
-    if let Err(why) = origin::resolve(&heirs).and_then(|_| origin::watch(&heirs)) {
-        tracing::error!(why, "servers are not looked after");
-    }
+    drop(resolving.map(|resolving| resolving.begin()));
+    drop(watching.map(|watching| watching.begin()));
     if !site.limits.stays_with(&before.limits) {
         before.limits.leave();
     }
     Ok(())
 }
 
-fn renewed(before: &Site, policy: Policy, metrics: &Metrics) -> Result<Site, String> {
+fn renewed(
+    before: &Site,
+    upstreams: &[Arc<Upstream>],
+    policy: Policy,
+    metrics: &Metrics,
+) -> Result<Site, String> {
     let known = before.fetcher.upstreams();
-    let upstreams = upstreams(&policy, known)?;
     let is_new = |one: &&Arc<Upstream>| !known.iter().any(|known| known.name() == one.name());
     let new: Vec<_> = upstreams.iter().filter(is_new).cloned().collect();
     warn_of_open(&policy);
@@ -79,9 +84,11 @@ fn renewed(before: &Site, policy: Policy, metrics: &Metrics) -> Result<Site, Str
         }
         return Err(why);
     }
-    let watched = watched(&upstreams, metrics);
+    let watched = watched(upstreams, metrics);
+    let fetcher =
+        (before.fetcher).renewed(upstreams.to_vec(), watched, fetching(&policy), elsewhere);
     Ok(Site {
-        fetcher: (before.fetcher).renewed(upstreams, watched, fetching(&policy), elsewhere),
+        fetcher,
         routes: routes(&policy, metrics),
         limits: Arc::new(limits),
         guard,

@@ -10,7 +10,7 @@ use std::thread;
 use super::lifecycle::signal;
 use super::site::{Client, Gate, Origin, Reply, Site, answer, equal, eventually};
 use super::{Outcome, Test};
-use crate::harness::proxy::lay_over;
+use crate::harness::proxy::{free_port, lay_over};
 use crate::harness::wire::Conn;
 
 /// Every test here, with its name.
@@ -37,6 +37,10 @@ pub fn tests() -> Vec<Test> {
         ),
         ("reloads::what_cannot_change_waits_and_is_told", what_waits),
         ("reloads::a_mounted_config_map_is_followed", a_link),
+        (
+            "reloads::what_cannot_be_done_whole_is_not_begun",
+            half_of_it,
+        ),
         (
             "reloads::who_stays_holds_no_thread_and_no_list_of_before",
             nothing_piles_up,
@@ -299,6 +303,37 @@ fn what_waits() -> Outcome {
     // All else is in force.
     let long = format!("/{}", "x".repeat(2_000));
     site.get(&long, "")?.is(414).map(drop)
+}
+
+/// The roots by which an upstream's servers are believed are gone when its health check is to be another: nobody could ask
+/// them any more.
+fn half_of_it() -> Outcome {
+    let origin = origin("page")?;
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let roots = folder.path().join("roots.pem");
+    let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]);
+    let made = made.map_err(|e| e.to_string())?;
+    fs::write(&roots, made.cert.pem()).map_err(|e| e.to_string())?;
+    let dead = free_port();
+    let apps = format!(
+        "[[upstream]]\nname = 'app'\n\
+         [[upstream]]\nname = 'secure'\nservers = ['https://{dead}']\nca = '{}'\nhealth = 'tcp'\n\
+         health_interval = '100ms'\nhealth_timeout = '100ms'\n\
+         [[route]]\nname = 'all'\nupstream = 'app'\n\
+         [[route]]\nname = 'secure'\nupstream = 'secure'\npath = '/secure'\n",
+        roots.display()
+    );
+    let site = Site::start(origin.address, &apps)?;
+    fs::remove_file(&roots).map_err(|e| e.to_string())?;
+    let more = "[[upstream]]\n[[upstream]]\nhealth_timeout = '90ms'\n[[route]]\nx_cache = true\n";
+    change(&site, &with(&site, more)?)?;
+    equal("version", version(&site)?, 1.0)?;
+    equal("told", site.metric("tidegate_config_refused")?, 1.0)?;
+    let mark = site.get("/kept", "")?.is(200)?.field("x-cache").to_owned();
+    equal("mark", mark, String::new())?;
+    // And who looked after the servers still does.
+    let probes = site.metric("tidegate_origin_probes_total")?;
+    site.until("tidegate_origin_probes_total", |now| now > probes + 2.0)
 }
 
 /// Connections that ask for nothing keep the config that they last asked under.
