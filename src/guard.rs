@@ -123,6 +123,11 @@ impl Guard {
         self.geo.look();
     }
 
+    /// The lists' names, and how many networks are in each.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.lists.entries()
+    }
+
     /// What the lists say of a client.
     pub fn find(&self, client: IpAddr) -> Listed {
         self.lists.find(client)

@@ -55,24 +55,12 @@ impl State {
     fn new(proxies: u32, metrics: &Metrics) -> Arc<State> {
         let count =
             |at: usize| metrics.counter(&names::REDIS_OPERATIONS, &[RedisResult::ALL[at].label()]);
-        let state = Arc::new(State {
+        Arc::new(State {
             up: AtomicBool::new(false),
             proxies: AtomicU32::new(proxies),
             hot: AtomicUsize::new(0),
             operations: std::array::from_fn(count),
-        });
-        let read = |of: fn(&State) -> f64| {
-            let state = Arc::clone(&state);
-            move || of(&state)
-        };
-        metrics.gauge(
-            &names::REDIS_UP,
-            &[],
-            read(|s| f64::from(u8::from(s.is_up()))),
-        );
-        metrics.gauge(&names::FLEET_PROXIES, &[], read(|s| s.proxies().into()));
-        metrics.gauge(&names::FLEET_HOT, &[], read(|s| s.hot() as f64));
-        state
+        })
     }
 
     /// Whether Redis answers.

@@ -261,6 +261,11 @@ impl Limits {
         Ok(())
     }
 
+    /// How things stand in the fleet, if it has joined one.
+    pub fn fleet(&self) -> Option<&fleet::State> {
+        self.fleet.get().map(|fleet| &**fleet.state())
+    }
+
     /// Leaves the fleet, which blocks for three of Redis's timeouts at most.
     pub fn leave(&self) {
         if let Some(fleet) = self.fleet.get() {

@@ -42,6 +42,10 @@ pub fn tests() -> Vec<Test> {
             half_of_it,
         ),
         (
+            "reloads::only_what_is_in_force_is_shown",
+            only_what_is_in_force,
+        ),
+        (
             "reloads::who_stays_holds_no_thread_and_no_list_of_before",
             nothing_piles_up,
         ),
@@ -334,6 +338,29 @@ fn half_of_it() -> Outcome {
     // And who looked after the servers still does.
     let probes = site.metric("tidegate_origin_probes_total")?;
     site.until("tidegate_origin_probes_total", |now| now > probes + 2.0)
+}
+
+/// Neither what was refused nor what is gone is shown among the metrics.
+fn only_what_is_in_force() -> Outcome {
+    let origin = origin("page")?;
+    let list = |networks: &str| format!("[[list]]\nname = 'bad'\nnetworks = [{networks}]\n");
+    let site = Site::start(origin.address, &list("'192.0.2.1'"))?;
+    let base = read(&site)?;
+    let redis = |server: &str, more: &str| {
+        format!("[redis]\nservers = ['{server}']\nprefix = 'it'\n{more}")
+    };
+    let is_up = || site.proxy.metric("tidegate_redis_up", &[]);
+    let nowhere = redis("rediss://127.0.0.1:1", "ca = '/no/such/roots.pem'\n");
+    let refused = format!("{}{nowhere}", list("'192.0.2.1', '192.0.2.2'"));
+    change(&site, &lay_over(&base, &refused)?)?;
+    equal("refused", site.metric("tidegate_config_refused")?, 1.0)?;
+    equal("networks", site.metric("tidegate_list_entries")?, 1.0)?;
+    equal("redis", is_up()?, None)?;
+    let dead = redis(&format!("redis://{}", free_port()), "");
+    change(&site, &lay_over(&base, &dead)?)?;
+    equal("redis", is_up()?, Some(0.0))?;
+    change(&site, &base)?;
+    equal("redis", is_up()?, None)
 }
 
 /// Connections that ask for nothing keep the config that they last asked under.
