@@ -227,12 +227,7 @@ impl Limits {
             with: fleet.cloned(),
             fleet: Arc::default(),
         };
-        if renewed.with == self.with
-            && renewed
-                .parts()
-                .map(Arc::as_ptr)
-                .eq(self.parts().map(Arc::as_ptr))
-        {
+        if renewed.with == self.with {
             renewed.fleet = Arc::clone(&self.fleet);
         }
         renewed
@@ -241,6 +236,16 @@ impl Limits {
     fn parts(&self) -> impl Iterator<Item = &Arc<Part>> {
         let limits = self.all.iter().flat_map(|limit| limit.and_tiers());
         limits.filter_map(|limit| limit.part.as_ref())
+    }
+
+    /// From now on these are shared by the membership that both have, instead of those of `before`.
+    pub fn take_over(&self, before: &Limits) {
+        let mut pairs = self.parts().zip(before.parts());
+        let same = self.parts().count() == before.parts().count()
+            && pairs.all(|(one, other)| Arc::ptr_eq(one, other));
+        if let Some(fleet) = self.fleet.get().filter(|_| !same) {
+            fleet.renew(self.parts().cloned().collect());
+        }
     }
 
     /// Whether both are in a fleet by the same membership.

@@ -33,6 +33,10 @@ pub fn put_in_force(in_force: &InForce, policy: Policy, metrics: &Metrics) -> Re
         heir.take_over(before);
     }
     site.fetcher.takes_over();
+    let stays = site.limits.stays_with(&before.limits);
+    if stays {
+        site.limits.take_over(&before.limits);
+    }
     in_force.store(Arc::clone(&site));
     for upstream in known {
         if !upstreams.iter().any(|one| Arc::ptr_eq(one, upstream)) {
@@ -42,7 +46,7 @@ pub fn put_in_force(in_force: &InForce, policy: Policy, metrics: &Metrics) -> Re
     // Whoever was there serves until it is known of the others.
     drop(resolving.map(|resolving| resolving.begin()));
     drop(watching.map(|watching| watching.begin()));
-    if !site.limits.stays_with(&before.limits) {
+    if !stays {
         before.limits.leave();
     }
     Ok(())
@@ -74,14 +78,11 @@ fn renewed(
         || !policy.routes_like(&before.policy)
         || policy.credentials != before.policy.credentials;
     let joins = (policy.fleet.as_ref()).filter(|_| !limits.stays_with(&before.limits));
-    if let Some(fleet) = joins {
-        limits.join(fleet, metrics)?;
-    }
-    if let Err(why) = first_answers(&new) {
+    // Last: who has joined is counted by the others.
+    let ready = first_answers(&new);
+    let ready = ready.and_then(|()| joins.map_or(Ok(()), |fleet| limits.join(fleet, metrics)));
+    if let Err(why) = ready {
         new.iter().for_each(|upstream| upstream.retire());
-        if joins.is_some() {
-            limits.leave();
-        }
         return Err(why);
     }
     let watched = watched(upstreams, metrics);
