@@ -38,7 +38,6 @@ use crate::limits;
 use crate::origin::{self, FirstRound};
 use crate::rules::breaker;
 use crate::telemetry::{self, Metrics, Telemetry, names};
-use files::Files;
 use leave::{Entrance, Leave};
 use sockets::Sockets;
 
@@ -206,19 +205,8 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
 
 fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<Arc<Site>, String> {
     let metrics = &telemetry.metrics;
-    let files = Files::raise(&policy);
-    let guests = Guests::new(files.guests(), told(metrics));
-    let (asked, most) = (policy.listen.max_connections, guests.most(&policy.listen));
-    if asked > most {
-        tracing::warn!(
-            asked,
-            most,
-            "open files allow fewer connections than `max_connections`"
-        );
-    }
-    if let Err(why) = files.make_room(most) {
-        tracing::warn!(why = %why, "no room for open files beforehand");
-    }
+    let guests = Guests::new(told(metrics));
+    files::leave_room(&policy, &guests);
     // A sixteenth is for what is not counted piece by piece: connections, and the index of what is stored. Images have an
     // account of their own, so that they never keep a page from being stored.
     let images = policy.cache.max_memory / 64;

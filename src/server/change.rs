@@ -33,6 +33,7 @@ pub fn put_in_force(in_force: &InForce, policy: Policy, metrics: &Metrics) -> Re
         heir.take_over(before);
     }
     site.fetcher.takes_over();
+    super::files::leave_room(&site.policy, &site.guests);
     let stays = site.limits.stays_with(&before.limits);
     if stays {
         site.limits.take_over(&before.limits);
