@@ -6,6 +6,7 @@ mod files;
 mod gauges;
 mod handover;
 mod leave;
+mod operators;
 mod reload;
 mod sockets;
 
@@ -19,7 +20,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::services::background::{GenBackgroundService, background_service};
 use tokio_rustls::TlsAcceptor;
 
-use crate::admin::{self, Admin, Health, State};
+use crate::admin::{Health, State};
 use crate::cache::memory::Memory;
 use crate::cache::store::Store;
 use crate::clock;
@@ -39,6 +40,7 @@ use crate::rules::breaker;
 use crate::telemetry::{self, Metrics, Telemetry, names};
 use files::Files;
 use leave::{Entrance, Leave};
+use operators::Operators;
 use sockets::Sockets;
 
 /// How the process comes by its listeners.
@@ -75,6 +77,7 @@ fn run_with(
 ) -> Result<(), String> {
     let (source, text, watched) = config;
     let leave = Leave::prepare()?;
+    let operators = Operators::prepare(&policy, &telemetry.metrics)?;
     let health = Health::new();
     let site = site(policy, telemetry, &health)?;
     let policy = Arc::clone(&site.policy);
@@ -100,10 +103,8 @@ fn run_with(
     let listen = sockets.public.local_addr().map_err(|e| e.to_string())?;
     let doors = Doors::new(1 + usize::from(sockets.redirect.is_some()));
     readiness(&health, &in_force, &live, listen, &doors);
-    let admin = Admin {
-        metrics: Arc::clone(&telemetry.metrics),
-        health: Arc::clone(&health),
-    };
+    let operators = operators.bind(&policy, start)?;
+    let about = (Arc::clone(&telemetry.metrics), Arc::clone(&health));
     sweep(&in_force)?;
     if let Some(fleet) = &policy.fleet {
         site.limits.join(fleet, &telemetry.metrics)?;
@@ -119,6 +120,7 @@ fn run_with(
         sockets: copies,
         doors: Arc::clone(&doors),
     };
+    let facts = Arc::clone(&in_force);
     let begun = async move {
         while !doors.are_open() {
             if doors.is_one_lost() {
@@ -131,10 +133,7 @@ fn run_with(
             ready.await.map_err(|e| e.to_string())??;
         }
         // Until now operators asked the process before this one, if there was one.
-        let admin = sockets.admin.map(|listener| admin::start(listener, admin));
-        admin
-            .transpose()
-            .map_err(|e| format!("admin listener: {e}"))
+        operators.start(sockets.admin, about, facts)
     };
     drop(site);
     reload::watch(&live, watched)?;

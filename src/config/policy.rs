@@ -16,7 +16,7 @@ pub use super::words::{AcceptEncoding, ListAction, RuleAction};
 use crate::limits::IdentitySpec;
 use crate::limits::fleet::FleetSpec;
 use crate::limits::spec::LimitSpec;
-use crate::origin::{Bulkhead, Priority, UpstreamSpec};
+use crate::origin::{Bulkhead, Priority, Secret, UpstreamSpec};
 use crate::rules::claims::ClaimedBy;
 use crate::rules::encoding::Coding;
 use crate::rules::expression::Expression;
@@ -51,7 +51,10 @@ pub struct Policy {
     /// Files that hold secrets.
     pub secrets: Vec<PathBuf>,
     pub admin: Admin,
+    pub state: StateDir,
     pub log: Log,
+    /// Where it was written.
+    pub file: Option<String>,
     pub(super) table: Table,
 }
 
@@ -223,6 +226,27 @@ pub struct Rule {
 pub struct Admin {
     /// None: no admin listener.
     pub address: Option<SocketAddr>,
+    pub socket: SocketPlace,
+    /// None: that of the state directory.
+    pub token: Option<Secret>,
+}
+
+/// Where what outlives the process lies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StateDir {
+    Off,
+    At(PathBuf),
+    /// Where [`crate::state::places`] says, by the port of `listen`.
+    Usual,
+}
+
+/// Where operators' socket is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SocketPlace {
+    Off,
+    At(PathBuf),
+    /// In the state directory.
+    Usual,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

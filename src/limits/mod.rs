@@ -477,6 +477,11 @@ impl Limit {
         (remembered, unremembered)
     }
 
+    /// Requests beyond it that this became of.
+    pub fn counted(&self, what: Limited) -> u64 {
+        self.counts[what as usize].total()
+    }
+
     /// The most that is left of it: a client's that has not been seen.
     pub fn most(&self) -> u64 {
         let at_once = || self.spec.concurrency.map_or(0, u64::from);

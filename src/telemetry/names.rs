@@ -100,6 +100,8 @@ families! {
     API_KEYS: Counter "tidegate_api_keys_total" ["result"] "API keys that requests brought: known, unknown.";
     TOKENS: Counter "tidegate_tokens_total" ["result"] "Tokens that requests brought: verified, or why not; put_off: too many of the sender's were forged.";
     KEY_RELOADS: Counter "tidegate_key_reloads_total" ["result"] "Changes of the files of API keys and of tokens' keys: done, or refused and the old ones kept.";
+    ADMIN_REFUSED: Counter "tidegate_admin_refused_total" ["reason"] "Requests to the admin API that were not let in: token, wrong or none; pace, after too many wrong ones; host, another than this machine's; origin, a browser's from another site.";
+    AUDIT_FAILED: Counter "tidegate_audit_failed_total" [] "Changes that the audit log could not be told.";
 
     LOG_DROPPED: Counter "tidegate_log_dropped_total" [] "Log lines dropped: the writer was behind, or the file could not be written.";
 
