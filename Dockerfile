@@ -35,7 +35,9 @@ COPY LICENSE /usr/share/doc/tidegate/LICENSE
 COPY config/container.toml /etc/tidegate/tidegate.toml
 COPY --from=build /build/target/release/tidegate /usr/local/bin/tidegate
 
-# Nobody's number: nothing in the image belongs to it, and nothing is written but standard output and error.
+# Nobody's number: nothing in the image belongs to it but the place of its state, which is for a volume. Nothing else is written
+# but standard output and error.
+RUN install -d -m 700 -o 65532 -g 65532 /var/lib/tidegate
 USER 65532:65532
 EXPOSE 8080
 STOPSIGNAL SIGTERM

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use tidegate::cache::entry::{Body, Entry, EntryParts, Head};
 use tidegate::cache::key::{Key, KeyRef};
 use tidegate::cache::memory::Memory;
-use tidegate::cache::store::Store;
+use tidegate::cache::store::{Since, Store};
 use tidegate::cache::table::Variant;
 use tidegate::rules::cache_status::Told;
 use tidegate::rules::client::Client;
@@ -23,6 +23,7 @@ use tidegate::rules::host::{self, Scheme};
 use tidegate::rules::identity::{self, Class, Harmless};
 use tidegate::rules::networks::{Action, Networks};
 use tidegate::rules::proof::{self, Puzzle, Whose};
+use tidegate::rules::pulled::Pulled;
 use tidegate::rules::request::{self, HeadLimits, Parsed, Target};
 use tidegate::rules::reuse::{Demand, reuse};
 use tidegate::rules::storing::{Asked, Method, StoreTerms, Terms, Verdict, judge};
@@ -144,7 +145,11 @@ fn lookup(c: &mut Criterion) {
     let keys: Vec<Key> = (0..PAGES).map(page_key).collect();
     for key in &keys {
         let entry = entry(&memory);
-        store.put(key, entry, store.generation(key.hash()), NOW.mono);
+        let since = Since {
+            generation: store.generation(key.hash()),
+            reign: 0,
+        };
+        store.put(key, entry, since, NOW.mono);
     }
     let absent = page_key(PAGES);
     let mut group = c.benchmark_group("lookup");
@@ -172,6 +177,7 @@ fn reuse_and_tell(c: &mut Criterion) {
         class: Class::Anonymous,
         directives: None,
         only_if_cached: false,
+        pulled: Pulled::default(),
     };
     let later = NOW.mono.after(Duration::from_secs(10));
     c.bench_function("reuse", |b| {

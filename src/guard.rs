@@ -1,17 +1,15 @@
 //! Who may ask, and how: lists of addresses, then rules, decided for each request before anything is looked up.
 //!
-//! [`lists`] and [`geo`] are read from files, and anew when those change ([`files`](crate::files)), by one thread off the road. What is
-//! asked here on the road takes no lock, waits for nothing and allocates nothing.
+//! [`lists`] and [`geo`] are read from files, and anew when those change ([`files`](crate::files)), off the road. What is asked
+//! here on the road takes no lock, waits for nothing and allocates nothing.
 
 mod geo;
 mod lists;
 
-use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::policy::{Policy, Rule, RuleAction};
-use crate::files::{self, LOOK};
 use crate::rules::expression::{View, Whereabouts};
 use crate::rules::networks::Listed;
 use crate::telemetry::access::Marked;
@@ -77,11 +75,24 @@ impl Marks {
 }
 
 impl Guard {
-    /// Reads all files.
+    /// Reads all files, but for those of lists or databases that are `before`'s, too: these it has together with it.
     ///
     /// # Errors
     /// What is wrong with one, for people.
-    pub fn new(policy: &Policy, metrics: &Metrics) -> Result<Arc<Guard>, String> {
+    pub fn new(
+        policy: &Policy,
+        before: Option<&Guard>,
+        metrics: &Metrics,
+    ) -> Result<Arc<Guard>, String> {
+        let lists = before.filter(|before| before.lists.are_by(&policy.lists));
+        let lists = match lists {
+            Some(before) => Arc::clone(&before.lists),
+            None => Lists::read(&policy.lists, metrics)?,
+        };
+        let geo = match before.filter(|before| before.geo.are_by(&policy.geo)) {
+            Some(before) => Arc::clone(&before.geo),
+            None => Geo::read(&policy.geo, metrics)?,
+        };
         let mut tags = Vec::new();
         let rules = policy.rules.iter().map(|rule| {
             let labels = [rule.name.as_str(), rule.action.word()];
@@ -100,29 +111,21 @@ impl Guard {
         });
         Ok(Arc::new(Guard {
             rules: rules.collect(),
-            lists: Lists::read(&policy.lists, metrics)?,
-            geo: Geo::read(&policy.geo, metrics)?,
+            lists,
+            geo,
             tags,
         }))
     }
 
-    /// Looks at the files from a thread of its own, if there are any, as long as anybody asks it.
-    ///
-    /// # Errors
-    /// No thread can be had.
-    pub fn watch(self: &Arc<Self>) -> io::Result<()> {
-        if !self.lists.has_files() && !self.geo.has_files() {
-            return Ok(());
-        }
-        let guard = Arc::downgrade(self);
-        files::watch("guard", LOOK, move || {
-            let guard = guard.upgrade();
-            guard.is_some_and(|guard| {
-                guard.lists.look();
-                guard.geo.look();
-                true
-            })
-        })
+    /// Takes what has changed of the files and can be used.
+    pub fn look(&self) {
+        self.lists.look();
+        self.geo.look();
+    }
+
+    /// The lists' names, and how many networks are in each.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.lists.entries()
     }
 
     /// What the lists say of a client.

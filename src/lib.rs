@@ -2,9 +2,10 @@
 //!
 //! The map, in reading order. [`cli`] turns a command line into a command; [`config`] turns what was written into a
 //! [`config::policy::Policy`]; [`server`] wires it all once. [`front`] is the road, client side; [`guard`] says who may
-//! take it, [`limits`] how often; [`cache`] is what both sides touch; [`fetch`] is the origin side, which asks [`origin`].
-//! [`rules`] are pure decisions, a file per section of an RFC. [`admin`] answers operators; [`telemetry`], [`clock`] and
-//! [`files`] are leaves. [`bench`] measures: crowds and origins to order.
+//! take it, [`limits`] how often; [`levers`] are what a person pulls over all that; [`cache`] is what both sides touch;
+//! [`fetch`] is the origin side, which asks [`origin`]. [`rules`] are pure decisions, a file per section of an RFC. [`admin`]
+//! answers operators; [`state`] is what outlives the process; [`telemetry`], [`clock`] and [`files`] are leaves. [`bench`]
+//! measures: crowds and origins to order.
 
 pub mod admin;
 pub mod bench;
@@ -16,8 +17,10 @@ pub mod fetch;
 pub mod files;
 pub mod front;
 pub mod guard;
+pub mod levers;
 pub mod limits;
 pub mod origin;
 pub mod rules;
 pub mod server;
+pub mod state;
 pub mod telemetry;

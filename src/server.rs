@@ -6,6 +6,7 @@ mod files;
 mod gauges;
 mod handover;
 mod leave;
+mod operators;
 mod reload;
 mod sockets;
 
@@ -19,7 +20,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::services::background::{GenBackgroundService, background_service};
 use tokio_rustls::TlsAcceptor;
 
-use crate::admin::{self, Admin, Health, State};
+use crate::admin::{Health, State};
 use crate::cache::memory::Memory;
 use crate::cache::store::Store;
 use crate::clock;
@@ -33,13 +34,17 @@ use crate::front::guests::{Guests, Told};
 use crate::front::tls::{self, Certificates};
 use crate::front::watch::{SWEEP, Watch};
 use crate::front::{Challenges, InForce, Site};
+use crate::guard::Guard;
 use crate::limits;
 use crate::origin::{self, FirstRound};
 use crate::rules::breaker;
 use crate::telemetry::{self, Metrics, Telemetry, names};
-use files::Files;
 use leave::{Entrance, Leave};
+use operators::Operators;
 use sockets::Sockets;
+
+/// The longest that a config may wait for who is inside.
+const DRAIN_MOST: Duration = Duration::from_secs(3600);
 
 /// How the process comes by its listeners.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,12 +80,16 @@ fn run_with(
 ) -> Result<(), String> {
     let (source, text, watched) = config;
     let leave = Leave::prepare()?;
+    let operators = Operators::prepare(&policy, &telemetry.metrics)?;
     let health = Health::new();
-    let site = site(policy, telemetry, &health)?;
+    let base = Arc::new(policy);
+    let kept = operators.levers();
+    let site = site(reload::begun(&base, kept.as_deref()), telemetry, &health)?;
     let policy = Arc::clone(&site.policy);
     let in_force: InForce = Arc::new(ArcSwap::new(Arc::clone(&site)));
     gauges::site(&telemetry.metrics, &in_force);
-    let live = reload::live(source, text, &in_force, &telemetry.metrics);
+    let board = reload::board(kept, base, &in_force, &telemetry.metrics);
+    let live = reload::live(source, text, &in_force, &board, &telemetry.metrics);
     let tls = tls(&policy, &telemetry.metrics)?;
     // Nobody comes in before it is known where the servers are,
     let leave = first(leave, origin::resolve(site.fetcher.upstreams())?)?;
@@ -100,11 +109,10 @@ fn run_with(
     let listen = sockets.public.local_addr().map_err(|e| e.to_string())?;
     let doors = Doors::new(1 + usize::from(sockets.redirect.is_some()));
     readiness(&health, &in_force, &live, listen, &doors);
-    let admin = Admin {
-        metrics: Arc::clone(&telemetry.metrics),
-        health: Arc::clone(&health),
-    };
+    let operators = operators.bind(&policy, start)?;
+    let about = (Arc::clone(&telemetry.metrics), Arc::clone(&health));
     sweep(&in_force)?;
+    change::look_at_files(&in_force)?;
     if let Some(fleet) = &policy.fleet {
         site.limits.join(fleet, &telemetry.metrics)?;
     }
@@ -119,6 +127,8 @@ fn run_with(
         sockets: copies,
         doors: Arc::clone(&doors),
     };
+    let facts = Arc::clone(&in_force);
+    let changes = (Arc::clone(&live), Arc::clone(&board));
     let begun = async move {
         while !doors.are_open() {
             if doors.is_one_lost() {
@@ -131,13 +141,10 @@ fn run_with(
             ready.await.map_err(|e| e.to_string())??;
         }
         // Until now operators asked the process before this one, if there was one.
-        let admin = sockets.admin.map(|listener| admin::start(listener, admin));
-        admin
-            .transpose()
-            .map_err(|e| format!("admin listener: {e}"))
+        operators.start(sockets.admin, about, facts, changes)
     };
     drop(site);
-    reload::watch(&live, watched)?;
+    reload::watch(&live, &board, watched)?;
     leave.when_told(server, &in_force, &live, &health, entrance, begun)
 }
 
@@ -204,19 +211,8 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
 
 fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<Arc<Site>, String> {
     let metrics = &telemetry.metrics;
-    let files = Files::raise(&policy);
-    let guests = Guests::new(files.guests(), told(metrics));
-    let (asked, most) = (policy.listen.max_connections, guests.most(&policy.listen));
-    if asked > most {
-        tracing::warn!(
-            asked,
-            most,
-            "open files allow fewer connections than `max_connections`"
-        );
-    }
-    if let Err(why) = files.make_room(most) {
-        tracing::warn!(why = %why, "no room for open files beforehand");
-    }
+    let guests = Guests::new(told(metrics));
+    files::leave_room(&policy, &guests);
     // A sixteenth is for what is not counted piece by piece: connections, and the index of what is stored. Images have an
     // account of their own, so that they never keep a page from being stored.
     let images = policy.cache.max_memory / 64;
@@ -227,7 +223,7 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
     let fetching = change::fetching(&policy);
     change::warn_of_open(&policy);
     Ok(Arc::new(Site {
-        guard: change::guard(&policy, metrics)?,
+        guard: Guard::new(&policy, None, metrics)?,
         identities: change::identities(&policy, None, metrics)?,
         guests: Arc::new(guests),
         limits: Arc::new(limits::Limits::new(
@@ -266,8 +262,9 @@ fn server(policy: &Policy, fronts: Vec<GenBackgroundService<Front>>) -> Server {
         threads: policy.listen.threads,
         // One worker has nobody to share with, and is cheaper without the means to.
         work_stealing: policy.listen.threads > 1,
-        // Once told to stop it sleeps for so long, while we wait for who is inside; then the process ends.
-        grace_period_seconds: Some(policy.listen.drain.as_secs() + 60),
+        // Once told to stop it sleeps for so long, while we wait for who is inside, as long as the config by then says; then the
+        // process ends.
+        grace_period_seconds: Some(DRAIN_MOST.as_secs() + 60),
         // The engine's own timers need a thread that wakes a hundred times a second, and keep what is cancelled.
         fast_timeout_to_tokio_threshold_seconds: Some(0),
         ..ServerConf::default()

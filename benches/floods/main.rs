@@ -212,6 +212,7 @@ fn start(folder: &Path, core: usize, origin: u16) -> Result<(Server, u16), Strin
     fs::write(&file, config).map_err(|e| e.to_string())?;
     let mut command = Command::new(binary()?);
     command.arg("run").arg("-c").arg(&file);
+    command.env("STATE_DIRECTORY", folder.join("state"));
     let server = Server::start(&mut command, core, port, &folder.join("tidegate.out"))?;
     Ok((server, port))
 }

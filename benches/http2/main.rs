@@ -255,6 +255,7 @@ fn tidegate(place: &Place, tls: Tls) -> Result<Contender, String> {
     fs::write(&file, config).map_err(|e| e.to_string())?;
     let mut command = Command::new(binary()?);
     command.arg("run").arg("-c").arg(&file);
+    command.env("STATE_DIRECTORY", place.dir.join("state"));
     let output = place.dir.join("tidegate.out");
     Ok(Contender {
         name: "tidegate",

@@ -146,6 +146,7 @@ fn tidegate(
     let file = write(place, "tidegate.toml", config)?;
     let mut command = Command::new(binary()?);
     command.arg("run").arg("-c").arg(file);
+    command.env("STATE_DIRECTORY", place.dir.join("state"));
     Ok(command)
 }
 

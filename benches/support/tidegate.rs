@@ -52,6 +52,7 @@ impl Tidegate {
         };
         let mut command = Command::new(build);
         command.arg("run").arg("-c").arg(&file);
+        command.env("STATE_DIRECTORY", folder.join("state"));
         let output = folder.join(format!("tidegate-{port}.out"));
         let server = Server::start(&mut command, setup.core, port, &output)?;
         Ok(Tidegate { server, port, log })

@@ -73,6 +73,7 @@ impl Place<'_> {
     fn command(&self, more: &[&str]) -> Result<Command, String> {
         let mut command = Command::new(binary()?);
         command.args(["run", "-c"]).arg(self.config).args(more);
+        command.env("STATE_DIRECTORY", self.folder.join("state"));
         Ok(command)
     }
 }

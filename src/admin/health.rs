@@ -4,15 +4,20 @@
 //! Neither asks an origin. What they ask is registered when the server is put together; each part
 //! answers from memory.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use parking_lot::Mutex;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::Admin;
-use super::reply::Reply;
+use super::Desk;
+use super::problem::later;
 use crate::clock;
 
 /// How a part is, and a line about it.
@@ -69,6 +74,17 @@ impl Health {
     pub fn drain(&self) {
         self.draining.store(true, Relaxed);
     }
+
+    /// What `/readyz` says.
+    pub(super) fn readiness(&self) -> Page {
+        let mut parts = asked(&self.ready);
+        let draining = match self.draining.load(Relaxed) {
+            false => State::Ok("no".to_owned()),
+            true => State::Failing("yes".to_owned()),
+        };
+        parts.push(("draining".to_owned(), draining));
+        Page::of(parts)
+    }
 }
 
 /// A loop's sign of life.
@@ -91,18 +107,64 @@ impl Heartbeat {
     }
 }
 
-pub(super) fn alive_page(admin: &Admin) -> Reply {
-    page(asked(&admin.health.alive))
+/// How it is, with its parts.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(as = Health)]
+pub struct Page {
+    pub ok: bool,
+    pub parts: BTreeMap<String, Told>,
 }
 
-pub(super) fn ready_page(admin: &Admin) -> Reply {
-    let mut parts = asked(&admin.health.ready);
-    let draining = match admin.health.draining.load(Relaxed) {
-        false => State::Ok("no".to_owned()),
-        true => State::Failing("yes".to_owned()),
-    };
-    parts.push(("draining".to_owned(), draining));
-    page(parts)
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(as = HealthPart)]
+pub struct Told {
+    pub ok: bool,
+    pub detail: String,
+}
+
+impl Page {
+    fn of(parts: Vec<(String, State)>) -> Page {
+        let told = |state| match state {
+            State::Ok(detail) => Told { ok: true, detail },
+            State::Failing(detail) => Told { ok: false, detail },
+        };
+        let parts = parts.into_iter().map(|(name, state)| (name, told(state)));
+        let parts: BTreeMap<_, _> = parts.collect();
+        Page {
+            ok: parts.values().all(|part| part.ok),
+            parts,
+        }
+    }
+}
+
+impl IntoResponse for Page {
+    fn into_response(self) -> Response {
+        match self.ok {
+            true => Json(self).into_response(),
+            false => {
+                let later = [(header::RETRY_AFTER, later())];
+                (StatusCode::SERVICE_UNAVAILABLE, later, Json(self)).into_response()
+            }
+        }
+    }
+}
+
+/// Whether it is alive
+#[utoipa::path(
+    get, path = "/healthz", security(()),
+    responses((status = 200, body = Page), (status = 503, body = Page))
+)]
+pub(super) async fn healthz(admin: Desk) -> Page {
+    Page::of(asked(&admin.health.alive))
+}
+
+/// Whether it would do well with visitors
+#[utoipa::path(
+    get, path = "/readyz", security(()),
+    responses((status = 200, body = Page), (status = 503, body = Page))
+)]
+pub(super) async fn readyz(admin: Desk) -> Page {
+    admin.health.readiness()
 }
 
 /// Asks each part, outside the lock.
@@ -111,22 +173,4 @@ fn asked(parts: &Mutex<Vec<Part>>) -> Vec<(String, State)> {
         .map(|part| (part.name.clone(), part.ask.clone()))
         .collect();
     parts.into_iter().map(|(name, ask)| (name, ask())).collect()
-}
-
-fn page(parts: Vec<(String, State)>) -> Reply {
-    let all_ok = parts.iter().all(|(_, state)| matches!(state, State::Ok(_)));
-    let parts: Map<String, Value> = parts
-        .into_iter()
-        .map(|(name, state)| match state {
-            State::Ok(detail) => (name, json!({ "ok": true, "detail": detail })),
-            State::Failing(detail) => (name, json!({ "ok": false, "detail": detail })),
-        })
-        .collect();
-    let body = json!({ "ok": all_ok, "parts": parts });
-    let body = format!("{body}\n");
-    if all_ok {
-        Reply::json(200, body)
-    } else {
-        Reply::json(503, body).retry_later()
-    }
 }

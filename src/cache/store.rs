@@ -46,6 +46,8 @@ pub struct Slot {
     /// When, and under which generation of its key, it was put.
     put: Moment,
     generation: u64,
+    /// About how often the page was found, in this slot and those before it.
+    found: AtomicU64,
 }
 
 impl Slot {
@@ -85,6 +87,10 @@ impl Slot {
             })
     }
 
+    fn found(&self) -> u64 {
+        self.found.load(Ordering::Relaxed)
+    }
+
     fn touch(&self, now: Moment) {
         let second = now.0 / 1_000 * 1_000;
         if self.touched.load(Ordering::Relaxed) != second {
@@ -93,11 +99,30 @@ impl Slot {
     }
 }
 
+/// A page that is asked for, as operators see it.
+#[derive(Debug, Clone)]
+pub struct Warm {
+    pub key: Key,
+    /// About how often it was found: what each worker found last is not counted yet.
+    pub found: u64,
+    pub bytes: u64,
+    pub variants: usize,
+}
+
+/// Since when a page is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Since {
+    /// Its key's, as it was before the origin was asked.
+    pub generation: u64,
+    /// Under which routes and upstreams.
+    pub reign: u64,
+}
+
 /// Whether an entry was kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
     Yes,
-    /// The page was invalidated after the fetch began.
+    /// The page was invalidated after the fetch began, or comes from elsewhere by now.
     Outdated,
 }
 
@@ -113,6 +138,8 @@ pub struct Store {
     max_variants: usize,
     evicted: Arc<AtomicU64>,
     invalidated: AtomicU64,
+    /// Of whoever may keep anything here.
+    reign: AtomicU64,
 }
 
 #[derive(Default)]
@@ -150,7 +177,13 @@ impl Store {
             max_variants,
             evicted,
             invalidated: AtomicU64::new(0),
+            reign: AtomicU64::new(0),
         }
+    }
+
+    /// From now on nothing is kept that was asked for under an earlier reign: it came from elsewhere.
+    pub fn begin(&self, reign: u64) {
+        self.reign.fetch_max(reign, Ordering::AcqRel);
     }
 
     /// The page under `key`.
@@ -172,11 +205,15 @@ impl Store {
         self.stripe(key).generation.load(Ordering::Acquire)
     }
 
-    /// Keeps `entry`, unless its page was invalidated since `generation`.
-    pub fn put(&self, key: &Key, entry: Arc<Entry>, generation: u64, now: Moment) -> Kept {
+    /// Keeps `entry`, unless its page was invalidated since `generation`, or its reign is over.
+    pub fn put(&self, key: &Key, entry: Arc<Entry>, since: Since, now: Moment) -> Kept {
+        let Since { generation, reign } = since;
         let stripe = self.stripe(key.hash());
         let _writing = stripe.write.lock();
-        if stripe.generation.load(Ordering::Acquire) != generation {
+        // Under the lock: a page of the next reign is put after this one, or seen here.
+        if stripe.generation.load(Ordering::Acquire) != generation
+            || self.reign.load(Ordering::Acquire) > reign
+        {
             return Kept::Outdated;
         }
         let before = self.pages.get(&key.as_ref());
@@ -261,8 +298,10 @@ impl Store {
         generation: u64,
         now: Moment,
     ) {
+        let found = before.as_ref().map_or(0, |before| before.found());
         let slot = Arc::new(Slot {
             key: key.clone(),
+            found: AtomicU64::new(found),
             variants,
             dead: AtomicBool::new(false),
             touched: AtomicU64::new(now.0),
@@ -338,6 +377,29 @@ impl Store {
             need = need.saturating_sub(slot.weight() as usize);
         }
         self.pages.run_pending_tasks();
+    }
+
+    /// The pages that were found most often, those first. Blocking: it looks at all.
+    pub fn warmest(&self, most: usize) -> Vec<Warm> {
+        let mut warmest: Vec<(u64, Arc<Slot>)> = Vec::new();
+        let keep = |warmest: &mut Vec<(u64, Arc<Slot>)>| {
+            warmest.sort_unstable_by_key(|(found, _)| Reverse(*found));
+            warmest.truncate(most);
+        };
+        for (_, slot) in &self.pages {
+            warmest.push((slot.found(), slot));
+            if warmest.len() >= 2 * most + 64 {
+                keep(&mut warmest);
+            }
+        }
+        keep(&mut warmest);
+        let told = |(found, slot): (u64, Arc<Slot>)| Warm {
+            key: slot.key.clone(),
+            found,
+            bytes: slot.weight().into(),
+            variants: slot.variants.len(),
+        };
+        warmest.into_iter().map(told).collect()
     }
 
     /// Bytes that are on their way or held by readers, but not stored.
@@ -436,6 +498,14 @@ fn warm(store: u64, key: KeyRef, slot: &Arc<Slot>) {
             table.places.clear();
             table.places.resize_with(HOT, || (0, Weak::new(), 0));
         }
-        table.places[key.hash() as usize % HOT] = (key.hash(), Arc::downgrade(slot), TELL_EVERY);
+        let place = &mut table.places[key.hash() as usize % HOT];
+        let (_, before, left) = place;
+        // What was found here goes to the page that had the place, and this time to the one that gets it.
+        if let Some(before) = before.upgrade() {
+            let found = TELL_EVERY - *left;
+            before.found.fetch_add(found.into(), Ordering::Relaxed);
+        }
+        slot.found.fetch_add(1, Ordering::Relaxed);
+        *place = (key.hash(), Arc::downgrade(slot), TELL_EVERY);
     });
 }

@@ -36,7 +36,7 @@ pub struct Ask<'a> {
     pub now: u64,
     /// The key's generation: flights of an earlier one are not for this request.
     pub generation: u64,
-    /// Under which routes and upstreams it is made: flights of others are not for it either.
+    /// Under which routes and upstreams it is made: flights and marks of others are not for it either.
     pub reign: u64,
     /// The fields its page is known to vary on, if any answer told.
     pub presumed: Option<Arc<[HeaderName]>>,
@@ -89,6 +89,7 @@ struct Filed<F> {
 
 struct Mark {
     id: u64,
+    reign: u64,
     variant: Option<Variant>,
     since: u64,
     until: u64,
@@ -171,6 +172,7 @@ impl<K: Eq + Hash + Clone, F> Table<K, F> {
                 table: Arc::clone(self),
                 key: key.clone(),
                 id,
+                reign: ask.reign,
             },
         )
     }
@@ -257,9 +259,10 @@ impl<F> Lane<F> {
     }
 
     fn mark(&mut self, selected: &Selected) -> Option<&mut Mark> {
-        self.marks
-            .iter_mut()
-            .find(|mark| selected.matches(mark.variant.as_ref()))
+        let mut marks = self.marks.iter_mut();
+        marks.find(|mark| {
+            mark.reign == selected.ask.reign && selected.matches(mark.variant.as_ref())
+        })
     }
 
     /// A mark is for a page that is asked for all the time. Where nobody came for as long as it held, the next crowd waits
@@ -309,6 +312,7 @@ pub struct Ticket<K: Eq + Hash + Clone, F> {
     table: Arc<Table<K, F>>,
     key: K,
     id: u64,
+    reign: u64,
 }
 
 /// What a flight may still do once its head told its variant.
@@ -377,13 +381,16 @@ impl<K: Eq + Hash + Clone, F> Ticket<K, F> {
             .entry(self.key.clone())
             .or_insert_with(Lane::empty);
         lane.flights.retain(|filed| filed.id != self.id);
+        let reign = self.reign;
+        let is_its = |mark: &Mark| mark.variant == variant && mark.reign == reign;
         lane.marks
-            .retain(|mark| mark.probe != Some(self.id) && mark.variant != variant);
+            .retain(|mark| mark.probe != Some(self.id) && !is_its(mark));
         if lane.marks.len() == MARKS_PER_LANE {
             lane.marks.remove(0);
         }
         lane.marks.push(Mark {
             id,
+            reign,
             variant,
             since: now,
             until,

@@ -9,6 +9,7 @@ use super::{DONE, MISUSED, mistaken, print, say};
 use crate::config::report::Entry;
 use crate::config::units::{show_duration, show_size};
 use crate::config::{self, Flags, Policy, render, schema};
+use crate::files::is_open;
 use crate::limits::spec::{Action, LimitSpec};
 use crate::origin::{self, Place};
 
@@ -67,6 +68,12 @@ pub(super) fn run(check: &Check) -> u8 {
                 } = name;
                 say(&format!(
                     "warning: upstream {upstream}: `{host}` is not resolved: {why}\n"
+                ));
+            }
+            for path in policy.secrets.iter().filter(|path| is_open(path)) {
+                let path = path.display();
+                say(&format!(
+                    "warning: {path}: everybody on this machine can read this secret\n"
                 ));
             }
             print(&summary(&policy))

@@ -1,18 +1,16 @@
 //! `tidegate health`: asks the running one how it is, for containers and scripts.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::ask::{Answer, At, Line, Request, is_late};
 use super::{FAILED, MISUSED, failed, mistaken, print, say};
-use crate::clock;
+use crate::admin::Page;
 use crate::config::units::{self, show_duration};
 use crate::config::{self, Flags};
 use crate::server::reachable;
-
-/// What the admin listener answers is far below it.
-const ANSWER_MOST: u64 = 64 * 1024;
 
 /// Ask the running one whether it is well
 #[derive(clap::Args, Clone, Debug)]
@@ -58,11 +56,7 @@ pub(super) fn run(health: &Health) -> u8 {
             Err(why) => failed(&format!("not {well}: {why}")),
         },
         Err(error) => {
-            let late = matches!(
-                error.kind(),
-                io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
-            );
-            let why = match late {
+            let why = match is_late(&error) {
                 true => format!("no answer within {}", show_duration(health.timeout)),
                 false => error.to_string(),
             };
@@ -72,83 +66,44 @@ pub(super) fn run(health: &Health) -> u8 {
     }
 }
 
-/// One request on a connection of its own; the whole answer, by one deadline.
-fn ask(address: SocketAddr, path: &str, timeout: Duration) -> io::Result<Vec<u8>> {
-    let deadline = clock::instant() + timeout;
-    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
-    stream.set_write_timeout(Some(left(deadline)?))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut answer = Vec::new();
-    let mut piece = [0; 4096];
-    while (answer.len() as u64) < ANSWER_MOST {
-        stream.set_read_timeout(Some(left(deadline)?))?;
-        match stream.read(&mut piece) {
-            Ok(0) => break,
-            Ok(read) => answer.extend_from_slice(&piece[..read]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(answer)
-}
-
-/// The time until `deadline`, of which there must be some.
-fn left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(clock::instant());
-    match left.is_zero() {
-        true => Err(io::ErrorKind::TimedOut.into()),
-        false => Ok(left),
-    }
+/// The whole answer, as it came.
+fn ask(address: SocketAddr, target: &str, timeout: Duration) -> io::Result<Vec<u8>> {
+    let request = Request {
+        method: "GET",
+        target,
+        ..Request::default()
+    };
+    Line::open(&At::Tcp(address), timeout)?.ask(&request)
 }
 
 /// Whether the answer says that all is well; if not, what isn't.
 fn verdict(answer: &[u8]) -> Result<(), String> {
-    let mut fields = [httparse::EMPTY_HEADER; 64];
-    let mut head = httparse::Response::new(&mut fields);
-    let Ok(httparse::Status::Complete(end)) = head.parse(answer) else {
+    let Some(answer) = Answer::read(answer) else {
         return Err("the answer is not HTTP; is this the admin address?".into());
     };
-    let Ok(page) = serde_json::from_slice::<Page>(&answer[end..]) else {
-        let status = head.code.unwrap_or_default();
+    let status = answer.status;
+    let Ok(page) = serde_json::from_slice::<Page>(&answer.body) else {
         return Err(format!(
             "the answer is a {status} of something else; is this the admin address?"
         ));
     };
-    match (head.code, page.ok) {
-        (Some(200), true) => Ok(()),
-        (Some(status), true) => Err(format!("the answer is a {status}")),
-        _ => Err(page.failing()),
+    match (status, page.ok) {
+        (200, true) => Ok(()),
+        (status, true) => Err(format!("the answer is a {status}")),
+        _ => Err(failing(&page)),
     }
 }
 
-/// What `/healthz` and `/readyz` answer.
-#[derive(serde::Deserialize)]
-struct Page {
-    ok: bool,
-    parts: std::collections::BTreeMap<String, Part>,
+/// The parts that are not well, in one line.
+fn failing(page: &Page) -> String {
+    let failing = page.parts.iter().filter(|(_, part)| !part.ok);
+    let told: Vec<_> = failing
+        .map(|(name, part)| format!("{name}: {}", part.detail))
+        .collect();
+    told.join("; ")
 }
 
-#[derive(serde::Deserialize)]
-struct Part {
-    ok: bool,
-    detail: String,
-}
-
-impl Page {
-    /// The parts that are not well, in one line.
-    fn failing(&self) -> String {
-        let failing = self.parts.iter().filter(|(_, part)| !part.ok);
-        let told: Vec<_> = failing
-            .map(|(name, part)| format!("{name}: {}", part.detail))
-            .collect();
-        told.join("; ")
-    }
-}
-
-fn timeout(text: &str) -> Result<Duration, String> {
+pub(super) fn timeout(text: &str) -> Result<Duration, String> {
     match units::duration(text) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         Ok(_) => Err("it has to take some time".into()),

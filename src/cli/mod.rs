@@ -1,6 +1,8 @@
 //! The command line: one file per command, and what they share.
 
+mod ask;
 pub mod check;
+pub mod ctl;
 pub mod demo;
 pub mod health;
 pub mod run;
@@ -37,6 +39,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage or config";
 enum Command {
     Run(run::Run),
     Check(check::Check),
+    Ctl(ctl::Ctl),
     Demo(demo::Demo),
     Health(health::Health),
 }
@@ -47,6 +50,7 @@ pub fn main() -> ExitCode {
     ExitCode::from(match command {
         Command::Run(run) => run::run(&run),
         Command::Check(check) => check::run(&check),
+        Command::Ctl(ctl) => ctl::run(&ctl),
         Command::Health(health) => health::run(&health),
         Command::Demo(demo) => match demo::run(&demo) {
             Ok(()) => DONE,
@@ -104,8 +108,11 @@ mod tests {
     fn help_fits_a_screen() {
         let mut line = Line::command();
         line.build();
-        let subcommands: Vec<_> = line.get_subcommands().cloned().collect();
-        for mut command in subcommands.into_iter().chain([line]) {
+        let below =
+            |command: &clap::Command| -> Vec<_> { command.get_subcommands().cloned().collect() };
+        let mut commands = vec![line];
+        while let Some(mut command) = commands.pop() {
+            commands.extend(below(&command));
             let help = command.render_help().to_string();
             let wide = help.lines().map(|line| line.chars().count()).max();
             assert!(help.lines().count() <= 24 && wide <= Some(100), "{help}");

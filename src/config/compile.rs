@@ -8,6 +8,7 @@ mod challenge;
 mod guarding;
 mod identity;
 mod limiting;
+mod operating;
 mod sharing;
 
 use std::io;
@@ -22,10 +23,9 @@ use ipnet::IpNet;
 use super::file::File;
 use super::nearest::nearest;
 use super::options::{self, Backend};
-use super::policy::{Admin, Cache, Listen, Log, Policy, Route, Tls};
+use super::policy::{Cache, Listen, Log, Policy, Pulled, Route, Tls};
 use super::report::{At, Mistake};
 use super::table::Table;
-use super::value::OrOff;
 use super::walk::{Env, Given};
 use super::words::{Health, Pattern, Protocol, Server};
 use crate::origin::{
@@ -40,6 +40,8 @@ use crate::rules::request::HeadLimits;
 use crate::rules::resolve::Bounds;
 use crate::rules::storing::StoreTerms;
 use crate::rules::target::{self, QueryRules};
+
+pub(super) use operating::{socket, state};
 
 /// What a config asks of the world around it, so that a test can answer.
 pub struct World<'a> {
@@ -80,13 +82,15 @@ pub fn compile(file: &File, text: &str, world: &World<'_>, mistakes: &mut Vec<Mi
         identity,
         limits,
         fleet,
-        secrets: compile.secrets.clone(),
         admin: compile.admin(&file.admin, &file.listen),
+        state: state(&file.state),
         log: Log {
             access: file.log.access.value.clone(),
             level: file.log.level.value.0,
             hide_query: file.log.hide_query.value.clone(),
         },
+        secrets: compile.secrets,
+        file: None,
         table,
     }
 }
@@ -252,23 +256,6 @@ impl Compile<'_, '_> {
                 Some(id) => id.0.clone(),
                 None => (self.world.unique)(),
             },
-        }
-    }
-
-    fn admin(&mut self, admin: &options::Admin, listen: &options::Listen) -> Admin {
-        let OrOff::On(address) = admin.address.value else {
-            return Admin { address: None };
-        };
-        if address == listen.address.value && address.port() != 0 {
-            let at = match admin.address.at.is_written() {
-                true => &admin.address.at,
-                false => &listen.address.at,
-            };
-            let what = format!("visitors and operators can't both have {address}");
-            self.tell(at, what, "give `[admin]` another port, or `\"off\"`");
-        }
-        Admin {
-            address: Some(address),
         }
     }
 
@@ -556,6 +543,7 @@ impl Compile<'_, '_> {
             id,
             upstream,
             priority: route.priority.value,
+            pulled: Pulled::default(),
             bulkhead: self.bulkhead(&name, route, spec),
             name,
             cache: route.cache.value,

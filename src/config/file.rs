@@ -3,7 +3,7 @@
 use super::Flags;
 use super::options::{
     Admin, Backend, Cache, Challenge, Geo, Identity, Limit, List, Listen, Log, Redis, Route, Rule,
-    Upstream,
+    State, Upstream,
 };
 use super::report::{At, Mistake};
 use super::syntax;
@@ -23,6 +23,7 @@ pub struct File {
     pub redis: Redis,
     pub cache: Cache,
     pub challenge: Challenge,
+    pub state: State,
     pub admin: Admin,
     pub log: Log,
 }
@@ -58,6 +59,7 @@ pub fn read(text: &str, flags: &Flags, env: Env<'_>, mistakes: &mut Vec<Mistake>
         redis: one!(Redis),
         cache: one!(Cache),
         challenge: one!(Challenge),
+        state: one!(State),
         admin: one!(Admin),
         log: one!(Log),
     };
@@ -77,6 +79,18 @@ pub fn read_admin(text: &str, flags: &Flags, env: Env<'_>, mistakes: &mut Vec<Mi
     let mut admin = Admin::read(&mut walk, &found);
     lay_admin(&mut admin, flags, &mut walk);
     admin
+}
+
+/// Reads what tells where a running proxy is to be asked: `[listen]`, `[state]` and `[admin]`.
+pub fn read_reach(text: &str, env: Env<'_>, mistakes: &mut Vec<Mistake>) -> (Listen, State, Admin) {
+    let (root, hidden) = syntax::parse(text, mistakes);
+    let mut walk = Walk::new(text, hidden, env, mistakes);
+    let found = walk.one(&root, &Listen::TABLE);
+    let listen = Listen::read(&mut walk, &found);
+    let found = walk.one(&root, &State::TABLE);
+    let state = State::read(&mut walk, &found);
+    let found = walk.one(&root, &Admin::TABLE);
+    (listen, state, Admin::read(&mut walk, &found))
 }
 
 impl File {

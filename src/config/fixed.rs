@@ -25,6 +25,7 @@ pub fn keep(before: &Policy, after: &mut Policy) -> Vec<&'static str> {
         "cache.max_memory": cache.max_memory;
         "cache.max_variants": cache.max_variants;
         "admin": admin;
+        "state": state;
         "log": log;
     }
     waits

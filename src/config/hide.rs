@@ -77,13 +77,21 @@ impl<'t> Place<'t> {
         out + rest
     }
 
-    /// Whether a key is declared, and its value no secret.
     fn may_show(&self, key: &str) -> bool {
         let of_table = self.table.map_or(&[][..], |table| table.options);
         let option = of_table.iter().chain(of_table.iter().flat_map(inner));
         let mut its = option.filter(|option| option.name == key).peekable();
         its.peek().is_some() && its.all(|option| !is_secret(option.kind))
     }
+}
+
+/// Whether a key of a table is declared, and its value no secret.
+pub fn may_show(table: &str, key: &str) -> bool {
+    let place = Place {
+        table: TABLES.iter().find(|one| one.name == table).copied(),
+        key: None,
+    };
+    place.may_show(key)
 }
 
 /// The options of the tables that an option may hold.

@@ -57,6 +57,8 @@ pub struct Version {
 /// What a change came to.
 #[derive(Debug)]
 pub struct Done {
+    /// Who wanted it this time.
+    pub by: By,
     pub version: Arc<Version>,
     /// Options that are written otherwise, and wait for a restart.
     pub waits: Vec<&'static str>,
@@ -177,13 +179,8 @@ impl Live {
     /// It has mistakes, or could not be put in force.
     pub fn reload(&self, by: By, now: Now) -> Result<Done, Refused> {
         let _one = self.changing.lock();
-        let text = match &self.source.path {
-            None => Ok(Arc::clone(&self.text)),
-            path => super::source(path.as_deref())
-                .map(|(_, text)| text.into())
-                .map_err(|report| Refused::Mistakes(Box::new(report))),
-        };
-        self.told(text.and_then(|text| self.change(text, true, by, None, now)))
+        let text = self.written();
+        self.told(text.and_then(|text| self.change(text.into(), true, by, None, now)))
     }
 
     /// Has `text` instead of the file's, for as long as the process lives or until the next reload. `trial`: unless that
@@ -245,6 +242,20 @@ impl Live {
         Some(self.told(done))
     }
 
+    /// What the file says now.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn written(&self) -> Result<String, Refused> {
+        let read = super::source(self.source.path.as_deref());
+        match &self.source.path {
+            None => Ok(self.text.as_ref().to_owned()),
+            Some(_) => read
+                .map(|(_, text)| text)
+                .map_err(|report| Refused::Mistakes(Box::new(report))),
+        }
+    }
+
     /// The policy of a text, which stays a thought.
     ///
     /// # Errors
@@ -272,9 +283,14 @@ impl Live {
         (self.put)(policy).map_err(Refused::Failed)?;
         let before = self.version();
         let mut state = self.state.lock();
+        // What nobody has confirmed is nothing to go back to.
+        let sure = match state.trial.take() {
+            Some(trial) => trial.before,
+            None => Arc::clone(&before),
+        };
         state.trial = trial.map(|time| Trial {
             until: now.mono.after(time),
-            before: Arc::clone(&before),
+            before: sure,
         });
         let trial = state.trial.as_ref().map(|trial| trial.until);
         // Only files it names may have changed.
@@ -284,7 +300,7 @@ impl Live {
             false => Arc::new(Version {
                 number: before.number + 1,
                 since: now.wall,
-                by,
+                by: by.clone(),
                 text,
                 from_file,
             }),
@@ -296,6 +312,7 @@ impl Live {
             }
         }
         Ok(Done {
+            by,
             version,
             waits,
             trial,
@@ -321,9 +338,8 @@ impl Live {
         match &change {
             Ok(done) => {
                 self.counts.done.fetch_add(1, Ordering::Relaxed);
-                let version = &done.version;
-                let (by, reason) = (&version.by.who, &version.by.reason);
-                tracing::info!(version = version.number, by, reason, "a config is in force");
+                let (version, by, reason) = (done.version.number, &done.by.who, &done.by.reason);
+                tracing::info!(version, by, reason, "a config is in force");
                 if !done.waits.is_empty() {
                     let options = done.waits.join(", ");
                     tracing::warn!(options, "written otherwise, and waiting for a restart");

@@ -15,6 +15,7 @@ pub mod limiting;
 pub mod live;
 pub mod nearest;
 pub mod options;
+pub mod plan;
 pub mod policy;
 pub mod render;
 pub mod report;
@@ -38,8 +39,10 @@ use std::thread;
 
 pub use compile::World;
 pub use policy::Policy;
+use policy::{SocketPlace, StateDir};
 pub use report::Report;
 use report::{At, Mistake};
+pub use steering::Secret;
 use value::OrOff;
 
 /// What the command line says over the file, as typed.
@@ -89,6 +92,40 @@ pub fn admin_address(path: Option<&Path>, flags: &Flags) -> Result<Option<Socket
     }
 }
 
+/// Where a running proxy is to be asked, as a file says.
+#[derive(Debug)]
+pub struct Reach {
+    /// Where visitors come in.
+    pub listen: SocketAddr,
+    pub state: StateDir,
+    /// None: not over TCP.
+    pub admin: Option<SocketAddr>,
+    pub socket: SocketPlace,
+    /// None: it lies in the state directory.
+    pub token: Option<Secret>,
+}
+
+/// Where the proxy of a file is to be asked, or one without a file. Nothing else of it is read, nor the token's own file.
+///
+/// # Errors
+/// Every mistake in `[listen]`, `[state]`, `[admin]` and the syntax; or that the file can't be read.
+pub fn reach(path: Option<&Path>) -> Result<Reach, Report> {
+    let (name, text) = source(path)?;
+    let mut mistakes = Vec::new();
+    let env = |name: &str| std::env::var(name).ok();
+    let (listen, state, admin) = file::read_reach(&text, &env, &mut mistakes);
+    if !mistakes.is_empty() {
+        return Err(Report::new(name, text, mistakes));
+    }
+    Ok(Reach {
+        listen: listen.address.value,
+        state: compile::state(&state),
+        socket: compile::socket(&admin),
+        admin: admin.address.value.on(),
+        token: admin.token.value,
+    })
+}
+
 /// A file's name and text; without a file, no text.
 fn source(path: Option<&Path>) -> Result<(Option<String>, String), Report> {
     let Some(path) = path else {
@@ -135,7 +172,10 @@ pub fn believe(
     let file = file::read(&text, flags, world.env, &mut mistakes);
     let policy = compile::compile(&file, &text, world, &mut mistakes);
     match mistakes.is_empty() {
-        true => Ok(policy),
+        true => Ok(Policy {
+            file: name,
+            ..policy
+        }),
         false => Err(Report::new(name, text, mistakes)),
     }
 }

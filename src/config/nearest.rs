@@ -3,7 +3,7 @@
 use super::options::TABLES;
 
 /// What a table is called elsewhere.
-const ELSEWHERE: [(&str, &str); 9] = [
+const ELSEWHERE: [(&str, &str); 10] = [
     ("backend", "upstream"),
     ("origin", "upstream"),
     ("proxy", "upstream"),
@@ -13,6 +13,7 @@ const ELSEWHERE: [(&str, &str); 9] = [
     ("location", "route"),
     ("site", "route"),
     ("metrics", "admin"),
+    ("data", "state"),
 ];
 
 /// The header that a top-level name was most likely meant as.

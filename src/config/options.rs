@@ -57,7 +57,7 @@ pub enum Shown {
 use Shown::{Default, Example, Unset};
 
 /// Every table, in the order of the default file.
-pub const TABLES: [&Table; 13] = [
+pub const TABLES: [&Table; 14] = [
     &Listen::TABLE,
     &Upstream::TABLE,
     &Route::TABLE,
@@ -69,6 +69,7 @@ pub const TABLES: [&Table; 13] = [
     &Challenge::TABLE,
     &Redis::TABLE,
     &Cache::TABLE,
+    &State::TABLE,
     &Admin::TABLE,
     &Log::TABLE,
 ];
@@ -932,11 +933,30 @@ table! {
 }
 
 table! {
-    /// Metrics and health, for operators only.
+    /// What outlives the process.
+    State = "state", many: false;
+
+    /// The directory of the token, the audit log and the admin socket, or `off`. Without it that of systemd
+    /// (`StateDirectory=`), else `/var/lib/tidegate/PORT` by the port of `[listen]`, else `~/.local/state/tidegate/PORT`
+    /// (`$XDG_STATE_HOME`). It is made for this user alone. Where it can't be written Tidegate serves without: see the log.
+    dir: Option<OrOff<PathBuf>> = Unset("/var/lib/tidegate/blog");
+}
+
+table! {
+    /// Metrics, health and the admin API, for operators only.
     Admin = "admin", many: false;
 
-    /// Address and port of `/metrics`, `/healthz` and `/readyz`, or `off`.
+    /// Address and port of `/metrics`, `/healthz`, `/readyz` and, below `/v1/`, the admin API, or `off`. The API takes
+    /// the token and asks for loopback names or the address itself as Host; it is in clear, so leave it on this machine.
     address: OrOff<SocketAddr> = Default("127.0.0.1:9901");
+
+    /// Where a Unix socket with the same is, or `off`; else `admin.sock` in the state directory. It is this user's and
+    /// root's alone, who need no token there. `tidegate ctl` finds it.
+    socket: Option<OrOff<PathBuf>> = Unset("/run/tidegate/admin.sock");
+
+    /// The token: at least 16 bytes of visible ASCII, as `${NAME}` or as `file:/run/secrets/admin`. Without it one is made at
+    /// the first start, in `token` in the state directory.
+    token: Option<Secret> = Unset("file:/run/secrets/admin");
 }
 
 table! {

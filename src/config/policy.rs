@@ -16,12 +16,13 @@ pub use super::words::{AcceptEncoding, ListAction, RuleAction};
 use crate::limits::IdentitySpec;
 use crate::limits::fleet::FleetSpec;
 use crate::limits::spec::LimitSpec;
-use crate::origin::{Bulkhead, Priority, UpstreamSpec};
+use crate::origin::{Bulkhead, Priority, Secret, UpstreamSpec};
 use crate::rules::claims::ClaimedBy;
 use crate::rules::encoding::Coding;
 use crate::rules::expression::Expression;
 use crate::rules::identity::Harmless;
 use crate::rules::proof;
+use crate::rules::pulled;
 use crate::rules::request::HeadLimits;
 use crate::rules::storing::StoreTerms;
 use crate::rules::target::QueryRules;
@@ -51,7 +52,10 @@ pub struct Policy {
     /// Files that hold secrets.
     pub secrets: Vec<PathBuf>,
     pub admin: Admin,
+    pub state: StateDir,
     pub log: Log,
+    /// Where it was written.
+    pub file: Option<String>,
     pub(super) table: Table,
 }
 
@@ -71,6 +75,11 @@ impl Policy {
             Some(host) => host,
             None => server().map_or("", |server| &server.authority),
         }
+    }
+
+    /// Whether every request has a route of the same place as by another.
+    pub fn routes_like(&self, other: &Policy) -> bool {
+        self.table == other.table
     }
 
     /// Host, path and route, in the order in which they are tried.
@@ -148,6 +157,14 @@ pub struct Challenge {
 }
 
 impl Challenge {
+    /// From now on every request of a route does.
+    pub fn switch_on(&mut self, route: usize) {
+        if self.routes.len() <= route {
+            self.routes.resize(route + 1, false);
+        }
+        self.routes[route] = true;
+    }
+
     /// Whether every request of a route needs a pass.
     pub fn is_on(&self, route: &Route) -> bool {
         self.routes.get(route.id) == Some(&true)
@@ -188,10 +205,24 @@ pub struct Route {
     pub status_key: bool,
     /// The Host to send instead of the one asked for.
     pub upstream_host: Option<String>,
+    /// What operators have pulled for it. Never of the config.
+    pub pulled: Pulled,
+}
+
+/// The levers of a route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pulled {
+    pub pages: pulled::Pulled,
+    /// It is served without its origin.
+    pub fallback: bool,
+    /// Unsafe methods are refused.
+    pub readonly: bool,
+    /// Its requests go to the origin each for itself; what is stored stands in where that fails.
+    pub bypass: bool,
 }
 
 /// Addresses under one name. Its place in [`Policy::lists`] is its bit in what is said of an address.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List {
     pub name: String,
     pub networks: Vec<IpNet>,
@@ -201,7 +232,7 @@ pub struct List {
 }
 
 /// Databases that tell where clients are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Geo {
     pub country: Option<PathBuf>,
     pub asn: Option<PathBuf>,
@@ -223,6 +254,27 @@ pub struct Rule {
 pub struct Admin {
     /// None: no admin listener.
     pub address: Option<SocketAddr>,
+    pub socket: SocketPlace,
+    /// None: that of the state directory.
+    pub token: Option<Secret>,
+}
+
+/// Where what outlives the process lies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StateDir {
+    Off,
+    At(PathBuf),
+    /// Where [`crate::state::places`] says, by the port of `listen`.
+    Usual,
+}
+
+/// Where operators' socket is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SocketPlace {
+    Off,
+    At(PathBuf),
+    /// In the state directory.
+    Usual,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

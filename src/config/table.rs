@@ -6,7 +6,7 @@
 use crate::rules::host::without_port;
 
 /// Hosts and paths to the numbers of routes, in the order in which they are tried.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table {
     /// Sorted by name.
     exact: Vec<(Box<str>, Paths)>,

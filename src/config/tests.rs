@@ -19,6 +19,7 @@ use crate::rules::token::Algorithm;
 use crate::telemetry::Output;
 
 mod guarding;
+mod operating;
 mod tiers;
 
 /// The public key of RFC 8037 §A.2.
@@ -152,6 +153,7 @@ fn every_example_is_valid() {
         .replace("/run/secrets/api-keys", "/keys")
         .replace("/etc/tidegate/jwks.json", "/jwks")
         .replace("/run/secrets/redis", "/secret")
+        .replace("/run/secrets/admin", "/secret")
         .replace("/etc/tidegate/redis-ca.pem", "/ca.pem")
         .replace("redis://redis", "rediss://redis")
         .replace("/etc/letsencrypt/live/example.com", "/cert")

@@ -130,6 +130,7 @@ impl Errand {
             class: self.class,
             directives: None,
             only_if_cached: false,
+            pulled: self.route.pulled.pages,
         };
         matches!(
             reuse::reuse(&entry.terms, entry.stored, now.mono, &demand),
@@ -143,6 +144,7 @@ impl Errand {
             class: self.class,
             directives: None,
             only_if_cached: false,
+            pulled: self.route.pulled.pages,
         };
         self.stored.as_ref().is_some_and(|entry| {
             match reuse::reuse(&entry.terms, entry.stored, now.mono, &demand) {

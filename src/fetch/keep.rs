@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::encode::inherit;
 use super::{Errand, Fetcher};
 use crate::cache::entry::{Body, Entry, EntryParts, Head};
-use crate::cache::store::Kept;
+use crate::cache::store::{Kept, Since};
 use crate::cache::table::Variant;
 use crate::clock;
 use crate::rules::storing::{self, Terms};
@@ -73,11 +73,11 @@ fn put(fetcher: &Arc<Fetcher>, errand: &Errand, entry: &Arc<Entry>, generation: 
     let now = clock::now();
     let before = errand.stored.as_ref();
     let missing = before.map(|before| inherit(fetcher, entry, before));
-    if fetcher
-        .store
-        .put(&errand.key, Arc::clone(entry), generation, now.mono)
-        == Kept::Yes
-    {
+    let since = Since {
+        generation,
+        reign: fetcher.reign,
+    };
+    if (fetcher.store).put(&errand.key, Arc::clone(entry), since, now.mono) == Kept::Yes {
         fetcher.counts.stored.fetch_add(1, Ordering::Relaxed);
         for coding in missing.unwrap_or_default() {
             fetcher.encode(&errand.key, entry, coding);

@@ -149,7 +149,7 @@ impl Fetcher {
     }
 
     /// The same, for other origins or, unless `elsewhere`, for the same ones otherwise. Elsewhere nobody waits for what is on
-    /// its way from where pages came from before.
+    /// its way from where pages came from before, and once this one [takes over](Self::takes_over) it is not stored.
     pub fn renewed(
         &self,
         upstreams: Vec<Arc<Upstream>>,
@@ -164,6 +164,11 @@ impl Fetcher {
             reign: self.reign + u64::from(elsewhere),
             ..self.clone()
         })
+    }
+
+    /// From now on the store takes nothing that was asked for elsewhere.
+    pub fn takes_over(&self) {
+        self.store.begin(self.reign);
     }
 
     /// Hit-for-miss marks that are remembered.

@@ -19,7 +19,7 @@ const SHED: usize = 64;
 /// Open connections.
 pub struct Guests {
     /// What the process's files leave room for.
-    room: usize,
+    room: AtomicUsize,
     open: AtomicUsize,
     clients: [Mutex<HashMap<Client, usize, foldhash::fast::RandomState>>; SHARDS],
     told: Told,
@@ -55,9 +55,10 @@ pub struct Guest {
 }
 
 impl Guests {
-    pub fn new(room: usize, told: Told) -> Guests {
+    /// There is no room until it is [set](Self::set_room).
+    pub fn new(told: Told) -> Guests {
         Guests {
-            room,
+            room: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             clients: std::array::from_fn(|_| Mutex::default()),
             told,
@@ -71,10 +72,16 @@ impl Guests {
 
     /// The most connections at once.
     pub fn most(&self, listen: &Listen) -> usize {
+        let room = self.room.load(Relaxed);
         match listen.max_connections {
-            0 => self.room,
-            most => most.min(self.room),
+            0 => room,
+            most => most.min(room),
         }
+    }
+
+    /// The process's files leave room for so many. Whether those were others before.
+    pub fn set_room(&self, room: usize) -> bool {
+        self.room.swap(room, Relaxed) != room
     }
 
     /// Lets a connection in, if there is room or can be made. None: it is to be closed. `client`: whose it is, unless that

@@ -267,6 +267,9 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
     if let Some(problem) = answered_here(asking) {
         return Decision::Here(problem);
     }
+    if asking.route.pulled.readonly && !request.method.is_safe() {
+        return Decision::Here(Problem::readonly());
+    }
     if (noted.marks.needs_pass() || asking.policy.challenge.is_on(asking.route))
         && let challenge::Demand::Challenge(challenge) = challenge::demand(site, asking, noted)
     {
@@ -328,13 +331,17 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
         class: asking.class,
         directives: asking.directives,
         only_if_cached: asking.only_if_cached,
+        pulled: asking.route.pulled.pages,
     };
     let seen = || Seen {
         now,
         entry: Some(Arc::clone(entry)),
         presumed: slot.varies_on(),
     };
-    let reuse = reuse::reuse(&entry.terms, entry.stored, now.mono, &demand);
+    let reuse = match asking.route.pulled.bypass {
+        true => reuse::bypassed(&entry.terms, entry.stored, now.mono, &demand),
+        false => reuse::reuse(&entry.terms, entry.stored, now.mono, &demand),
+    };
     if !matches!(reuse, Reuse::Fresh { .. }) {
         entry.rest.asked_for();
     }
@@ -344,6 +351,7 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
             let eager = asking.route.eager
                 && refresh::eager(
                     &entry.terms,
+                    &demand.pulled,
                     entry.stored,
                     now.mono,
                     entry.cost,
@@ -516,6 +524,7 @@ fn miss(
 /// its answer may be one that an ordinary request wouldn't get.
 fn goes_alone(asking: &Asking) -> bool {
     !asking.route.cache
+        || asking.route.pulled.bypass
         || asking
             .directives
             .is_some_and(|directives| directives.no_store)

@@ -107,6 +107,15 @@ impl Problem {
         )
     }
 
+    /// A route takes no changes, for as long as operators say so.
+    pub fn readonly() -> Problem {
+        Problem::new(
+            503,
+            "this site takes no changes for the moment: it can be read",
+            CacheResult::Refused,
+        )
+    }
+
     pub fn blocked() -> Problem {
         Problem::new(
             403,

@@ -13,6 +13,7 @@ use crate::rules::geo::{self, Database};
 use crate::telemetry::{Counter, Metrics, names};
 
 pub struct Geo {
+    spec: policy::Geo,
     country: Option<Held>,
     asn: Option<Held>,
 }
@@ -39,13 +40,15 @@ impl Geo {
                 .transpose()
         };
         Ok(Arc::new(Geo {
+            spec: geo.clone(),
             country: held(&geo.country, "country", Database::country)?,
             asn: held(&geo.asn, "asn", Database::asn)?,
         }))
     }
 
-    pub fn has_files(&self) -> bool {
-        self.country.is_some() || self.asn.is_some()
+    /// Whether they are what a config says.
+    pub fn are_by(&self, geo: &policy::Geo) -> bool {
+        self.spec == *geo
     }
 
     pub fn locate(&self, client: IpAddr) -> Whereabouts {

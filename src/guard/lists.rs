@@ -24,7 +24,7 @@ struct Kept {
     list: List,
     file: Option<Watched>,
     from_file: Mutex<Vec<IpNet>>,
-    entries: Arc<AtomicUsize>,
+    entries: AtomicUsize,
     denied: Arc<Counter>,
     reloaded: Arc<Counter>,
     refused: Arc<Counter>,
@@ -42,8 +42,9 @@ impl Lists {
         Ok(Arc::new(Lists { lists, table }))
     }
 
-    pub fn has_files(&self) -> bool {
-        self.lists.iter().any(|kept| kept.file.is_some())
+    /// Whether they are what a config says.
+    pub fn are_by(&self, lists: &[List]) -> bool {
+        self.lists.iter().map(|kept| &kept.list).eq(lists)
     }
 
     pub fn find(&self, client: IpAddr) -> Listed {
@@ -56,6 +57,12 @@ impl Lists {
     pub fn name(&self, list: u8) -> Option<&str> {
         let kept = self.lists.get(usize::from(list))?;
         Some(&kept.list.name)
+    }
+
+    /// Their names, and how many networks are in each.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, usize)> {
+        let all = self.lists.iter();
+        all.map(|kept| (kept.list.name.as_str(), kept.entries.load(Relaxed)))
     }
 
     /// Counts a client that a list has kept out.
@@ -88,12 +95,8 @@ impl Kept {
         let file = list.file.as_deref().map(Watched::new);
         let from_file = file.as_ref().map(networks).transpose()?;
         let from_file = from_file.unwrap_or_default();
-        let entries = Arc::new(AtomicUsize::new(list.networks.len() + from_file.len()));
+        let entries = AtomicUsize::new(list.networks.len() + from_file.len());
         let name = list.name.as_str();
-        let read = Arc::clone(&entries);
-        metrics.gauge(&names::LIST_ENTRIES, &[name], move || {
-            read.load(Relaxed) as f64
-        });
         // Without a file nothing is ever read anew, and where nobody is denied nobody is counted: such series are not shown.
         let counter = |family, labels: &[&str], is_shown: bool| match is_shown {
             true => metrics.counter(family, labels),

@@ -15,7 +15,7 @@ fn guard(text: &str) -> (Arc<Guard>, Metrics) {
         Err(told) => panic!("{told}"),
     };
     let metrics = Metrics::new();
-    let guard = Guard::new(&policy, &metrics).unwrap();
+    let guard = Guard::new(&policy, None, &metrics).unwrap();
     (guard, metrics)
 }
 
@@ -132,8 +132,8 @@ fn a_file_that_changes_is_taken_and_a_bad_one_changes_nothing() {
     fs::write(&file, "").unwrap();
     look();
     assert!(!denied("192.0.2.8") && denied("10.1.2.3"));
+    assert!(guard.entries().any(|entries| entries == ("bad", 1)));
     for (series, expected) in [
-        ("tidegate_list_entries{list=\"bad\"}", 1),
         ("tidegate_list_denied_total{list=\"bad\"}", 7),
         (
             "tidegate_list_reloads_total{list=\"bad\",result=\"done\"}",
@@ -190,4 +190,28 @@ fn rules_ask_for_passes_and_limits() {
     );
     let series = "tidegate_rule_matches_total{rule=\"one\",action=\"limit\"}";
     assert_eq!(count(&metrics, series), 3);
+}
+
+#[test]
+fn what_is_configured_alike_is_read_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bad");
+    fs::write(&path, "192.0.2.0/24\n").unwrap();
+    let list = |action: &str| {
+        format!(
+            "[[list]]\nname = 'bad'\nfile = '{}'\naction = '{action}'\n",
+            path.display()
+        )
+    };
+    let (before, metrics) = guard(&list("deny"));
+    let renewed = |text: &str| {
+        let policy = config::compile("t.toml", &format!("{UPSTREAM}{text}")).unwrap();
+        Guard::new(&policy, Some(&before), &metrics).unwrap()
+    };
+    let rules = "[[rule]]\nname = 'all'\nwhen = 'true'\naction = 'count'\n";
+    let same = renewed(&format!("{}{rules}", list("deny")));
+    assert!(same.has_rules() && !before.has_rules());
+    assert!(Arc::ptr_eq(&same.lists, &before.lists) && Arc::ptr_eq(&same.geo, &before.geo));
+    let other = renewed(&list("allow"));
+    assert!(!Arc::ptr_eq(&other.lists, &before.lists) && Arc::ptr_eq(&other.geo, &before.geo));
 }

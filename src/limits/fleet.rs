@@ -25,6 +25,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use crate::telemetry::{Counter, Metrics, RedisResult, names};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
 pub use link::{RedisSpec, Server};
 pub use part::{Cells, Part};
 
@@ -39,8 +41,16 @@ pub struct FleetSpec {
 /// This proxy's place in the fleet.
 pub struct Fleet {
     state: Arc<State>,
-    goodbye: tokio::sync::mpsc::Sender<mpsc::Sender<()>>,
+    task: UnboundedSender<Word>,
     patience: Duration,
+}
+
+/// What the task is told.
+enum Word {
+    /// These limits are shared from now on.
+    Parts(Vec<Arc<Part>>),
+    /// The process ends, or goes to another fleet. Dropped once the others know.
+    Goodbye(mpsc::Sender<()>),
 }
 
 /// How things stand, for metrics and operators.
@@ -55,24 +65,12 @@ impl State {
     fn new(proxies: u32, metrics: &Metrics) -> Arc<State> {
         let count =
             |at: usize| metrics.counter(&names::REDIS_OPERATIONS, &[RedisResult::ALL[at].label()]);
-        let state = Arc::new(State {
+        Arc::new(State {
             up: AtomicBool::new(false),
             proxies: AtomicU32::new(proxies),
             hot: AtomicUsize::new(0),
             operations: std::array::from_fn(count),
-        });
-        let read = |of: fn(&State) -> f64| {
-            let state = Arc::clone(&state);
-            move || of(&state)
-        };
-        metrics.gauge(
-            &names::REDIS_UP,
-            &[],
-            read(|s| f64::from(u8::from(s.is_up()))),
-        );
-        metrics.gauge(&names::FLEET_PROXIES, &[], read(|s| s.proxies().into()));
-        metrics.gauge(&names::FLEET_HOT, &[], read(|s| s.hot() as f64));
-        state
+        })
     }
 
     /// Whether Redis answers.
@@ -112,10 +110,10 @@ impl Fleet {
             );
         }
         let state = State::new(spec.proxies, metrics);
-        let (goodbye, leaving) = tokio::sync::mpsc::channel(1);
+        let (tell, told) = unbounded_channel();
         // One exchange that is under way, and the last.
         let patience = 3 * spec.redis.timeout;
-        let task = task::Task::new(spec, parts, Arc::clone(&state), leaving)?;
+        let task = task::Task::new(spec, parts, Arc::clone(&state), told)?;
         let no_thread = |e: std::io::Error| format!("cannot start a thread: {e}");
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -127,7 +125,7 @@ impl Fleet {
             .map_err(no_thread)?;
         Ok(Fleet {
             state,
-            goodbye,
+            task: tell,
             patience,
         })
     }
@@ -136,10 +134,20 @@ impl Fleet {
         &self.state
     }
 
+    /// Shares these limits instead of those of before. Whoever is in both goes on as it stands.
+    pub fn renew(&self, parts: Vec<Arc<Part>>) {
+        // Not as many proxies as are expected at first: it is known how many there are.
+        for part in &parts {
+            part.set_proxies(self.state.proxies());
+        }
+        // An error is the end of the task: then it shares nothing any more.
+        let _ = self.task.send(Word::Parts(parts));
+    }
+
     /// Tells the others that they may have this proxy's part, if Redis takes that soon. Blocks for three timeouts at most.
     pub fn leave(&self) {
         let (done, said) = mpsc::channel();
-        if self.goodbye.try_send(done).is_ok() {
+        if self.task.send(Word::Goodbye(done)).is_ok() {
             // An error is the end of the task, which is as good.
             let _ = said.recv_timeout(self.patience);
         }

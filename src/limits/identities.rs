@@ -1,6 +1,5 @@
 //! The identities of a site: what they are known by, and what a request brings of that.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ pub use super::jwt::JwtSpec;
 use super::jwt::Tokens;
 use super::keys::ApiKeys;
 use super::standing::{Hashing, Id, Known, Standing, Vouched};
-use crate::files::{self, LOOK, Watched};
+use crate::files::Watched;
 use crate::rules::client::Client;
 use crate::rules::fields::Fields;
 use crate::rules::identity;
@@ -295,25 +294,7 @@ fn api_keys(text: &str, hashing: &Hashing, tiers: &[String]) -> Result<ApiKeys, 
 }
 
 impl Identities {
-    /// Looks at the files from a thread of its own as long as this is in force, if there are any.
-    ///
-    /// # Errors
-    /// No thread can be had.
-    pub fn watch(self: &Arc<Self>) -> io::Result<()> {
-        if self.keys_file.is_none() && self.jwks_file.is_none() {
-            return Ok(());
-        }
-        let identities = Arc::downgrade(self);
-        files::watch("identities", LOOK, move || {
-            let identities = identities.upgrade();
-            identities.is_some_and(|identities| {
-                identities.look();
-                true
-            })
-        })
-    }
-
-    /// Takes what has changed and can be used.
+    /// Takes what has changed of the files and can be used.
     pub fn look(&self) {
         let (hashing, tiers) = (&self.hashing, &self.spec.tiers);
         if let (Some(file), Some((_, keys))) = (&self.keys_file, &self.keys)

@@ -193,7 +193,7 @@ impl Limits {
     }
 
     /// Others in their place. What clients have used of a limit they have used of the one of the same name, as far as that
-    /// counts the same.
+    /// counts the same and is not for many times as many of them.
     pub fn renewed(
         &self,
         specs: &[LimitSpec],
@@ -227,12 +227,7 @@ impl Limits {
             with: fleet.cloned(),
             fleet: Arc::default(),
         };
-        if renewed.with == self.with
-            && renewed
-                .parts()
-                .map(Arc::as_ptr)
-                .eq(self.parts().map(Arc::as_ptr))
-        {
+        if renewed.with == self.with {
             renewed.fleet = Arc::clone(&self.fleet);
         }
         renewed
@@ -241,6 +236,16 @@ impl Limits {
     fn parts(&self) -> impl Iterator<Item = &Arc<Part>> {
         let limits = self.all.iter().flat_map(|limit| limit.and_tiers());
         limits.filter_map(|limit| limit.part.as_ref())
+    }
+
+    /// From now on these are shared by the membership that both have, instead of those of `before`.
+    pub fn take_over(&self, before: &Limits) {
+        let mut pairs = self.parts().zip(before.parts());
+        let same = self.parts().count() == before.parts().count()
+            && pairs.all(|(one, other)| Arc::ptr_eq(one, other));
+        if let Some(fleet) = self.fleet.get().filter(|_| !same) {
+            fleet.renew(self.parts().cloned().collect());
+        }
     }
 
     /// Whether both are in a fleet by the same membership.
@@ -259,6 +264,11 @@ impl Limits {
         // A second one would leave at once.
         let _ = self.fleet.set(fleet);
         Ok(())
+    }
+
+    /// How things stand in the fleet, if it has joined one.
+    pub fn fleet(&self) -> Option<&fleet::State> {
+        self.fleet.get().map(|fleet| &**fleet.state())
     }
 
     /// Leaves the fleet, which blocks for three of Redis's timeouts at most.
@@ -284,7 +294,7 @@ impl Limits {
 
     /// Gives back memory that is used no longer: of each limit that of one shard, another for each `nth`.
     pub fn tidy(&self, nth: usize, now: u64) {
-        for limit in &self.all {
+        for limit in self.all.iter().flat_map(|limit| limit.and_tiers()) {
             limit.table.tidy(nth, now);
         }
     }
@@ -315,17 +325,12 @@ impl Limit {
         };
         let tiers: Vec<_> = spec.tiers.iter().map(of_tier).collect();
         let whole = law(&spec);
-        let part = fleet.filter(|_| spec.shared).zip(whole);
-        let part = part.map(|(fleet, whole)| {
-            let part = Part::of(fleet, &spec, whole);
-            let had = before.and_then(|before| before.part.as_ref());
-            let same = had.filter(|had| had.is_same(&part));
-            same.cloned().unwrap_or_else(|| Arc::new(part))
-        });
         let law = Law {
             gcra: whole,
             concurrency: spec.concurrency,
         };
+        let part = fleet.filter(|_| spec.shared).zip(whole);
+        let part = part.map(|(fleet, whole)| Part::of(fleet, &spec, whole));
         let count = |what: &Limited| {
             let labels = [spec.name.as_str(), what.label()];
             metrics.counter(&names::LIMITED, &labels)
@@ -338,8 +343,17 @@ impl Limit {
             };
             numbers && before.spec.key == spec.key
         };
-        let table = match before.filter(knows) {
-            Some(before) => before.table.under(law, spec.max_clients),
+        let taken_over = before.filter(knows).and_then(|before| {
+            let table = before.table.under(law, spec.max_clients)?;
+            Some((table, before.part.as_ref()))
+        });
+        let had = taken_over.as_ref().and_then(|(_, had)| *had);
+        let part = part.map(|part| {
+            let same = had.filter(|had| had.is_same(&part));
+            same.cloned().unwrap_or_else(|| Arc::new(part))
+        });
+        let table = match taken_over {
+            Some((table, _)) => table,
             None => Table::new(law, spec.max_clients, Arc::new(room.clone())),
         };
         let table = Arc::new(match &part {
@@ -475,6 +489,11 @@ impl Limit {
         let remembered = tables().map(|table| table.remembered()).sum();
         let unremembered = tables().map(|table| table.unremembered.total()).sum();
         (remembered, unremembered)
+    }
+
+    /// Requests beyond it that this became of.
+    pub fn counted(&self, what: Limited) -> u64 {
+        self.counts[what as usize].total()
     }
 
     /// The most that is left of it: a client's that has not been seen.

@@ -57,6 +57,22 @@ impl LimitSpec {
     }
 }
 
+impl LimitSpec {
+    /// Makes it so many times what it is: its rates, what may come at once, and what may be in hand.
+    pub fn stretch(&mut self, times: f64) {
+        let count = |count: u64| ((count as f64 * times).round() as u64).max(1);
+        let rate = |rate: &mut Rate| {
+            // The time and not the number, which may be small.
+            rate.per = rate.per.div_f64(times);
+            rate.burst = count(rate.burst);
+        };
+        self.rate.iter_mut().for_each(rate);
+        self.tiers.iter_mut().for_each(|tier| rate(&mut tier.rate));
+        let in_hand = self.concurrency.iter_mut();
+        in_hand.for_each(|most| *most = u16::try_from(count(u64::from(*most))).unwrap_or(u16::MAX));
+    }
+}
+
 /// So many requests a period, and so many at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {

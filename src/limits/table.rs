@@ -29,6 +29,8 @@ const ASKED: usize = 4;
 /// Clients in a shard, about, where there may be many.
 const SHARD: usize = 4096;
 const MOST_SHARDS: usize = 256;
+/// A shard may be so many times as large as it should be, where a table is to hold more than it was made for.
+const STRETCH: usize = 4;
 
 /// Takes bytes from an account of memory, as long as what it gives is held. None: there are not so many.
 pub type Room = Arc<dyn Fn(usize) -> Option<Hold> + Send + Sync>;
@@ -133,16 +135,19 @@ impl Table {
         }
     }
 
-    /// The same clients under another law, for so many of them: what they have used stays used.
-    pub fn under(&self, law: Law, clients: usize) -> Table {
-        Table {
+    /// The same clients under another law, for so many of them: what they have used stays used. None: it was made for far
+    /// fewer, so that a shard would have a crowd at its lock, and grow under it for a long time; and clients can't be moved, since
+    /// a fingerprint doesn't tell which of more shards is its.
+    pub fn under(&self, law: Law, clients: usize) -> Option<Table> {
+        let (shards, _) = size(clients);
+        (shards <= self.shards.len() * STRETCH).then(|| Table {
             shards: Arc::clone(&self.shards),
             most: most(clients, self.shards.len()),
             law,
             part: None,
             room: Arc::clone(&self.room),
             unremembered: Arc::clone(&self.unremembered),
-        }
+        })
     }
 
     /// Goes by this part of the law's rate, as it is by then.

@@ -375,6 +375,32 @@ fn tiers_have_rates_and_clients_of_their_own() {
 }
 
 #[test]
+fn what_a_tier_needs_no_longer_it_gives_back() {
+    let rate = Rate {
+        count: 5,
+        per: Duration::from_secs(1),
+        burst: 5,
+    };
+    let all = LimitSpec {
+        tiers: vec![TierRate {
+            tier: Tier::SIGNED_IN,
+            name: "signed_in".to_owned(),
+            rate,
+        }],
+        ..spec("all", 3, 3)
+    };
+    let (limits, _metrics) = limits(&[all]);
+    for standing in [Standing::NOBODY, somebody(1, None)] {
+        assert!(come_as(&limits, &standing, 2).is_ok());
+    }
+    assert_eq!(limits.all()[0].clients().0, 2);
+    limits.tidy(0, 0);
+    assert_eq!(limits.all()[0].clients().0, 2, "both are remembered");
+    limits.tidy(0, 10 * SECOND);
+    assert_eq!(limits.all()[0].clients().0, 0);
+}
+
+#[test]
 fn a_tier_that_is_tried_out_refuses_nobody() {
     let rate = Rate {
         count: 5,

@@ -1,6 +1,6 @@
 //! Work beside the requests, on threads of its own, so that busy workers hold up none of it, nor it them.
 
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -12,29 +12,40 @@ pub(super) const GRACE: Duration = Duration::from_secs(1);
 
 pub(super) type Tasks = Vec<JoinHandle<()>>;
 
-/// Runs what `start` spawns until all of it has ended.
-///
-/// # Errors
-/// A thread that can't be had; for people.
-pub(super) fn run(
-    name: &str,
-    start: impl FnOnce() -> Tasks + Send + 'static,
-) -> Result<(), String> {
-    let no_thread = |e: std::io::Error| format!("cannot start a thread: {e}");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(no_thread)?;
-    let work = move || {
-        runtime.block_on(async {
-            for task in start() {
-                // One that panics has told so, and is no reason to end the others.
-                let _ = task.await;
-            }
-        });
-    };
-    let thread = std::thread::Builder::new().name(name.to_owned());
-    thread.spawn(work).map(drop).map_err(no_thread)
+type Start = Box<dyn FnOnce() -> Tasks + Send>;
+
+/// A thread that waits for its work. Dropped without any, it ends.
+pub(super) struct Aside(SyncSender<Start>);
+
+impl Aside {
+    /// # Errors
+    /// A thread that can't be had; for people.
+    pub(super) fn new(name: &str) -> Result<Aside, String> {
+        let no_thread = |e: std::io::Error| format!("cannot start a thread: {e}");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(no_thread)?;
+        let (give, given) = mpsc::sync_channel::<Start>(1);
+        let work = move || {
+            let Ok(start) = given.recv() else { return };
+            runtime.block_on(async {
+                for task in start() {
+                    // One that panics has told so, and is no reason to end the others.
+                    let _ = task.await;
+                }
+            });
+        };
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        thread.spawn(work).map_err(no_thread)?;
+        Ok(Aside(give))
+    }
+
+    /// Runs what `start` spawns until all of it has ended.
+    pub(super) fn run(self, start: impl FnOnce() -> Tasks + Send + 'static) {
+        // It waits for just this.
+        let _ = self.0.send(Box::new(start));
+    }
 }
 
 /// Held by whoever owes a first answer, and dropped with it.

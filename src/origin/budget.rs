@@ -179,7 +179,8 @@ impl Budget {
     }
 
     /// Servers that are to have requests from now on, each with an id higher than all before, or the one it had when it
-    /// left: then it goes on as it was, if that is known. Where others served meanwhile, those that are new begin small.
+    /// left: then it goes on as it stood, if that is known, in the role it has now. Where others served meanwhile, those that
+    /// are new begin small.
     pub(super) fn join(self: &Arc<Self>, servers: &[(usize, Role)], well: bool) {
         let now = clock::timer();
         let mut state = self.state.lock();
@@ -190,11 +191,17 @@ impl Budget {
             let Err(place) = state.ids.binary_search(&id) else {
                 continue;
             };
-            let mut standing = state.gone.back(id, now).unwrap_or_else(|| {
-                let mut new = Standing::of(role.clone());
-                new.set_well(false, alone, now);
-                new
-            });
+            let mut standing = match state.gone.back(id, now) {
+                Some(mut back) => {
+                    back.set_role(role.clone());
+                    back
+                }
+                None => {
+                    let mut new = Standing::of(role.clone());
+                    new.set_well(false, alone, now);
+                    new
+                }
+            };
             standing.set_well(well, alone, now);
             state.ids.insert(place, id);
             state.servers.insert(place, standing);

@@ -2,7 +2,7 @@
 //! that scales out, or moves, is found.
 //!
 //! ```text
-//! resolve() ──► a thread of its own, a task a name:  hosts file, else DNS ──► rules ──► Roster, Budget, log
+//! begin() ──► a thread of its own, a task a name:  hosts file, else DNS ──► rules ──► Roster, Budget, log
 //!    └────────► FirstRound::wait(), before anybody is let in
 //! ```
 //!
@@ -23,7 +23,7 @@ use hickory_resolver::{Hosts, TokioResolver};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use super::aside::{self, First, FirstRound, GRACE};
+use super::aside::{Aside, First, FirstRound, GRACE};
 use super::server::{Place, ServerSpec};
 use super::upstream::Upstream;
 use crate::rules::resolve::{self as rules, Bounds, Family, Fault, Said, Settled};
@@ -118,9 +118,22 @@ impl Told {
 /// Resolves the names of all upstreams, until they are retired; `None` where there is none.
 ///
 /// # Errors
-/// A thread that can't be had; for people.
+/// As with [`resolving`].
 pub fn resolve(upstreams: &[Arc<Upstream>]) -> Result<Option<FirstRound>, String> {
-    let (first, round) = FirstRound::new(PATIENCE + GRACE);
+    Ok(resolving(upstreams)?.map(Resolving::begin))
+}
+
+/// All that it takes to resolve names.
+pub struct Resolving {
+    aside: Aside,
+    seekers: Vec<Seeker>,
+}
+
+/// Gets ready to resolve the names of all upstreams; `None` where there is none.
+///
+/// # Errors
+/// A thread that can't be had; for people.
+pub fn resolving(upstreams: &[Arc<Upstream>]) -> Result<Option<Resolving>, String> {
     let mut seekers = Vec::new();
     for upstream in upstreams {
         for at in 0..upstream.named().len() {
@@ -129,18 +142,33 @@ pub fn resolve(upstreams: &[Arc<Upstream>]) -> Result<Option<FirstRound>, String
                 at,
                 known: Vec::new(),
                 left_out: 0,
-                first: Some(first.clone()),
+                first: None,
             });
         }
     }
     if seekers.is_empty() {
         return Ok(None);
     }
-    aside::run("resolve", move || {
-        let run = |seeker: Seeker| tokio::spawn(seeker.run());
-        seekers.into_iter().map(run).collect()
-    })?;
-    Ok(Some(round))
+    Ok(Some(Resolving {
+        aside: Aside::new("resolve")?,
+        seekers,
+    }))
+}
+
+impl Resolving {
+    /// Resolves until their upstreams are retired.
+    pub fn begin(self) -> FirstRound {
+        let (first, round) = FirstRound::new(PATIENCE + GRACE);
+        let mut seekers = self.seekers;
+        for seeker in &mut seekers {
+            seeker.first = Some(first.clone());
+        }
+        self.aside.run(move || {
+            let run = |seeker: Seeker| tokio::spawn(seeker.run());
+            seekers.into_iter().map(run).collect()
+        });
+        round
+    }
 }
 
 /// The addresses that a name has now, asked for once. Blocks.

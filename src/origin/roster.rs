@@ -26,8 +26,15 @@ pub(super) struct Roster {
 #[derive(Clone)]
 struct Lists {
     here: Servers,
-    /// Those that have gone and still have requests, or would go on as they were.
-    gone: Vec<Arc<Server>>,
+    gone: Vec<Left>,
+}
+
+/// A server that has gone and still has requests, or would go on as it stood.
+#[derive(Clone)]
+struct Left {
+    server: Arc<Server>,
+    /// Connections to it are as good as before: the spec they were made for is in force, or one that connects like it.
+    connects: bool,
 }
 
 struct Changing {
@@ -78,7 +85,8 @@ impl Roster {
     /// The server that is called so, also one that has gone, as long as a slot of it is out at least.
     pub(super) fn find(&self, id: usize) -> Option<Arc<Server>> {
         let lists = self.lists.load();
-        let mut all = lists.here.iter().chain(&lists.gone);
+        let gone = lists.gone.iter().map(|left| &left.server);
+        let mut all = lists.here.iter().chain(gone);
         all.find(|server| server.id == id).cloned()
     }
 
@@ -109,7 +117,7 @@ impl Roster {
     }
 
     /// The spec's name has these addresses now, each of them once. Servers whose address stays are the same as before; one
-    /// that comes back within minutes is, too.
+    /// that comes back within minutes goes on as it stood, by what the spec says now.
     pub(super) fn set(
         &self,
         of: usize,
@@ -134,20 +142,21 @@ impl Roster {
         let leaves = |server: &Arc<Server>| server.of == of && change.go.contains(&server.addr());
         let (go, mut here): (Vec<_>, Vec<_>) = here.iter().cloned().partition(leaves);
         let mut come = Vec::new();
+        let signer = changing.signer.clone();
         for addr in change.come {
-            let back = gone
-                .iter()
-                .position(|server| server.of == of && server.addr() == addr);
-            let server = match back {
-                Some(at) => gone.swap_remove(at),
+            let make = |id| Server::new(id, of, addr, spec, signer.as_deref());
+            let new = make(changing.next_id);
+            let back = gone.iter().position(|left| left.server.is_same(&new));
+            let server = match back.map(|at| gone.swap_remove(at)) {
+                Some(left) => make(left.server.id).goes_on(&left.server, left.connects),
                 None => {
                     changing.next_id += 1;
-                    let (id, signer) = (changing.next_id - 1, changing.signer.as_deref());
-                    Arc::new(Server::new(id, of, addr, spec, signer))
+                    new
                 }
             };
+            let server = Arc::new(server);
             // Until it was asked.
-            server.seen().set_well(!changing.is_watched);
+            server.seen().presume_well(!changing.is_watched);
             come.push(server);
         }
         here.extend(come.iter().cloned());
@@ -158,7 +167,10 @@ impl Roster {
             went: go.len(),
         };
         // Known before they get requests, and as long as they have any.
-        gone.extend(go.iter().cloned());
+        gone.extend(go.into_iter().map(|server| Left {
+            server,
+            connects: true,
+        }));
         let here = Arc::new(here);
         self.lists.store(Arc::new(Lists {
             here: Arc::clone(&here),
@@ -170,7 +182,7 @@ impl Roster {
             budget.join(&roles, !changing.is_watched);
         }
         budget.leave(&leave);
-        gone.retain(|server| budget.knows(server.id));
+        gone.retain(|left| budget.knows(left.server.id));
         self.lists.store(Arc::new(Lists { here, gone }));
         drop(changing);
         self.changed.send_replace(());
@@ -193,7 +205,11 @@ impl Roster {
         let Lists { here, gone } = Lists::clone(&self.lists.load());
         let before = Arc::clone(&changing.spec);
         let mut next_id = changing.next_id;
-        let mut known: Vec<_> = here.iter().chain(&gone).cloned().collect();
+        let stayed = here.iter().cloned().map(|server| Left {
+            server,
+            connects: true,
+        });
+        let mut known: Vec<_> = stayed.chain(gone.iter().cloned()).collect();
         let mut stay = Vec::new();
         for (of, server) in spec.servers.iter().enumerate() {
             let addresses = match &server.place {
@@ -205,14 +221,17 @@ impl Roster {
             };
             for addr in addresses {
                 let new = Server::new(next_id, of, addr, spec, signer.as_deref());
-                let at = known.iter().position(|one| one.is_same(&new));
+                let at = known.iter().position(|one| one.server.is_same(&new));
                 stay.push(Arc::new(match at.map(|at| known.swap_remove(at)) {
                     None => {
                         next_id += 1;
                         new
                     }
-                    Some(one) => Server::new(one.id, of, addr, spec, signer.as_deref())
-                        .goes_on(&one, connects),
+                    Some(Left {
+                        server,
+                        connects: connected,
+                    }) => Server::new(server.id, of, addr, spec, signer.as_deref())
+                        .goes_on(&server, connects && connected),
                 }));
             }
         }
@@ -226,9 +245,16 @@ impl Roster {
         let come: Vec<_> = stay.iter().filter(|one| !was_here(one)).cloned().collect();
         let is_watched = spec.health.is_some();
         // Until they were asked.
-        come.iter().for_each(|one| one.seen().set_well(!is_watched));
-        let mut gone: Vec<_> = gone.into_iter().filter(|one| !is_here(one)).collect();
-        gone.extend(go.iter().cloned());
+        let presume = |one: &Arc<Server>| one.seen().presume_well(!is_watched);
+        come.iter().for_each(presume);
+        let mut gone: Vec<_> = (gone.into_iter())
+            .filter(|left| !is_here(&left.server))
+            .map(|left| Left {
+                connects: left.connects && connects,
+                ..left
+            })
+            .collect();
+        gone.extend(go.iter().cloned().map(|server| Left { server, connects }));
         *changing = Changing {
             next_id,
             spec: Arc::clone(spec),
@@ -250,11 +276,11 @@ impl Roster {
         budget.leave(&leave);
         if !is_watched {
             for one in stay.iter() {
-                one.seen().set_well(true);
+                one.seen().presume_well(true);
                 budget.set_well(one.id, true);
             }
         }
-        gone.retain(|server| budget.knows(server.id));
+        gone.retain(|left| budget.knows(left.server.id));
         self.lists.store(Arc::new(Lists { here: stay, gone }));
         drop(changing);
         self.changed.send_replace(());
@@ -337,6 +363,64 @@ mod tests {
         tokio::time::advance(Duration::from_secs(3_600)).await;
         upstream.set_addresses(1, &[addr(2)]);
         assert!(!upstream.is_ejected(named(2)));
+    }
+
+    /// Of a name's two servers one leaves; another spec comes into force; it returns.
+    #[tokio::test(start_paused = true)]
+    async fn who_returns_goes_by_the_spec_that_is_in_force_by_then() {
+        let upstream = upstream(1);
+        upstream.set_addresses(1, &[addr(2), addr(3)]);
+        let named = |upstream: &Upstream, last| {
+            let servers = upstream.servers();
+            let server = servers.iter().find(|one| one.addr() == addr(last));
+            Arc::clone(server.unwrap())
+        };
+        let before = named(&upstream, 2);
+        let mut times = (0..3).filter_map(|_| upstream.budget.failed(before.id));
+        assert_eq!(times.next(), Some(RULES.eject_for));
+        upstream.set_addresses(1, &[addr(3)]);
+        let mut spec = upstream.spec().clone();
+        spec.servers.swap(0, 1);
+        spec.servers[0].max_in_flight = Some(1);
+        spec.servers[0].sni = "app.internal".into();
+        spec.tls_verify = false;
+        let heir = upstream.succeeded_by(spec.clone()).unwrap();
+        heir.take_over(&upstream);
+        heir.set_addresses(0, &[addr(2), addr(3)]);
+        let back = named(&heir, 2);
+        assert_eq!(
+            (back.id, back.of),
+            (before.id, 0),
+            "the same, and whose it is"
+        );
+        assert_eq!(back.peer.sni, "app.internal");
+        assert!(!back.peer.options.verify_cert);
+        assert!(
+            !Arc::ptr_eq(&back.idle, &before.idle),
+            "connections of before"
+        );
+        assert!(heir.is_ejected(back.id), "what it did is known");
+        tokio::time::advance(RULES.eject_for).await;
+        heir.set_addresses(0, &[addr(2)]);
+        let mut held = Vec::new();
+        while let Ok(permit) = heir.permit(Duration::ZERO, Ask::default()).await {
+            held.push(permit);
+        }
+        let its = held.iter().filter(|one| one.server().id == back.id);
+        assert_eq!(its.count(), 1, "as many as it may have now");
+        drop(held);
+        // And once more, drained meanwhile.
+        heir.set_addresses(0, &[addr(3)]);
+        spec.servers[0].weight = 0;
+        let drained = heir.succeeded_by(spec).unwrap();
+        drained.take_over(&heir);
+        drained.set_addresses(0, &[addr(2)]);
+        let mut held = Vec::new();
+        while let Ok(permit) = drained.permit(Duration::ZERO, Ask::default()).await {
+            held.push(permit);
+        }
+        assert!(!held.is_empty());
+        assert!(held.iter().all(|one| one.server().addr() == addr(1)));
     }
 
     #[tokio::test]

@@ -240,6 +240,10 @@ impl Upstream {
         self.retired.send_replace(true);
     }
 
+    pub(super) fn is_retired(&self) -> bool {
+        *self.retired.borrow()
+    }
+
     pub(super) async fn retired(&self) {
         let mut retired = self.retired.subscribe();
         // The sender is here.

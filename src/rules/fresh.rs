@@ -11,6 +11,7 @@ use http::header::{AGE, DATE, EXPIRES, HeaderName, LAST_MODIFIED};
 
 use super::cache_control::delta_seconds;
 use super::date;
+use super::pulled::Pulled;
 use super::storing::{Source, StoreTerms, Terms};
 use super::targeted::{From, Policy};
 use super::time::{Moment, Now, millis};
@@ -27,6 +28,11 @@ pub fn ttl(terms: &Terms, stored: Moment, now: Moment) -> i64 {
     -(-remaining(terms, stored, now)).div_euclid(1000)
 }
 
+/// The same of a page that is pulled to live longer.
+pub fn ttl_pulled(terms: &Terms, pulled: &Pulled, stored: Moment, now: Moment) -> i64 {
+    -(-remaining_pulled(terms, pulled, stored, now)).div_euclid(1000)
+}
+
 /// Whether its age is below its lifetime (§4.2). This alone does not say that it may be reused.
 pub fn is_fresh(terms: &Terms, stored: Moment, now: Moment) -> bool {
     remaining(terms, stored, now) > 0
@@ -35,6 +41,11 @@ pub fn is_fresh(terms: &Terms, stored: Moment, now: Moment) -> bool {
 /// The rest of its lifetime in milliseconds; below zero once it is stale.
 pub(super) fn remaining(terms: &Terms, stored: Moment, now: Moment) -> i64 {
     signed_millis(terms.lifetime) - aged(terms, stored, now)
+}
+
+/// The same of a page that is pulled to live longer.
+pub(super) fn remaining_pulled(terms: &Terms, pulled: &Pulled, stored: Moment, now: Moment) -> i64 {
+    signed_millis(pulled.lifetime(terms)) - aged(terms, stored, now)
 }
 
 /// Milliseconds, far from where sums of them could overflow.

@@ -277,6 +277,20 @@ pub enum Change {
 }
 
 impl Course {
+    /// Of a server that is known already: no answer decides alone.
+    pub fn going_on(is_well: bool) -> Self {
+        Self {
+            is_well,
+            is_new: false,
+            against: 0,
+        }
+    }
+
+    /// What the server counts as.
+    pub fn is_well(&self) -> bool {
+        self.is_well
+    }
+
     /// Counts an answer; tells if it changes what the server counts as.
     pub fn after(&mut self, passed: bool, hysteresis: Hysteresis) -> Option<Change> {
         let is_first = std::mem::take(&mut self.is_new);
@@ -484,6 +498,18 @@ mod tests {
         assert_eq!(course("+--+--+-+--+"), "+--+--+-+--+");
         assert_eq!(course("+---+-+-+--++---"), "+---ill+-+-+--++well---ill");
         assert_eq!(course("+-----"), "+---ill--");
+    }
+
+    #[test]
+    fn of_who_is_known_no_answer_decides_alone() {
+        for is_well in [true, false] {
+            let mut course = Course::going_on(is_well);
+            let needed = if is_well { 3 } else { 2 };
+            for _ in 1..needed {
+                assert_eq!(course.after(!is_well, TWO_OF_THREE), None);
+            }
+            assert!(course.after(!is_well, TWO_OF_THREE).is_some());
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@
 //! | [`token`] | what a signed token says of who that is | RFC 7519 |
 //! | [`vary`] | which variant of the page | RFC 9111 §4.1 |
 //! | [`reuse`] | may what is stored serve it: fresh, stale, or not before the origin was asked | RFC 9111 §4, RFC 5861 |
+//! | [`pulled`] | how much longer operators want it to live | |
 //! | [`fresh`] | how old is an answer, how long does it live | RFC 9111 §4.2 |
 //! | [`refresh`] | is a hot page fetched anew before it expires, and when again after a failure | Vattani et al., VLDB 2015 |
 //! | [`encoding`] | may it be given in a coding of ours | RFC 9110 §8.4 |
@@ -70,6 +71,7 @@ pub mod networks;
 pub mod outlier;
 pub mod proof;
 pub mod proxy_protocol;
+pub mod pulled;
 pub mod range;
 pub mod recent;
 pub mod refresh;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::fresh;
+use super::pulled::Pulled;
 use super::storing::Terms;
 use super::time::{Moment, millis};
 
@@ -22,6 +23,7 @@ pub const MOST_AHEAD: f64 = 2.0;
 /// later than without: the jitter only shortens.
 pub fn eager(
     terms: &Terms,
+    pulled: &Pulled,
     stored: Moment,
     now: Moment,
     fetch_cost: Duration,
@@ -31,8 +33,8 @@ pub fn eager(
     if terms.always_revalidate {
         return false;
     }
-    let here = fresh::remaining(terms, stored, stored);
-    let remaining = fresh::remaining(terms, stored, now);
+    let here = fresh::remaining_pulled(terms, pulled, stored, stored);
+    let remaining = fresh::remaining_pulled(terms, pulled, stored, now);
     if remaining <= 0 {
         return false;
     }
@@ -68,7 +70,15 @@ mod tests {
 
     fn at(ms: u64, random: f64) -> bool {
         // ten seconds to live
-        eager(&terms(10), Moment(0), Moment(ms), COST, || random, BETA)
+        eager(
+            &terms(10),
+            &Pulled::default(),
+            Moment(0),
+            Moment(ms),
+            COST,
+            || random,
+            BETA,
+        )
     }
 
     #[test]
@@ -87,6 +97,7 @@ mod tests {
         no_cache.always_revalidate = true;
         assert!(!eager(
             &no_cache,
+            &Pulled::default(),
             Moment(0),
             Moment(9_999),
             COST,
@@ -100,6 +111,7 @@ mod tests {
         let slow = Duration::from_secs(60);
         assert!(!eager(
             &terms(10),
+            &Pulled::default(),
             Moment(0),
             Moment(4_999),
             slow,
@@ -108,6 +120,7 @@ mod tests {
         ));
         assert!(eager(
             &terms(10),
+            &Pulled::default(),
             Moment(0),
             Moment(5_000),
             slow,
@@ -128,7 +141,7 @@ mod tests {
         /// fresh.
         #[test]
         fn eager_refresh_only_grows_likelier(a in 0u64..12_000, later in 0u64..2_000, random in 0.0..=1.0f64, cost in 0u64..20_000) {
-            let at = |ms| eager(&terms(10), Moment(0), Moment(ms), Duration::from_millis(cost), || random, BETA);
+            let at = |ms| eager(&terms(10), &Pulled::default(), Moment(0), Moment(ms), Duration::from_millis(cost), || random, BETA);
             prop_assert!(!at(a) || at(a + later) || a + later >= 10_000);
         }
     }

@@ -7,6 +7,7 @@ use super::cache_control::RequestDirectives;
 use super::cache_status::Fwd;
 use super::fresh;
 use super::identity::Class;
+use super::pulled::Pulled;
 use super::storing::{Audience, Terms};
 use super::time::Moment;
 
@@ -19,6 +20,8 @@ pub struct Demand {
     pub directives: Option<RequestDirectives>,
     /// §5.2.1.7, honoured everywhere.
     pub only_if_cached: bool,
+    /// What operators have pulled for its route.
+    pub pulled: Pulled,
 }
 
 /// How a stored answer serves a request. A ttl is in seconds, as Cache-Status tells it.
@@ -58,14 +61,15 @@ pub fn reuse(terms: &Terms, stored: Moment, now: Moment, demand: &Demand) -> Reu
     if demand.class == Class::Identified && terms.audience == Audience::AnonymousOnly {
         return Reuse::NotForYou;
     }
-    let remaining = fresh::remaining(terms, stored, now);
-    let ttl = fresh::ttl(terms, stored, now);
+    let pulled = &demand.pulled;
+    let remaining = fresh::remaining_pulled(terms, pulled, stored, now);
+    let ttl = fresh::ttl_pulled(terms, pulled, stored, now);
     let within = |window| remaining > -fresh::signed_millis(window);
     let forward = |why| {
         if demand.only_if_cached {
             return Reuse::OnlyIfCached;
         }
-        let usable = !terms.always_revalidate && within(terms.sie);
+        let usable = !terms.always_revalidate && within(pulled.sie(terms));
         Reuse::Forward {
             why,
             fallback: usable.then_some(ttl),
@@ -98,7 +102,7 @@ pub fn reuse(terms: &Terms, stored: Moment, now: Moment, demand: &Demand) -> Reu
         return Reuse::Fresh { ttl };
     }
     // §5.2.1.1: who names an age, and no staleness, wants nothing stale
-    if asked.max_age.is_none() && within(terms.swr) {
+    if asked.max_age.is_none() && within(pulled.swr(terms)) {
         return Reuse::StaleWhileRevalidate { ttl };
     }
     let taken = asked
@@ -108,6 +112,22 @@ pub fn reuse(terms: &Terms, stored: Moment, now: Moment, demand: &Demand) -> Reu
         return Reuse::MaxStale { ttl };
     }
     forward(Fwd::Stale)
+}
+
+/// The same where operators have requests go to the origin, whatever is stored.
+pub fn bypassed(terms: &Terms, stored: Moment, now: Moment, demand: &Demand) -> Reuse {
+    let ttl = fresh::ttl_pulled(terms, &demand.pulled, stored, now);
+    let forward = |fallback| Reuse::Forward {
+        why: Fwd::Bypass,
+        fallback,
+    };
+    match reuse(terms, stored, now, demand) {
+        Reuse::Fresh { .. } | Reuse::StaleWhileRevalidate { .. } | Reuse::MaxStale { .. } => {
+            forward(Some(ttl))
+        }
+        Reuse::Forward { fallback, .. } => forward(fallback),
+        other @ (Reuse::OnlyIfCached | Reuse::NotForYou) => other,
+    }
 }
 
 /// Whether an answer of the origin counts as an error for stale-if-error (RFC 5861 §4).
@@ -130,6 +150,11 @@ mod tests {
         class: Class::Anonymous,
         directives: None,
         only_if_cached: false,
+        pulled: Pulled {
+            stretch: 0,
+            least: Duration::ZERO,
+            stale: Duration::ZERO,
+        },
     };
 
     /// Ten seconds fresh, then five for a refresh, then up to twenty for an outage.
@@ -359,6 +384,7 @@ mod tests {
                         ..NONE
                     }),
                     only_if_cached,
+                    pulled: Pulled::default(),
                 }
             },
         )

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::cache::memory::Memory;
-use crate::config::policy::Policy;
+use crate::config::policy::{Policy, Pulled, Route};
 use crate::fetch::Limits;
 use crate::files;
 use crate::front::{InForce, Site};
@@ -23,11 +23,20 @@ use crate::telemetry::{Metrics, RouteMetrics, UpstreamMetrics};
 pub fn put_in_force(in_force: &InForce, policy: Policy, metrics: &Metrics) -> Result<(), String> {
     let before = in_force.load_full();
     let known = before.fetcher.upstreams();
-    let site = Arc::new(renewed(&before, policy, metrics)?);
-    let upstreams = site.fetcher.upstreams();
-    let heirs: Vec<_> = heirs(upstreams, known).collect();
+    let upstreams = upstreams(&policy, known)?;
+    let heirs: Vec<_> = heirs(&upstreams, known).collect();
+    let its: Vec<_> = heirs.iter().map(|(heir, _)| Arc::clone(heir)).collect();
+    // All that can fail is done by now, and nothing has changed.
+    let (resolving, watching) = (origin::resolving(&its)?, origin::watching(&its)?);
+    let site = Arc::new(renewed(&before, &upstreams, policy, metrics)?);
     for (heir, before) in &heirs {
         heir.take_over(before);
+    }
+    site.fetcher.takes_over();
+    super::files::leave_room(&site.policy, &site.guests);
+    let stays = site.limits.stays_with(&before.limits);
+    if stays {
+        site.limits.take_over(&before.limits);
     }
     in_force.store(Arc::clone(&site));
     for upstream in known {
@@ -36,23 +45,25 @@ pub fn put_in_force(in_force: &InForce, policy: Policy, metrics: &Metrics) -> Re
         }
     }
     // Whoever was there serves until it is known of the others.
-    let heirs: Vec<_> = heirs.iter().map(|(heir, _)| Arc::clone(heir)).collect();
-    if let Err(why) = origin::resolve(&heirs).and_then(|_| origin::watch(&heirs)) {
-        tracing::error!(why, "servers are not looked after");
-    }
-    if !site.limits.stays_with(&before.limits) {
+    drop(resolving.map(|resolving| resolving.begin()));
+    drop(watching.map(|watching| watching.begin()));
+    if !stays {
         before.limits.leave();
     }
     Ok(())
 }
 
-fn renewed(before: &Site, policy: Policy, metrics: &Metrics) -> Result<Site, String> {
+fn renewed(
+    before: &Site,
+    upstreams: &[Arc<Upstream>],
+    policy: Policy,
+    metrics: &Metrics,
+) -> Result<Site, String> {
     let known = before.fetcher.upstreams();
-    let upstreams = upstreams(&policy, known)?;
     let is_new = |one: &&Arc<Upstream>| !known.iter().any(|known| known.name() == one.name());
     let new: Vec<_> = upstreams.iter().filter(is_new).cloned().collect();
     warn_of_open(&policy);
-    let guard = guard(&policy, metrics)?;
+    let guard = Guard::new(&policy, Some(&before.guard), metrics)?;
     let identities = identities(&policy, before.identities.as_ref(), metrics)?;
     let limits = before.limits.renewed(
         &policy.limits,
@@ -64,22 +75,22 @@ fn renewed(before: &Site, policy: Policy, metrics: &Metrics) -> Result<Site, Str
     let mut pairs = upstreams.iter().zip(known);
     let elsewhere = upstreams.len() != known.len()
         || !pairs.all(|(one, known)| Arc::ptr_eq(one, known))
-        || policy.routes != before.policy.routes
+        || !fetch_alike(&policy.routes, &before.policy.routes)
+        || !policy.routes_like(&before.policy)
         || policy.credentials != before.policy.credentials;
     let joins = (policy.fleet.as_ref()).filter(|_| !limits.stays_with(&before.limits));
-    if let Some(fleet) = joins {
-        limits.join(fleet, metrics)?;
-    }
-    if let Err(why) = first_answers(&new) {
+    // Last: who has joined is counted by the others.
+    let ready = first_answers(&new);
+    let ready = ready.and_then(|()| joins.map_or(Ok(()), |fleet| limits.join(fleet, metrics)));
+    if let Err(why) = ready {
         new.iter().for_each(|upstream| upstream.retire());
-        if joins.is_some() {
-            limits.leave();
-        }
         return Err(why);
     }
-    let watched = watched(&upstreams, metrics);
+    let watched = watched(upstreams, metrics);
+    let fetcher =
+        (before.fetcher).renewed(upstreams.to_vec(), watched, fetching(&policy), elsewhere);
     Ok(Site {
-        fetcher: (before.fetcher).renewed(upstreams, watched, fetching(&policy), elsewhere),
+        fetcher,
         routes: routes(&policy, metrics),
         limits: Arc::new(limits),
         guard,
@@ -122,6 +133,16 @@ fn heirs<'a>(
     })
 }
 
+/// Whether pages come from the same place on the same terms, whatever levers are pulled.
+fn fetch_alike(routes: &[Arc<Route>], before: &[Arc<Route>]) -> bool {
+    let bare = |route: &Route| Route {
+        pulled: Pulled::default(),
+        ..route.clone()
+    };
+    routes.len() == before.len()
+        && (routes.iter().zip(before)).all(|(one, other)| bare(one) == bare(other))
+}
+
 /// Their counts.
 pub fn watched(upstreams: &[Arc<Upstream>], metrics: &Metrics) -> Vec<Arc<UpstreamMetrics>> {
     let names = upstreams.iter().map(|upstream| upstream.name());
@@ -141,16 +162,24 @@ pub fn fetching(policy: &Policy) -> Limits {
     }
 }
 
-/// Lists, databases and rules, whose files are looked at as long as they are in force.
-pub fn guard(policy: &Policy, metrics: &Metrics) -> Result<Arc<Guard>, String> {
-    let guard = Guard::new(policy, metrics)?;
-    guard
-        .watch()
-        .map_err(|e| format!("cannot start a thread: {e}"))?;
-    Ok(guard)
+/// Looks, from a thread of its own, at the files of what is in force by then.
+///
+/// # Errors
+/// No thread can be had; for people.
+pub fn look_at_files(in_force: &InForce) -> Result<(), String> {
+    let in_force = Arc::clone(in_force);
+    let look = move || {
+        let site = in_force.load_full();
+        site.guard.look();
+        if let Some(identities) = &site.identities {
+            identities.look();
+        }
+        true
+    };
+    files::watch("files", files::LOOK, look).map_err(|e| format!("cannot start a thread: {e}"))
 }
 
-/// What visitors are known by, whose files are looked at as long as it is in force: what was `before`, if it is the same.
+/// What visitors are known by: what was `before`, if it is the same.
 pub fn identities(
     policy: &Policy,
     before: Option<&Arc<Identities>>,
@@ -163,11 +192,7 @@ pub fn identities(
     if let Some(before) = before.filter(|before| before.is_by(spec)) {
         return Ok(Some(Arc::clone(before)));
     }
-    let identities = Identities::new(spec, before.map(|before| &**before), metrics)?;
-    identities
-        .watch()
-        .map_err(|e| format!("cannot start a thread: {e}"))?;
-    Ok(Some(identities))
+    Identities::new(spec, before.map(|before| &**before), metrics).map(Some)
 }
 
 /// Warns of secrets that are none.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use crate::config::policy::Route;
 use crate::front::tls::Certificates;
 use crate::front::{InForce, Site};
+use crate::limits::fleet;
 use crate::origin::{Bulkhead, Server, Upstream};
 use crate::rules::breaker;
 use crate::rules::encoding::Coding;
@@ -40,6 +41,8 @@ pub fn site(metrics: &Metrics, in_force: &InForce) {
     told.cache();
     told.clients();
     told.limits();
+    told.fleet();
+    told.lists();
     told.routes();
     told.upstreams();
     told.servers();
@@ -103,6 +106,26 @@ impl Told<'_> {
             &names::LIMIT_UNREMEMBERED,
             of(|(_, unremembered)| unremembered as f64),
         );
+    }
+
+    fn fleet(&self) {
+        let of = |read: fn(&fleet::State) -> f64| {
+            move |site: &Site| {
+                let told = site.limits.fleet().map(|state| (Vec::new(), read(state)));
+                told.into_iter().collect()
+            }
+        };
+        self.series(&names::REDIS_UP, of(|s| f64::from(u8::from(s.is_up()))));
+        self.series(&names::FLEET_PROXIES, of(|s| s.proxies().into()));
+        self.series(&names::FLEET_HOT, of(|s| s.hot() as f64));
+    }
+
+    fn lists(&self) {
+        self.series(&names::LIST_ENTRIES, |site| {
+            let entries = site.guard.entries();
+            let told = |(name, entries): (&str, usize)| (owned(&[name]), entries as f64);
+            entries.map(told).collect()
+        });
     }
 
     /// Those of routes that may have only some of the permits.

@@ -135,8 +135,7 @@ async fn drain_when_told(
     begun: impl Future<Output = Result<Option<Listening>, String>>,
 ) -> Result<(), String> {
     let Entrance { sockets, doors } = entrance;
-    let site = in_force.load_full();
-    let listen = site.policy.listen.clone();
+    let address = in_force.load().policy.listen.address;
     let begun = tokio::select! {
         begun = begun => begun,
         () = signals.stop() => Err("told to stop before it served".to_owned()),
@@ -147,10 +146,11 @@ async fn drain_when_told(
         Err(why) => (None, Some(why)),
     };
     let why = match failed {
-        None => signals.until_told(live, listen.address, &sockets).await,
+        None => signals.until_told(live, address, &sockets).await,
         Some(_) => Why::Told,
     };
     tracing::info!("draining");
+    let site = in_force.load_full();
     health.drain();
     drop(sockets);
     if matches!(why, Why::Succeeded) {
@@ -166,7 +166,7 @@ async fn drain_when_told(
     };
     tokio::select! {
         () = idle => {}
-        () = tokio::time::sleep(listen.drain) => tracing::warn!("requests were still in flight"),
+        () = tokio::time::sleep(site.policy.listen.drain) => tracing::warn!("requests were still in flight"),
         () = signals.stop() => tracing::warn!("told twice: requests were still in flight"),
     }
     failed.map_or(Ok(()), Err)
@@ -235,12 +235,13 @@ impl Signals {
         public: SocketAddr,
         sockets: &[TcpListener],
     ) -> Why {
+        let reloading = Reloading::new(live);
         loop {
             tokio::select! {
                 _ = self.term.recv() => return Why::Told,
                 _ = self.int.recv() => return Why::Told,
                 _ = self.hup.recv() => {
-                    reload(live);
+                    reloading.asked();
                     continue;
                 }
                 _ = self.quit.recv() => {}
@@ -260,12 +261,28 @@ impl Signals {
     }
 }
 
-/// What comes of it is logged and counted there.
-fn reload(live: &Arc<Live>) {
-    let live = Arc::clone(live);
-    drop(spawn_blocking(move || {
-        let _ = live.reload(By::new("SIGHUP", ""), clock::now());
-    }));
+/// Reads the config anew when it is asked to, one time after the other, however often it was asked meanwhile.
+struct Reloading(Arc<Notify>);
+
+impl Reloading {
+    fn new(live: &Arc<Live>) -> Reloading {
+        let (asked, live) = (Arc::new(Notify::new()), Arc::clone(live));
+        let told = Arc::clone(&asked);
+        tokio::spawn(async move {
+            loop {
+                told.notified().await;
+                let live = Arc::clone(&live);
+                let read = move || live.reload(By::new("SIGHUP", ""), clock::now());
+                // What comes of it is logged and counted there.
+                let _ = spawn_blocking(read).await;
+            }
+        });
+        Reloading(asked)
+    }
+
+    fn asked(&self) {
+        self.0.notify_one();
+    }
 }
 
 async fn hand_over(public: SocketAddr, sockets: &[TcpListener]) -> Result<(), String> {

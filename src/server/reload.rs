@@ -1,6 +1,7 @@
 //! What brings another config into force without being asked over the admin listener: the file, when it changes, and a
-//! trial that nobody has confirmed.
+//! trial that nobody has confirmed; and levers that are over.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,23 +9,32 @@ use std::time::Duration;
 use super::change;
 use crate::clock;
 use crate::config::live::{By, Live, Source};
+use crate::config::policy::Policy;
 use crate::files::{self, Watched};
 use crate::front::InForce;
+use crate::levers::board::{self, Board};
+use crate::levers::{Pull, apply};
 use crate::telemetry::{Metrics, names};
 
 /// How often the file is looked at. It has changed once it was the same twice.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// The config of what is in force now, which came from `source` and was `text`.
-pub fn live(source: Source, text: &str, in_force: &InForce, metrics: &Arc<Metrics>) -> Arc<Live> {
-    let (read, write) = (Arc::clone(in_force), Arc::clone(in_force));
-    let told = Arc::clone(metrics);
+pub fn live(
+    source: Source,
+    text: &str,
+    in_force: &InForce,
+    board: &Arc<Board>,
+    metrics: &Arc<Metrics>,
+) -> Arc<Live> {
+    let read = Arc::clone(in_force);
+    let board = Arc::clone(board);
     let live = Arc::new(Live::new(
         source,
         text,
         clock::now(),
         Box::new(move || Arc::clone(&read.load().policy)),
-        Box::new(move |policy| change::put_in_force(&write, policy, &told)),
+        Box::new(move |policy| board.rebase(policy)),
     ));
     let of = |read: fn(&Live) -> f64| {
         let live = Arc::clone(&live);
@@ -41,18 +51,58 @@ pub fn live(source: Source, text: &str, in_force: &InForce, metrics: &Arc<Metric
     live
 }
 
+/// What the process begins with: the config's policy under the levers that were pulled before.
+pub fn begun(base: &Policy, kept: Option<&Path>) -> Policy {
+    let (levers, why) = kept
+        .map(|path| board::read(path, clock::now().wall))
+        .unwrap_or_default();
+    if let Some(why) = why {
+        tracing::error!(why, "the levers that were pulled are lost");
+    }
+    for lever in &levers {
+        let (id, name, by, reason) = (lever.id, lever.pull.name(), &lever.who, &lever.reason);
+        tracing::warn!(id, name, by, reason, "a lever is pulled");
+    }
+    apply::over(base, &levers)
+}
+
+/// The levers over `base`, the config's policy: what is in force.
+pub fn board(
+    path: Option<PathBuf>,
+    base: Arc<Policy>,
+    in_force: &InForce,
+    metrics: &Arc<Metrics>,
+) -> Arc<Board> {
+    let (write, told) = (Arc::clone(in_force), Arc::clone(metrics));
+    let put = move |policy| change::put_in_force(&write, policy, &told);
+    let board = Arc::new(Board::new(path, base, Box::new(put)));
+    for name in Pull::NAMES {
+        let board = Arc::clone(&board);
+        let pulled = move || {
+            let levers = board.levers();
+            levers.iter().filter(|one| one.pull.name() == name).count() as f64
+        };
+        metrics.gauge(&names::LEVER_ACTIVE, &[name], pulled);
+    }
+    board
+}
+
 /// Watches, from a thread of its own, until the process ends. `watched`: the file, as it was before it was read.
 ///
 /// # Errors
 /// No thread can be had; for people.
-pub fn watch(live: &Arc<Live>, watched: Option<Watched>) -> Result<(), String> {
-    let live = Arc::clone(live);
+pub fn watch(live: &Arc<Live>, board: &Arc<Board>, watched: Option<Watched>) -> Result<(), String> {
+    let (live, board) = (Arc::clone(live), Arc::clone(board));
     let look = move || {
         // What they come to is logged and counted there.
         if watched.as_ref().is_some_and(Watched::has_changed) {
             let _ = live.reload(By::new("file", "it has changed"), clock::now());
         }
         let _ = live.end_trial(clock::now());
+        for lever in board.expire(clock::now().wall) {
+            let (id, name, by) = (lever.id, lever.pull.name(), &lever.who);
+            tracing::info!(id, name, by, "a lever is over");
+        }
         true
     };
     files::watch("config", LOOK, look).map_err(|e| format!("cannot start a thread: {e}"))

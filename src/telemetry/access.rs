@@ -221,6 +221,31 @@ fn tags(marked: &Marked<'_>, out: &mut Line<'_>) {
     out.put(b"\"]");
 }
 
+/// RFC 3339 to the millisecond: `2026-11-21T02:46:15.042Z`.
+pub fn stamp(unix_millis: u64) -> String {
+    let millis = [
+        &second(unix_millis / 1000)[..],
+        b".",
+        &three_digits(unix_millis % 1000),
+        b"Z",
+    ];
+    String::from_utf8_lossy(&millis.concat()).into_owned()
+}
+
+/// A query without the values of `hidden` parameters.
+pub fn hide(query: &str, hidden: &[String]) -> String {
+    // Some applications split at `;` too, so a secret may stand after one.
+    let parts = query.split_inclusive(['&', ';']);
+    let shown = parts.map(|part| match part.split_once('=') {
+        Some((name, value)) if hidden.iter().any(|hidden| names(name, hidden.as_bytes())) => {
+            let end = value.matches(['&', ';']).next().unwrap_or_default();
+            format!("{name}=***{end}")
+        }
+        _ => part.to_owned(),
+    });
+    shown.collect()
+}
+
 /// RFC 3339 up to the second: `2026-11-21T02:46:15`. Made once a second and thread.
 fn second(unix: u64) -> [u8; 19] {
     thread_local! {

@@ -130,6 +130,20 @@ labelled! {
 }
 
 labelled! {
+    /// Why a request to the admin API was not let in: the label `reason`.
+    AdminRefused {
+        /// No token, or a wrong one.
+        Token "token",
+        /// Too many wrong ones came before.
+        Pace "pace",
+        /// It asked for another host.
+        Host "host",
+        /// A browser sent it from another site.
+        Origin "origin",
+    }
+}
+
+labelled! {
     /// What a message to Redis came to: the label `result`.
     RedisResult {
         Ok "ok",

@@ -48,6 +48,11 @@ impl RouteMetrics {
         mine.latency.count(micros);
     }
 
+    /// Requests answered so.
+    pub fn counted(&self, result: CacheResult) -> u64 {
+        self.by_result(result as usize)
+    }
+
     fn by_result(&self, result: usize) -> u64 {
         self.0.sum(|shard| {
             shard.answers[result]
@@ -158,6 +163,14 @@ impl Metrics {
             .entry(name.to_owned())
             .or_default()
             .clone()
+    }
+
+    /// Every route's name and counts.
+    pub fn routes(&self) -> Vec<(String, Arc<RouteMetrics>)> {
+        let routes = self.routes.lock();
+        let each = routes.iter();
+        each.map(|(name, counts)| (name.clone(), Arc::clone(counts)))
+            .collect()
     }
 
     /// For requests that found no route: the label is `-`.

@@ -48,6 +48,8 @@ families! {
     CONFIG_CHANGES: Counter "tidegate_config_changes_total" ["result"] "Configs that were to come into force: done, or refused and the one before kept.";
     CONFIG_REFUSED: Gauge "tidegate_config_refused" [] "Whether the last config that was to come into force was refused: 1 or 0.";
 
+    LEVER_ACTIVE: Gauge "tidegate_lever_active" ["lever"] "Levers of a kind that are pulled.";
+
     LIST_ENTRIES: Gauge "tidegate_list_entries" ["list"] "Addresses and networks in a list.";
     LIST_DENIED: Counter "tidegate_list_denied_total" ["list"] "Requests of clients that a list keeps out.";
     LIST_RELOADS: Counter "tidegate_list_reloads_total" ["list", "result"] "Changes of a list's file: done, or refused and what was read last kept.";
@@ -100,6 +102,8 @@ families! {
     API_KEYS: Counter "tidegate_api_keys_total" ["result"] "API keys that requests brought: known, unknown.";
     TOKENS: Counter "tidegate_tokens_total" ["result"] "Tokens that requests brought: verified, or why not; put_off: too many of the sender's were forged.";
     KEY_RELOADS: Counter "tidegate_key_reloads_total" ["result"] "Changes of the files of API keys and of tokens' keys: done, or refused and the old ones kept.";
+    ADMIN_REFUSED: Counter "tidegate_admin_refused_total" ["reason"] "Requests to the admin API that were not let in: token, wrong or none; pace, after too many wrong ones; host, another than this machine's; origin, a browser's from another site.";
+    AUDIT_FAILED: Counter "tidegate_audit_failed_total" [] "Changes that the audit log could not be told.";
 
     LOG_DROPPED: Counter "tidegate_log_dropped_total" [] "Log lines dropped: the writer was behind, or the file could not be written.";
 
@@ -143,7 +147,7 @@ mod tests {
                 assert!(
                     [
                         "route", "upstream", "server", "result", "reason", "status", "version",
-                        "list", "database", "rule", "limit", "action"
+                        "list", "database", "rule", "limit", "action", "lever"
                     ]
                     .contains(label),
                     "{name}: {label}"

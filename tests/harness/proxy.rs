@@ -16,7 +16,55 @@ pub struct Proxy {
     child: Mutex<Child>,
     errors: PathBuf,
     admin: SocketAddr,
+    state: PathBuf,
 }
+
+/// An answer of the admin API.
+#[derive(Debug)]
+pub struct Told {
+    pub status: u16,
+    /// Status line and fields.
+    pub head: String,
+    pub body: String,
+}
+
+impl Told {
+    /// One that came whole.
+    pub fn read(answer: &[u8]) -> Result<Told, String> {
+        let text = String::from_utf8_lossy(answer);
+        let (head, body) = text
+            .split_once("\r\n\r\n")
+            .ok_or_else(|| format!("no answer: {text}"))?;
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        Ok(Told {
+            status: status.ok_or_else(|| format!("no status: {head}"))?,
+            head: head.to_owned(),
+            body: body.to_owned(),
+        })
+    }
+
+    pub fn is(self, status: u16) -> Result<Told, String> {
+        match self.status == status {
+            true => Ok(self),
+            false => Err(format!("should be a {status}: {self:?}")),
+        }
+    }
+
+    pub fn json(&self) -> Result<serde_json::Value, String> {
+        serde_json::from_str(&self.body).map_err(|error| format!("{error}: {}", self.body))
+    }
+
+    /// A field's value; empty where there is none.
+    pub fn field(&self, name: &str) -> &str {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        lines
+            .find(|(held, _)| held.eq_ignore_ascii_case(name))
+            .map_or("", |(_, value)| value.trim())
+    }
+}
+
+/// An environment in which no state directory can be had, for a proxy that is to leave nothing behind.
+pub const NO_STATE: (&str, &str) = ("STATE_DIRECTORY", "/dev/null/state");
 
 /// Ports of one process that tests; others that run beside it have other ones.
 const PORTS: u16 = 3_900;
@@ -60,7 +108,8 @@ pub fn base_config(
     format!(
         "[listen]\naddress = \"{listen}\"\nthreads = 2\n\
          [admin]\naddress = \"{admin}\"\n\
-         [log]\naccess = \"{}/access.log\"\n\
+         [state]\ndir = \"{0}/state\"\n\
+         [log]\naccess = \"{0}/access.log\"\n\
          [[upstream]]\nservers = [\"http://{origin}\"]\n\
          [[route]]\nserve_stale_after = \"3s\"\n",
         dir.display()
@@ -109,12 +158,14 @@ impl Proxy {
         admin: SocketAddr,
     ) -> Result<Proxy, String> {
         let dir = config.parent().unwrap_or(Path::new("."));
-        let errors = dir.join("stderr");
+        let (errors, state) = (dir.join("stderr"), dir.join("state"));
         let file = |path: &Path| File::create(path).map_err(|error| error.to_string());
         let child = Command::new(bin)
             .args(["run", "-c"])
             .arg(config)
             .args(flags)
+            // For configs that don't say where.
+            .env("STATE_DIRECTORY", &state)
             .current_dir(dir)
             .stdin(Stdio::null())
             .stdout(file(&dir.join("stdout"))?)
@@ -125,6 +176,7 @@ impl Proxy {
             child: Mutex::new(child),
             errors,
             admin,
+            state,
         };
         let deadline = clock::now() + PATIENCE * 2;
         for address in [admin, listen] {
@@ -141,6 +193,60 @@ impl Proxy {
 
     pub fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// A file of its state directory.
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.state.join(name)
+    }
+
+    /// The token that it has made for itself.
+    pub fn token(&self) -> Result<String, String> {
+        let path = self.state("token");
+        let token =
+            fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(token.trim_end().to_owned())
+    }
+
+    /// Asks the admin API over TCP, with the token. A body is JSON.
+    pub fn api(&self, method: &str, target: &str, body: &str) -> Result<Told, String> {
+        let token = self.token()?;
+        let kind = match body.is_empty() {
+            true => "",
+            false => "Content-Type: application/json\r\n",
+        };
+        let fields = format!("Authorization: Bearer {token}\r\n{kind}");
+        self.api_with(method, target, &fields, body)
+    }
+
+    /// The same with fields of the test's own, as whole lines.
+    pub fn api_with(
+        &self,
+        method: &str,
+        target: &str,
+        fields: &str,
+        body: &str,
+    ) -> Result<Told, String> {
+        let host = match fields.to_ascii_lowercase().contains("host:") {
+            true => String::new(),
+            false => format!("Host: {}\r\n", self.admin),
+        };
+        let length = body.len();
+        let request = format!(
+            "{method} {target} HTTP/1.1\r\n{host}{fields}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
+        Told::read(&self.sent(request.as_bytes())?)
+    }
+
+    /// Bytes to the admin listener; the whole answer.
+    pub fn sent(&self, bytes: &[u8]) -> Result<Vec<u8>, String> {
+        let told = |error: std::io::Error| format!("admin: {error}\n{}", self.said());
+        let mut stream = TcpStream::connect(self.admin).map_err(told)?;
+        stream.set_read_timeout(Some(PATIENCE * 2)).map_err(told)?;
+        stream.write_all(bytes).map_err(told)?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).map_err(told)?;
+        Ok(answer)
     }
 
     /// The process that was started.
@@ -238,14 +344,13 @@ impl Proxy {
 
     /// One request to the admin listener; the whole answer.
     fn ask(&self, method: &str, target: &str) -> Result<String, String> {
-        let told =
-            |error: std::io::Error| format!("admin {method} {target}: {error}\n{}", self.said());
-        let mut stream = TcpStream::connect(self.admin).map_err(told)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(told)?;
-        write!(stream, "{method} {target} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", self.admin)
-            .map_err(told)?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).map_err(told)?;
+        let request = format!(
+            "{method} {target} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            self.admin
+        );
+        let answer = self
+            .sent(request.as_bytes())
+            .map_err(|why| format!("{method} {target}: {why}"))?;
         Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 }

@@ -1,7 +1,7 @@
 //! The rooms of `src/` and the arrows between them, read off the source: who names whom.
 //!
 //! ```text
-//! main → cli → server → {front, admin} → {cache, fetch, origin, guard, limits, config} → rules      leaves: telemetry, clock
+//! main → cli → server → {front, admin} → {cache, fetch, origin, guard, limits, config} → rules      leaves: state, telemetry, clock
 //! ```
 //!
 //! Words in comments and strings name nobody.
@@ -48,8 +48,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
             "bench",
             "rules",
+            "state",
             "telemetry",
             "clock",
+            "files",
         ],
     ),
     (
@@ -69,6 +71,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "guard",
             "config",
             "rules",
+            "state",
             "telemetry",
             "clock",
             "files",
@@ -100,8 +103,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "levers",
             "config",
             "rules",
+            "state",
             "telemetry",
             "clock",
+            "files",
         ],
     ),
     // A fetch is what joins its neighbours: it asks an origin and fills the cache, as a route of the config says.
@@ -112,7 +117,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cache", &["rules", "telemetry", "clock"]),
     ("origin", &["rules", "telemetry", "clock"]),
     ("limits", &["rules", "telemetry", "clock", "files"]),
-    ("levers", &["config", "rules", "telemetry", "clock"]),
+    (
+        "levers",
+        &["config", "rules", "state", "telemetry", "clock"],
+    ),
     ("guard", &["config", "rules", "telemetry", "clock", "files"]),
     // What an upstream is, is the origin's to say, and what a limit or an identity is, the limits'.
     (
@@ -120,6 +128,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["origin", "limits", "rules", "telemetry", "clock"],
     ),
     ("rules", &[]),
+    ("state", &["telemetry", "clock"]),
     ("telemetry", &["rules", "clock"]),
     ("clock", &["rules"]),
     ("files", &[]),

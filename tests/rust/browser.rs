@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use super::challenge::challenged;
 use super::site::{Asked, Origin, Site, answer, binary, equal, eventually};
 use super::{Outcome, Test};
-use crate::harness::proxy::free_port;
+use crate::harness::proxy::{NO_STATE, free_port};
 use crate::harness::wire::Conn;
 
 /// Every test here, with its name.
@@ -259,7 +259,7 @@ impl Demo {
     fn start(certificate: Option<&Path>) -> Result<Demo, String> {
         let (address, admin) = (free_port(), free_port());
         let mut command = Command::new(binary());
-        command.arg("demo");
+        command.arg("demo").env(NO_STATE.0, NO_STATE.1);
         command.args(["--listen", &address.to_string()]);
         command.args(["--admin", &admin.to_string()]);
         if let Some(folder) = certificate {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::site::{Client, Origin, answer, binary, equal, eventually};
 use super::{Outcome, Test};
 use crate::fastapi::venv;
-use crate::harness::proxy::free_port;
+use crate::harness::proxy::{NO_STATE, free_port};
 
 /// Every test here, with its name.
 pub fn tests() -> Vec<Test> {
@@ -25,6 +25,9 @@ pub fn tests() -> Vec<Test> {
         ("container::what_compose_runs_runs", compose_runs),
     ]
 }
+
+/// Where the image has its state, for a volume.
+const STATE: &str = "/var/lib/tidegate";
 
 /// Where the image and `compose.yaml` have their config, and where it is here.
 const CONFIG: (&str, &str) = ("/etc/tidegate/tidegate.toml", "config/container.toml");
@@ -99,7 +102,10 @@ fn agrees() -> Outcome {
     label("description", env!("CARGO_PKG_DESCRIPTION"))?;
     label("licenses", env!("CARGO_PKG_LICENSE"))?;
     let copied = format!("{} {}", CONFIG.1, CONFIG.0);
-    equal("its config", file.all("COPY").any(|c| c == copied), true)
+    equal("its config", file.all("COPY").any(|c| c == copied), true)?;
+    let user = file.last("USER")?.replace(':', " -g ");
+    let made = format!("install -d -m 700 -o {user} {STATE}");
+    equal("its state", file.all("RUN").any(|run| run == made), true)
 }
 
 fn confines() -> Outcome {
@@ -146,8 +152,10 @@ fn names() -> Outcome {
             return Err(format!("{name}: no Dockerfile in {context}"));
         }
     }
-    let volume = format!("./{}:{}:ro", CONFIG.1, CONFIG.0);
-    equal("volumes", &tidegate["volumes"], &vec![volume].into())?;
+    let config = format!("./{}:{}:ro", CONFIG.1, CONFIG.0);
+    let volumes = vec![config, format!("state:{STATE}")];
+    equal("volumes", &tidegate["volumes"], &volumes.into())?;
+    equal("a volume", compose["volumes"].get("state").is_some(), true)?;
 
     let exposed = Dockerfile::read("")?.last("EXPOSE")?.to_owned();
     let ports = vec![format!("127.0.0.1:{exposed}:{exposed}")].into();
@@ -200,6 +208,7 @@ fn runs(command: &[String], check: &[String]) -> Outcome {
         let mut run = Command::new(binary());
         run.args(args)
             .env("ORIGIN", format!("http://{}", origin.address))
+            .env(NO_STATE.0, NO_STATE.1)
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         run

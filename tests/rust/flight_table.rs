@@ -96,6 +96,10 @@ pub fn tests() -> Vec<Test> {
         ),
         ("flight_table::marks_are_bounded", marks_are_bounded),
         (
+            "flight_table::what_another_reign_came_to_is_nobodys_else",
+            another_reign,
+        ),
+        (
             "flight_table::an_invalidated_generation_is_never_joined",
             an_invalidated_generation_is_never_joined,
         ),
@@ -736,6 +740,40 @@ fn out_of_date() -> Outcome {
         assert!(seat(&table, 11, 2).is_none(), "a crowd would be one flight");
         drop((long, next));
         assert_eq!(table.len(), (0, 0));
+    })
+}
+
+/// A flight of an earlier reign turns out private while one of the next is under way.
+fn another_reign() -> Outcome {
+    fn come(table: &Arc<Table<u8, Flight>>, reign: u64, id: u64) -> Joined<u8, Flight, (), Reader> {
+        let ask = Ask {
+            now: 0,
+            generation: 0,
+            reign,
+            presumed: None,
+            select: &|_| Box::default(),
+        };
+        let make = || Flight::new(id, 0);
+        table.join(&0, &ask, Flight::board, || None::<()>, make)
+    }
+    run(RandomScheduler::new(1), || {
+        let table = Table::new(1 << 20);
+        let Joined::Lead(_, before) = come(&table, 0, 1) else {
+            panic!("nobody else asks");
+        };
+        let Joined::Lead(_, after) = come(&table, 1, 2) else {
+            panic!("boarded a flight of before");
+        };
+        before.mark(None, 0, 10, 1);
+        match come(&table, 1, 3) {
+            Joined::Follow(flight, _) => assert_eq!(flight.id, 2),
+            _ => panic!("what was private before says nothing of now"),
+        }
+        after.mark(None, 0, 10, 1);
+        assert!(matches!(come(&table, 0, 4), Joined::Alone));
+        assert!(matches!(come(&table, 1, 4), Joined::Alone));
+        drop((before, after));
+        assert_eq!((table.len(), table.marks()), ((0, 1), 2));
     })
 }
 

@@ -10,7 +10,7 @@ use std::thread;
 use super::lifecycle::signal;
 use super::site::{Client, Gate, Origin, Reply, Site, answer, equal, eventually};
 use super::{Outcome, Test};
-use crate::harness::proxy::lay_over;
+use crate::harness::proxy::{free_port, lay_over};
 use crate::harness::wire::Conn;
 
 /// Every test here, with its name.
@@ -26,6 +26,10 @@ pub fn tests() -> Vec<Test> {
         ),
         ("reloads::what_is_known_stays_known", what_stays),
         ("reloads::another_origin_is_asked_at_once", another_origin),
+        (
+            "reloads::nobody_boards_what_another_path_has_asked_for",
+            another_path,
+        ),
         ("reloads::a_budget_holds_through_changes", budgets_hold),
         (
             "reloads::servers_come_and_go_and_who_stays_is_known",
@@ -33,6 +37,18 @@ pub fn tests() -> Vec<Test> {
         ),
         ("reloads::what_cannot_change_waits_and_is_told", what_waits),
         ("reloads::a_mounted_config_map_is_followed", a_link),
+        (
+            "reloads::what_cannot_be_done_whole_is_not_begun",
+            half_of_it,
+        ),
+        (
+            "reloads::only_what_is_in_force_is_shown",
+            only_what_is_in_force,
+        ),
+        (
+            "reloads::who_stays_holds_no_thread_and_no_list_of_before",
+            nothing_piles_up,
+        ),
     ]
 }
 
@@ -236,6 +252,51 @@ fn another_origin() -> Outcome {
     )
 }
 
+/// An origin that answers once the gate is open, with a page that may be kept.
+fn gated(says: &'static str, gate: &Arc<Gate>) -> Result<Origin, String> {
+    let door = Arc::clone(gate);
+    Origin::start(move |_, conn: &mut Conn| {
+        door.wait();
+        answer(conn, 200, "Cache-Control: max-age=600\r\n", says.as_bytes())
+    })
+}
+
+/// Two upstreams, of which one has a path of its own.
+fn two_upstreams(green: &Origin, path: &str) -> String {
+    format!(
+        "[[upstream]]\nname = \"blue\"\n\
+         [[upstream]]\nname = \"green\"\nservers = [\"http://{}\"]\n\
+         [[route]]\nname = \"blue\"\nupstream = \"blue\"\n\
+         [[route]]\nname = \"green\"\nupstream = \"green\"\npath = \"{path}\"\n",
+        green.address
+    )
+}
+
+/// While a page is on its way from one origin, its path becomes another's: whoever has asked gets it, and nobody else.
+fn another_path() -> Outcome {
+    let gate = Arc::new(Gate::default());
+    let (blue, green) = (gated("blue", &gate)?, origin("green")?);
+    let site = Site::start(blue.address, &two_upstreams(&green, "/green"))?;
+    let mut early = site.client()?;
+    early.send("GET", "/kept", "", b"")?;
+    eventually("it is asked for", || {
+        Ok((blue.asked("GET /kept") == 1).then_some(()))
+    })?;
+    let text = read(&site)?.replace("\"/green\"", "\"/kept\"");
+    change(&site, &text)?;
+    let now = site.get("/kept", "")?.is(200)?.text();
+    equal("of the path's route by now", now, "green".into())?;
+    gate.open();
+    equal(
+        "as it was asked",
+        early.reply("GET")?.is(200)?.text(),
+        "blue".into(),
+    )?;
+    let stored = site.get("/kept", "")?.is(200)?;
+    equal("of the path's route", stored.text(), "green".into())?;
+    equal("stored", green.asked("GET /kept"), 1)
+}
+
 fn what_waits() -> Outcome {
     let origin = origin("page")?;
     let site = Site::start(origin.address, "")?;
@@ -246,6 +307,97 @@ fn what_waits() -> Outcome {
     // All else is in force.
     let long = format!("/{}", "x".repeat(2_000));
     site.get(&long, "")?.is(414).map(drop)
+}
+
+/// The roots by which an upstream's servers are believed are gone when its health check is to be another: nobody could ask
+/// them any more.
+fn half_of_it() -> Outcome {
+    let origin = origin("page")?;
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let roots = folder.path().join("roots.pem");
+    let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]);
+    let made = made.map_err(|e| e.to_string())?;
+    fs::write(&roots, made.cert.pem()).map_err(|e| e.to_string())?;
+    let dead = free_port();
+    let apps = format!(
+        "[[upstream]]\nname = 'app'\n\
+         [[upstream]]\nname = 'secure'\nservers = ['https://{dead}']\nca = '{}'\nhealth = 'tcp'\n\
+         health_interval = '100ms'\nhealth_timeout = '100ms'\n\
+         [[route]]\nname = 'all'\nupstream = 'app'\n\
+         [[route]]\nname = 'secure'\nupstream = 'secure'\npath = '/secure'\n",
+        roots.display()
+    );
+    let site = Site::start(origin.address, &apps)?;
+    fs::remove_file(&roots).map_err(|e| e.to_string())?;
+    let more = "[[upstream]]\n[[upstream]]\nhealth_timeout = '90ms'\n[[route]]\nx_cache = true\n";
+    change(&site, &with(&site, more)?)?;
+    equal("version", version(&site)?, 1.0)?;
+    equal("told", site.metric("tidegate_config_refused")?, 1.0)?;
+    let mark = site.get("/kept", "")?.is(200)?.field("x-cache").to_owned();
+    equal("mark", mark, String::new())?;
+    // And who looked after the servers still does.
+    let probes = site.metric("tidegate_origin_probes_total")?;
+    site.until("tidegate_origin_probes_total", |now| now > probes + 2.0)
+}
+
+/// Neither what was refused nor what is gone is shown among the metrics.
+fn only_what_is_in_force() -> Outcome {
+    let origin = origin("page")?;
+    let list = |networks: &str| format!("[[list]]\nname = 'bad'\nnetworks = [{networks}]\n");
+    let site = Site::start(origin.address, &list("'192.0.2.1'"))?;
+    let base = read(&site)?;
+    let redis = |server: &str, more: &str| {
+        format!("[redis]\nservers = ['{server}']\nproxies = 2\nprefix = 'it'\n{more}")
+    };
+    let is_up = || site.proxy.metric("tidegate_redis_up", &[]);
+    let nowhere = redis("rediss://127.0.0.1:1", "ca = '/no/such/roots.pem'\n");
+    let refused = format!("{}{nowhere}", list("'192.0.2.1', '192.0.2.2'"));
+    change(&site, &lay_over(&base, &refused)?)?;
+    equal("refused", site.metric("tidegate_config_refused")?, 1.0)?;
+    equal("networks", site.metric("tidegate_list_entries")?, 1.0)?;
+    equal("redis", is_up()?, None)?;
+    let dead = redis(&format!("redis://{}", free_port()), "");
+    change(&site, &lay_over(&base, &dead)?)?;
+    equal("redis", is_up()?, Some(0.0))?;
+    change(&site, &base)?;
+    equal("redis", is_up()?, None)
+}
+
+/// Connections that ask for nothing keep the config that they last asked under.
+fn nothing_piles_up() -> Outcome {
+    let origin = origin("page")?;
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let path = folder.path().join("bad");
+    fs::write(&path, "192.0.2.0/24\n").map_err(|e| e.to_string())?;
+    let list = format!(
+        "[[list]]\nname = 'bad'\nfile = '{}'\naction = 'deny'\n",
+        path.display()
+    );
+    let site = Site::start(origin.address, &list)?;
+    let base = read(&site)?;
+    let pid = site.pid()?;
+    let threads = || {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(|e| e.to_string())?;
+        Ok::<_, String>(tasks.count())
+    };
+    let mut stay = Vec::new();
+    let mut before = 0;
+    for turn in 0..10 {
+        change(&site, &lay_over(&base, &marked(turn))?)?;
+        let mut client = site.client()?;
+        client.get("/kept", "")?.is(200)?;
+        stay.push(client);
+        if turn == 1 {
+            before = threads()?;
+        }
+    }
+    let after = threads()?;
+    equal("more threads", after.saturating_sub(before) > 3, false)?;
+    // The one that looks does so for what is in force.
+    fs::write(&path, "127.0.0.0/8\n").map_err(|e| e.to_string())?;
+    eventually("the list is read anew", || {
+        Ok((site.get("/kept", "")?.status == 403).then_some(()))
+    })
 }
 
 fn a_link() -> Outcome {

@@ -13,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::site::{Client, Gate, Origin, Site, answer, binary, equal, eventually};
 use super::{Outcome, Test};
-use crate::harness::proxy::free_port;
+use crate::harness::proxy::{NO_STATE, free_port};
 use crate::harness::wire::{Conn, PATIENCE};
 
 /// Every test here, with its name.
@@ -315,6 +315,7 @@ fn c87_start() -> Outcome {
             .args(["--admin", &admin.to_string()])
             // What it says of a panic is nobody's affair here, and takes memory that is not there.
             .env_remove("RUST_BACKTRACE")
+            .env(NO_STATE.0, NO_STATE.1)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -360,6 +361,7 @@ fn c87_demo() -> Outcome {
         .map_err(|e| e.to_string())?;
     let mut demo = Command::new(binary())
         .arg("demo")
+        .env(NO_STATE.0, NO_STATE.1)
         .args([
             "--listen",
             &address.to_string(),

@@ -56,6 +56,24 @@ impl Site {
         Site::start_as(&program, origin, config)
     }
 
+    /// Another process in the place of this one, which has ended or ends.
+    pub fn again(self) -> Result<Site, String> {
+        let Site {
+            proxy,
+            address,
+            dir,
+        } = self;
+        let admin = proxy.admin();
+        drop(proxy);
+        let config = dir.path().join("tidegate.toml");
+        let proxy = Proxy::start(&binary(), &config, &[], address, admin)?;
+        Ok(Site {
+            proxy,
+            address,
+            dir,
+        })
+    }
+
     pub fn client(&self) -> Result<Client, String> {
         Client::connect(self.address)
     }

@@ -90,6 +90,17 @@ fn what_is_not_confirmed_is_over_in_time() {
 }
 
 #[test]
+fn a_trial_upon_a_trial_goes_back_to_what_was_sure() {
+    let (live, kept) = with(None);
+    let two_minutes = Some(Duration::from_secs(120));
+    live.apply(&text(7), by(), None, now(0)).unwrap();
+    live.apply(&text(8), by(), two_minutes, now(10)).unwrap();
+    live.apply(&text(9), by(), two_minutes, now(60)).unwrap();
+    live.end_trial(now(200)).unwrap().unwrap();
+    assert_eq!(kept.lock().upstreams[0].queue, 7);
+}
+
+#[test]
 fn what_was_in_force_can_be_again() {
     let (live, kept) = with(None);
     assert!(live.roll_back(None, by(), now(0)).is_err());

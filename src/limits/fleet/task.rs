@@ -2,18 +2,18 @@
 
 use std::collections::HashSet;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::sleep;
 
 use super::link::{Failure, Link};
 use super::message::{Asks, MOST_REPORTS, Message, Name, Reply};
 use super::part::{Hot, MOST_HOT, Part};
-use super::{FleetSpec, State};
+use super::{FleetSpec, State, Word};
 use crate::clock;
 use crate::rules::lease::{BRISK, Count, Grant, Lease, Pace, Report, Standing};
 use crate::telemetry::{RedisResult, ids};
@@ -29,7 +29,9 @@ pub struct Task {
     link: Link,
     parts: Vec<Arc<Part>>,
     state: Arc<State>,
-    leaving: Receiver<mpsc::Sender<()>>,
+    told: UnboundedReceiver<Word>,
+    /// Leases of limits that are shared no longer, which the others may have.
+    given_up: Vec<(Name, Asks, Report)>,
     me: u64,
     count: Count,
     pace: Pace,
@@ -61,13 +63,14 @@ impl Task {
         spec: FleetSpec,
         parts: Vec<Arc<Part>>,
         state: Arc<State>,
-        leaving: Receiver<mpsc::Sender<()>>,
+        told: UnboundedReceiver<Word>,
     ) -> Result<Task, String> {
         Ok(Task {
             link: Link::new(spec.redis)?,
             parts,
             state,
-            leaving,
+            told,
+            given_up: Vec::new(),
             me: ids::random(),
             count: Count::new(spec.proxies),
             pace: Pace::default(),
@@ -93,13 +96,55 @@ impl Task {
             }
             tokio::select! {
                 () = sleep(due.min(BRISK)) => {}
-                goodbye = self.leaving.recv() => {
-                    self.exchange(nanos(), false).await;
-                    drop(goodbye);
-                    return;
+                word = self.told.recv() => match word {
+                    Some(Word::Parts(parts)) => self.renew(parts, nanos()),
+                    Some(Word::Goodbye(done)) => {
+                        self.exchange(nanos(), false).await;
+                        return drop(done);
+                    }
+                    None => return self.exchange(nanos(), false).await,
                 }
             }
         }
+    }
+
+    /// Shares these limits from now on. What clients had of those that are gone stays used in their tables, and what was held
+    /// for them in Redis is the others'.
+    fn renew(&mut self, parts: Vec<Arc<Part>>, now: u64) {
+        let before = std::mem::replace(&mut self.parts, parts);
+        let proxies = self.count.known();
+        for part in before {
+            if self.parts.iter().any(|one| Arc::ptr_eq(one, &part)) {
+                continue;
+            }
+            for (client, lease) in leases(&part.hot()) {
+                let report = Report {
+                    demand: 0.0,
+                    tokens: 0.0,
+                    peak: lease.lock().report(now).peak,
+                    // What he has here he keeps.
+                    back: 0.0,
+                    share: 0.0,
+                    burst: 0.0,
+                };
+                self.given_up
+                    .push((name(&part, client), asks(&part), report));
+                let cell = lease.lock().cooled(proxies, now);
+                if let Some(cells) = part.cells() {
+                    cells.set_cell(client, cell, now);
+                }
+            }
+            part.set_hot(Hot::default());
+        }
+        self.parts.iter().for_each(|part| part.set_proxies(proxies));
+        self.requests = self.requests();
+        // Who is hot of those that are new.
+        self.version = String::new();
+    }
+
+    /// Requests at all limits.
+    fn requests(&self) -> u64 {
+        self.parts.iter().map(|part| part.requests.total()).sum()
     }
 
     /// How long until the next message.
@@ -123,11 +168,14 @@ impl Task {
         self.sent = now;
         self.heat(now);
         let due = self.due(now);
-        let requests = self.parts.iter().map(|part| part.requests.total()).sum();
+        let requests = self.requests();
         self.pace.sent(requests - self.requests, due.len());
         self.requests = requests;
 
-        let reports: Vec<_> = due.iter().map(|due| self.report(due, now)).collect();
+        let mut reports: Vec<_> = due.iter().map(|due| self.report(due, now)).collect();
+        let room = self.given_up.len().min(MOST_REPORTS - due.len());
+        // Behind the others: what is granted for them is nobody's.
+        reports.extend(self.given_up.drain(..room));
         let prefix = self.link.prefix().to_owned();
         self.number += 1;
         let message = Message {
@@ -159,7 +207,14 @@ impl Task {
             true => (self.most / 2).max(LEAST_REPORTS),
             false => (self.most + LEAST_REPORTS).min(MOST_REPORTS),
         };
+        // What is granted to who leaves is nothing, and his limits may still be asked.
+        if !staying {
+            return;
+        }
         let said = said.and_then(|reply| self.believe(&due, reply));
+        if said.is_err() {
+            self.given_up.extend(reports.drain(due.len()..));
+        }
         let result = said
             .as_ref()
             .map_or_else(|failure| failure.result, |_| RedisResult::Ok);
@@ -234,16 +289,8 @@ impl Task {
 
     fn report(&self, due: &Due, now: u64) -> (Name, Asks, Report) {
         let part = &self.parts[due.part];
-        let name = Name {
-            tag: part.tag,
-            client: due.client,
-        };
-        let asks = Asks {
-            rate: part.whole.rate(),
-            burst: part.whole.burst(),
-            least: part.least,
-        };
-        (name, asks, due.lease.lock().report(now))
+        let report = due.lease.lock().report(now);
+        (name(part, due.client), asks(part), report)
     }
 
     /// All of a reply, or nothing.
@@ -365,6 +412,21 @@ impl Still<'_> {
             }
         }
         standing
+    }
+}
+
+fn name(part: &Part, client: u64) -> Name {
+    Name {
+        tag: part.tag,
+        client,
+    }
+}
+
+fn asks(part: &Part) -> Asks {
+    Asks {
+        rate: part.whole.rate(),
+        burst: part.whole.burst(),
+        least: part.least,
     }
 }
 

@@ -673,6 +673,88 @@ fn a_proxy_that_leaves_is_gone_at_once() {
 }
 
 #[test]
+fn who_leaves_has_what_he_had_until_nobody_asks_him() {
+    let server = RedisServer::start(&[]);
+    let proxy = joined(&server);
+    proxy.heat(CLIENT);
+    let share = || {
+        let lease = proxy.part.hot().get(&CLIENT).map(Arc::clone);
+        lease.map_or(0.0, |lease| lease.lock().share())
+    };
+    until(|| {
+        while proxy.request(CLIENT) {}
+        share() > 0.9
+    })
+    .expect("nobody else is there");
+    proxy.fleet.leave();
+    assert!(share() > 0.9, "{}", share());
+}
+
+#[test]
+fn another_limit_takes_the_place_of_one_and_what_that_had_is_the_others() {
+    let server = RedisServer::start(&[]);
+    let proxies = [0, 1].map(|_| Proxy::join(spec(server.port), 1000, 1000));
+    let two = |proxy: &Proxy| proxy.fleet.state().proxies() == 2;
+    until(|| proxies.iter().all(two)).expect("they find each other");
+    let share = |proxy: &Proxy| {
+        let lease = proxy.part.hot().get(&CLIENT).map(Arc::clone);
+        lease.map_or(0.0, |lease| lease.lock().share())
+    };
+    until(|| {
+        proxies
+            .iter()
+            .for_each(|proxy| while proxy.request(CLIENT) {});
+        proxies.iter().all(|proxy| share(proxy) > 0.3)
+    })
+    .expect("each has about a half");
+    let half = Gcra::new(500, Duration::from_secs(1), 500).unwrap();
+    let other = Arc::new(Part::new(b"secret", "visitors", half, 1, 1));
+    proxies[0].fleet.renew(vec![Arc::clone(&other)]);
+    assert_eq!(
+        other.even().load().rate(),
+        250.0,
+        "there are two, it is known"
+    );
+    until(|| {
+        while proxies[1].request(CLIENT) {}
+        share(&proxies[1]) > 0.9
+    })
+    .expect("the other gets it");
+    assert!(proxies[0].part.hot().is_empty());
+    assert!(proxies[0].cells.lock().contains_key(&CLIENT));
+    assert!(proxies.iter().all(two), "nobody came, nobody left");
+    // The new one is kept in step as well.
+    other.refused(CLIENT);
+    until(|| other.is_hot(CLIENT)).expect("it is shared");
+}
+
+#[test]
+fn limits_that_change_stay_in_their_fleet() {
+    let server = RedisServer::start(&[]);
+    let fleet = spec(server.port);
+    let room = |_: usize| Some(Box::new(()) as Hold);
+    let metrics = Metrics::new();
+    let limits = Limits::new(&[limit(5, 60)], 0, Some(&fleet), room, &metrics);
+    limits.join(&fleet, &metrics).unwrap();
+    let members = || server.text(&["ZCARD", "{tidegate}:members"]);
+    until(|| members() == "1").expect("it joins");
+    let renewed = limits.renewed(&[limit(9, 60)], 0, Some(&fleet), room, &metrics);
+    assert!(renewed.stays_with(&limits));
+    renewed.take_over(&limits);
+    let [part] = renewed.parts().collect::<Vec<_>>()[..] else {
+        panic!("one limit");
+    };
+    part.refused(CLIENT);
+    until(|| part.is_hot(CLIENT)).expect("it is the one that is shared");
+    assert_eq!(members(), "1");
+    // Another fleet is another membership.
+    let mut elsewhere = fleet.clone();
+    elsewhere.redis.prefix = "other".to_owned();
+    let other = renewed.renewed(&[limit(9, 60)], 0, Some(&elsewhere), room, &metrics);
+    assert!(!other.stays_with(&renewed));
+}
+
+#[test]
 fn of_a_cluster_the_node_is_found_that_has_the_keys() {
     let nodes = [(); 2].map(|()| RedisServer::start(&["--cluster-enabled", "yes"]));
     for (node, slots) in nodes.iter().zip([["0", "8191"], ["8192", "16383"]]) {

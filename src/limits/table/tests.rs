@@ -264,6 +264,23 @@ fn memory_of_clients_who_have_gone_is_given_back() {
 }
 
 #[test]
+fn a_table_for_many_more_is_made_anew_with_shards_for_them() {
+    let law = per_second(1, 1);
+    let small = Table::new(law, 4_000, ample());
+    assert!(is_admitted(small.take(7, 0, 1)));
+    // What is known stays known where a few times as many are to be held, and where fewer are.
+    let more = small.under(law, 16_000).unwrap();
+    assert!(!is_admitted(more.take(7, 0, 1)));
+    assert!(!is_admitted(more.under(law, 100).unwrap().take(7, 0, 1)));
+    let large = Table::new(law, 2_000_000, ample());
+    assert!(is_admitted(large.take(7, 0, 1)));
+    assert!(!is_admitted(large.under(law, 4_000).unwrap().take(7, 0, 1)));
+    // One shard of two million would be copied under its lock whenever it grows.
+    assert!(small.under(law, 2_000_000).is_none());
+    assert!(small.under(law, 40_000).is_none());
+}
+
+#[test]
 fn it_takes_no_more_than_was_said() {
     for clients in [100, 1_000, 5_000, 100_000] {
         let most = Table::takes(clients);

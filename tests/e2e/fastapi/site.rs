@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::Outcome;
 use super::client::{Answer, Exchange, PATIENCE};
+use crate::harness::proxy::NO_STATE;
 
 /// Whether the app's answers carry Date. Where a test turns the proxy's clock forward they must not: the app's
 /// clock stays behind, and its answers would look that much older.
@@ -178,6 +179,7 @@ fn start_proxy(
             &admin.to_string(),
         ])
         .args(flags)
+        .env(NO_STATE.0, NO_STATE.1)
         .stdin(Stdio::null());
     let mut process = Running::spawn("tidegate", command)?;
     process.answers(admin, "/readyz")?;

@@ -1,0 +1,57 @@
+//! What operators ask by, and where what outlives the process lies.
+
+use super::*;
+use crate::config::policy::{SocketPlace, StateDir};
+
+#[test]
+fn places_are_usual_unless_written() {
+    let usual = policy(UPSTREAM);
+    assert_eq!(usual.state, StateDir::Usual);
+    assert_eq!(usual.admin.socket, SocketPlace::Usual);
+    assert!(usual.admin.token.is_none());
+    assert_eq!(usual.file.as_deref(), Some("t.toml"));
+    let off = policy(&format!(
+        "{UPSTREAM}[state]\ndir = \"off\"\n[admin]\nsocket = \"off\"\n"
+    ));
+    assert_eq!(off.state, StateDir::Off);
+    assert_eq!(off.admin.socket, SocketPlace::Off);
+    let own = policy(&format!(
+        "{UPSTREAM}[state]\ndir = \"/s\"\n[admin]\nsocket = \"/a.sock\"\n"
+    ));
+    assert_eq!(own.state, StateDir::At("/s".into()));
+    assert_eq!(own.admin.socket, SocketPlace::At("/a.sock".into()));
+}
+
+#[test]
+fn the_token_is_read_and_not_shown() {
+    let text = "${PORT}-8000-8000-8000";
+    for (token, is) in [
+        (text, "8000-8000-8000-8000"),
+        ("file:/secret", "0123456789abcdef"),
+    ] {
+        let policy = policy(&format!("{UPSTREAM}[admin]\ntoken = \"{token}\"\n"));
+        let token = policy.admin.token.as_ref().map(|token| token.0.as_slice());
+        assert_eq!(token, Some(is.as_bytes()));
+        assert!(!format!("{policy:?}").contains(is));
+    }
+    let secrets = policy(&format!("{UPSTREAM}[admin]\ntoken = \"file:/secret\"\n")).secrets;
+    assert_eq!(secrets, [Path::new("/secret")]);
+}
+
+#[test]
+fn c52_what_is_no_token_is_told() {
+    for (token, says) in [
+        ("", "less than 16 bytes"),
+        ("hunter2", "less than 16 bytes"),
+        ("file:", "without a path"),
+        ("file:/gone", "/gone: entity not found"),
+        ("file:/slip", "visible ASCII"),
+        ("0123456789 abcdef", "visible ASCII"),
+        ("0123456789abcdefä", "visible ASCII"),
+    ] {
+        let (line, what, _) = one_mistake(&format!("{UPSTREAM}[admin]\ntoken = \"{token}\"\n"));
+        assert_eq!(line, 4, "{token}");
+        assert!(what.contains(says), "{token}: {what}");
+        assert!(!what.contains("hunter2"), "{what}");
+    }
+}

@@ -1,0 +1,215 @@
+//! Which levers are pulled: kept in a file, so that a restart undoes nothing; undone by command or by themselves.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::{Lever, Order, Pull, apply};
+use crate::config::policy::Policy;
+
+/// So many may be pulled at once.
+pub const MOST: usize = 256;
+
+/// Puts a policy in force, or says why it can't.
+type Put = Box<dyn Fn(Policy) -> Result<(), String> + Send + Sync>;
+
+/// See the module.
+pub struct Board {
+    /// Where they are kept; none: nowhere.
+    path: Option<PathBuf>,
+    put: Put,
+    state: Mutex<State>,
+}
+
+struct State {
+    kept: Kept,
+    /// The config's policy, without levers.
+    base: Arc<Policy>,
+}
+
+/// What is written down.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Kept {
+    /// The last id that was given.
+    last: u64,
+    levers: Vec<Lever>,
+}
+
+/// What pulling one came to.
+#[derive(Debug)]
+pub struct Pulled {
+    pub lever: Lever,
+    /// Those it took the place of.
+    pub instead: Vec<Lever>,
+    /// Why a restart would undo it, if it would.
+    pub unkept: Option<String>,
+}
+
+/// The levers that were kept in a file and are not over `now` (Unix seconds), and why they could not be read, if they were not: then that file lies beside, with
+/// `.bad` behind its name.
+pub fn read(path: &Path, now: u64) -> (Vec<Lever>, Option<String>) {
+    let (kept, why) = read_all(path);
+    let is_on = |lever: &Lever| lever.until.is_none_or(|until| until > now);
+    (kept.levers.into_iter().filter(is_on).collect(), why)
+}
+
+fn read_all(path: &Path) -> (Kept, Option<String>) {
+    let told = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (Kept::default(), None),
+        Err(error) => (Kept::default(), Some(told(&error))),
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(kept) => (kept, None),
+            Err(error) => {
+                let mut aside = path.as_os_str().to_owned();
+                aside.push(".bad");
+                // It is of no use where it is, either.
+                let _ = fs::rename(path, aside);
+                (Kept::default(), Some(told(&error)))
+            }
+        },
+    }
+}
+
+impl Board {
+    /// With what is kept at `path`. `base`: the config's policy. Nothing is put in force: the process has begun with
+    /// [`over`](apply::over) these.
+    pub fn new(path: Option<PathBuf>, base: Arc<Policy>, put: Put) -> Board {
+        let kept = path.as_deref().map(|path| read_all(path).0);
+        Board {
+            path,
+            put,
+            state: Mutex::new(State {
+                kept: kept.unwrap_or_default(),
+                base,
+            }),
+        }
+    }
+
+    /// Those that are pulled, in the order in which they were.
+    pub fn levers(&self) -> Vec<Lever> {
+        self.state.lock().kept.levers.clone()
+    }
+
+    /// Has another config's policy in force, under the levers.
+    ///
+    /// # Errors
+    /// It can't be put in force; then nothing has changed.
+    pub fn rebase(&self, policy: Policy) -> Result<(), String> {
+        let mut state = self.state.lock();
+        (self.put)(apply::over(&policy, &state.kept.levers))?;
+        state.base = Arc::new(policy);
+        Ok(())
+    }
+
+    /// Pulls one, in place of the same one on the same thing. `now`: Unix seconds.
+    ///
+    /// # Errors
+    /// What it is about is not there, it would do harm, or can't be put in force; for people. Then nothing has changed.
+    pub fn pull(&self, pull: Pull, order: Order, now: u64) -> Result<Pulled, String> {
+        let mut state = self.state.lock();
+        let mut kept = state.kept.clone();
+        let (instead, stays) = kept
+            .levers
+            .into_iter()
+            .partition(|lever: &Lever| pull.replaces(&lever.pull));
+        kept.levers = stays;
+        apply::check(&state.base, &kept.levers, &pull, order.force)?;
+        if kept.levers.len() >= MOST {
+            return Err(format!(
+                "{MOST} levers are pulled, and there may be no more"
+            ));
+        }
+        kept.last += 1;
+        let lever = Lever {
+            id: kept.last,
+            pull,
+            who: order.who,
+            reason: order.reason,
+            since: now,
+            until: order
+                .time
+                .map(|time| now.saturating_add(time.as_secs().max(1))),
+            force: order.force,
+        };
+        kept.levers.push(lever.clone());
+        let unkept = self.change(&mut state, kept)?;
+        Ok(Pulled {
+            lever,
+            instead,
+            unkept,
+        })
+    }
+
+    /// Undoes one. Gives it, and why a restart would bring it back, if it would.
+    ///
+    /// # Errors
+    /// There is none such, or what it is about can't be had without it; for people.
+    pub fn undo(&self, id: u64) -> Result<(Lever, Option<String>), String> {
+        let mut state = self.state.lock();
+        let mut kept = state.kept.clone();
+        let Some(at) = kept.levers.iter().position(|lever| lever.id == id) else {
+            return Err(format!("no lever {id} is pulled"));
+        };
+        let lever = kept.levers.remove(at);
+        let unkept = self.change(&mut state, kept)?;
+        Ok((lever, unkept))
+    }
+
+    /// Undoes those whose time is over. `now`: Unix seconds.
+    pub fn expire(&self, now: u64) -> Vec<Lever> {
+        let mut state = self.state.lock();
+        let is_over = |lever: &Lever| lever.until.is_some_and(|until| until <= now);
+        if !state.kept.levers.iter().any(is_over) {
+            return Vec::new();
+        }
+        let mut kept = state.kept.clone();
+        let (over, stays) = kept.levers.into_iter().partition(is_over);
+        kept.levers = stays;
+        match self.change(&mut state, kept) {
+            Ok(unkept) => {
+                if let Some(why) = unkept {
+                    tracing::error!(why, "levers that are over would be back after a restart");
+                }
+                over
+            }
+            // They are over all the same, and it is tried again.
+            Err(why) => {
+                tracing::error!(why, "levers that are over could not be undone");
+                Vec::new()
+            }
+        }
+    }
+
+    fn change(&self, state: &mut State, kept: Kept) -> Result<Option<String>, String> {
+        (self.put)(apply::over(&state.base, &kept.levers))?;
+        state.kept = kept;
+        let written = self.path.as_deref().map(|path| write(path, &state.kept));
+        Ok(match written {
+            None => Some("there is no directory to keep it in".to_owned()),
+            Some(Ok(())) => None,
+            Some(Err(error)) => Some(error.to_string()),
+        })
+    }
+}
+
+/// All of it at once, or nothing: whoever is killed in the middle leaves the file as it was.
+fn write(path: &Path, kept: &Kept) -> io::Result<()> {
+    let next = path.with_extension("next");
+    let mut file = File::create(&next)?;
+    serde_json::to_writer_pretty(&mut file, kept)?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    fs::rename(&next, path)?;
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
