@@ -103,8 +103,7 @@ fn lookup(c: &mut Criterion) {
     let store = Store::new(Arc::clone(&memory), 32);
     let keys: Vec<Key> = (0..PAGES).map(page_key).collect();
     for key in &keys {
-        let entry = entry(&memory);
-        store.put(key, entry, store.generation(key.hash()), NOW.mono);
+        store.put(key, entry(&memory), NOW.mono);
     }
     let absent = page_key(PAGES);
     let mut group = c.benchmark_group("lookup");
@@ -135,7 +134,7 @@ fn reuse_and_tell(c: &mut Criterion) {
     };
     let later = NOW.mono.after(Duration::from_secs(10));
     c.bench_function("reuse", |b| {
-        b.iter(|| reuse(black_box(&terms), NOW.mono, later, &demand))
+        b.iter(|| reuse(black_box(&terms), NOW.mono, None, later, &demand))
     });
     let mut out = Vec::with_capacity(64);
     c.bench_function("cache-status of a hit", |b| {
@@ -312,6 +311,8 @@ fn entry(memory: &Arc<Memory>) -> Arc<Entry> {
         stored: NOW.mono,
         variant: Variant::default(),
         cost: Duration::from_millis(50),
+        generation: 0,
+        tags: Default::default(),
     };
     Arc::new(Entry::new(parts, memory).expect("memory for its head"))
 }

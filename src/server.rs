@@ -34,6 +34,7 @@ use crate::limits;
 use crate::origin::{self, FirstRound, Upstream};
 use crate::rules::breaker;
 use crate::rules::encoding::Coding;
+use crate::rules::purge::Kind;
 use crate::telemetry::{self, Metrics, ProbeResult, ResolveResult, Telemetry, names};
 use files::Files;
 use leave::{Entrance, Leave};
@@ -422,6 +423,19 @@ fn gauges(metrics: &Metrics, site: &Arc<Site>) {
         &names::CACHE_INVALIDATED,
         &[],
         of(|site| site.fetcher.store.invalidated() as f64),
+    );
+    for kind in Kind::ALL {
+        for (soft, action) in [(false, "hard"), (true, "soft")] {
+            let site = Arc::clone(site);
+            metrics.count_from(&names::PURGES, &[kind.word(), action], move || {
+                site.fetcher.store.purges_of(kind, soft) as f64
+            });
+        }
+    }
+    metrics.count_from(
+        &names::PURGED_ENTRIES,
+        &[],
+        of(|site| site.fetcher.store.purged_entries() as f64),
     );
     for coding in Coding::ALL {
         let site = Arc::clone(site);

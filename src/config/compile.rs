@@ -20,7 +20,7 @@ use ipnet::IpNet;
 use super::file::File;
 use super::nearest::nearest;
 use super::options::{self, Backend};
-use super::policy::{Admin, Cache, Listen, Log, Policy, Route, Tls};
+use super::policy::{Admin, Cache, Listen, Log, Policy, PurgeFrom, Route, Tls};
 use super::report::{At, Mistake};
 use super::table::Table;
 use super::value::OrOff;
@@ -56,7 +56,7 @@ pub struct World<'a> {
 pub fn compile(file: &File, text: &str, world: &World<'_>, mistakes: &mut Vec<Mistake>) -> Policy {
     let mut compile = Compile { world, mistakes };
     let upstreams = compile.upstreams(&file.upstreams);
-    let (routes, table) = compile.routes(&file.routes, &file.upstreams, &upstreams);
+    let (routes, table) = compile.routes(file, &upstreams);
     let limits = compile.limits(&file.limits, &file.routes, &routes);
     Policy {
         listen: compile.listen(&file.listen),
@@ -491,12 +491,8 @@ impl Compile<'_, '_> {
         }
     }
 
-    fn routes(
-        &mut self,
-        written: &[options::Route],
-        upstreams: &[options::Upstream],
-        specs: &[UpstreamSpec],
-    ) -> (Vec<Arc<Route>>, Table) {
+    fn routes(&mut self, file: &File, specs: &[UpstreamSpec]) -> (Vec<Arc<Route>>, Table) {
+        let (written, upstreams) = (&file.routes, &file.upstreams);
         let mut table = Table::default();
         let mut routes = Vec::with_capacity(written.len());
         for (id, route) in written.iter().enumerate() {
@@ -505,7 +501,12 @@ impl Compile<'_, '_> {
                 .get(upstream)
                 .and_then(|upstream| upstream.host.value.as_ref());
             let host = host.map(|host| host.0.clone());
-            routes.push(self.route(id, route, upstream, host, specs.get(upstream)));
+            let purge_from = self.purge_from(&route.purge_from, &file.lists);
+            let spec = specs.get(upstream);
+            routes.push(Route {
+                purge_from,
+                ..self.route(id, route, upstream, host, spec)
+            });
             self.place(&mut table, id, written);
         }
         let names = written.iter().zip(&routes);
@@ -574,6 +575,7 @@ impl Compile<'_, '_> {
             x_cache: route.x_cache.value,
             show_tags: route.show_tags.value,
             status_key: route.cache_status_key.value,
+            purge_from: PurgeFrom::default(),
             upstream_host: host,
         }
     }

@@ -34,6 +34,7 @@
 //! | [`storing`] | may it be stored, for whom, how long | RFC 9111 §3 |
 //! | [`validate`] | is what is stored still right | RFC 9111 §4.3 |
 //! | [`invalidate`] | what an unsafe request makes wrong | RFC 9111 §4.4 |
+//! | [`tags`], [`purge`], [`prefixes`] | what an answer calls itself, and whether a purge means it | RFC 9875 |
 //! | [`cache_status`] | what the client is told of all this | RFC 9211 |
 //!
 //! Towards the servers of an upstream: [`rendezvous`], which of them a key belongs to; [`sticky`], which a visitor does; and
@@ -66,7 +67,9 @@ pub mod lease;
 pub mod listing;
 pub mod networks;
 pub mod outlier;
+pub mod prefixes;
 pub mod proxy_protocol;
+pub mod purge;
 pub mod range;
 pub mod recent;
 pub mod refresh;
@@ -78,6 +81,7 @@ pub mod retry_after;
 pub mod reuse;
 pub mod sticky;
 pub mod storing;
+pub mod tags;
 pub mod target;
 pub mod targeted;
 pub mod time;

@@ -49,6 +49,8 @@ labelled! {
         Refused "refused",
         /// Refused for what a limit says: 429.
         Limited "limited",
+        /// Taken out of the cache, or marked stale, as it asked.
+        Purge "purge",
         /// The client left before anything was sent.
         Aborted "aborted",
     }
