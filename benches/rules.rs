@@ -21,6 +21,7 @@ use tidegate::rules::expression::{Expression, View, Whereabouts};
 use tidegate::rules::host::{self, Scheme};
 use tidegate::rules::identity::{self, Class, Harmless};
 use tidegate::rules::networks::{Action, Networks};
+use tidegate::rules::purge::{Purge, What};
 use tidegate::rules::request::{self, HeadLimits, Parsed, Target};
 use tidegate::rules::reuse::{Demand, reuse};
 use tidegate::rules::storing::{Asked, Method, StoreTerms, Terms, Verdict, judge};
@@ -121,6 +122,55 @@ fn lookup(c: &mut Criterion) {
     });
     group.bench_function("absent", |b| {
         b.iter(|| store.get(black_box(absent.as_ref()), NOW.mono).is_none())
+    });
+    group.finish();
+}
+
+/// Purges of what 100,000 pages have in common, of what nobody has, and a lookup after each.
+fn purge(c: &mut Criterion) {
+    const PAGES: usize = 100_000;
+    let memory = Memory::new(1 << 30);
+    let store = Store::new(Arc::clone(&memory), 32);
+    let mut tagged = fields();
+    tagged.insert("surrogate-key", HeaderValue::from_static("all page"));
+    let keys: Vec<Key> = (0..PAGES).map(page_key).collect();
+    for key in &keys {
+        let parts = EntryParts {
+            tags: store.tags().of(&tagged, None).expect("memory for tags"),
+            ..parts(&memory)
+        };
+        let entry = Entry::new(parts, &memory).expect("memory for its head");
+        store.put(key, Arc::new(entry), NOW.mono);
+    }
+    let soft = |tag: &str| Purge::soft(What::Tag(tag.to_owned()));
+    let (all, nobody) = (soft("all"), soft("nobody"));
+    let absent = What::below("http://other.example/posts/").expect("a URL");
+    let mut group = c.benchmark_group("purge");
+    group.bench_function("a tag of 100,000 pages", |b| {
+        b.iter(|| store.purge(black_box(&all), NOW.mono).objects)
+    });
+    group.bench_function("a tag of none", |b| {
+        b.iter(|| store.purge(black_box(&nobody), NOW.mono).objects)
+    });
+    group.bench_function("a tag of none, and a lookup", |b| {
+        b.iter(|| {
+            store.purge(black_box(&nobody), NOW.mono);
+            store.get(black_box(keys[0].as_ref()), NOW.mono).is_some()
+        })
+    });
+    store.purge(&Purge::hard(absent), NOW.mono);
+    group.bench_function("a tag of none, and a lookup beside a purged prefix", |b| {
+        b.iter(|| {
+            store.purge(black_box(&nobody), NOW.mono);
+            store.get(black_box(keys[0].as_ref()), NOW.mono).is_some()
+        })
+    });
+    group.sample_size(10);
+    group.bench_function("a pass over 100,000 pages", |b| {
+        b.iter(|| {
+            store.purge(black_box(&nobody), NOW.mono);
+            store.sweep(NOW.mono);
+        })
     });
     group.finish();
 }
@@ -301,10 +351,14 @@ fn terms() -> Terms {
 }
 
 fn entry(memory: &Arc<Memory>) -> Arc<Entry> {
+    Arc::new(Entry::new(parts(memory), memory).expect("memory for its head"))
+}
+
+fn parts(memory: &Arc<Memory>) -> EntryParts {
     let piece = memory
         .hold(Bytes::from_static(&[b'x'; 1024]))
         .expect("memory for the page");
-    let parts = EntryParts {
+    EntryParts {
         head: Head::render(200, &fields(), &[], &[]),
         body: Body::gather(&[piece], memory),
         terms: terms(),
@@ -313,8 +367,7 @@ fn entry(memory: &Arc<Memory>) -> Arc<Entry> {
         cost: Duration::from_millis(50),
         generation: 0,
         tags: Default::default(),
-    };
-    Arc::new(Entry::new(parts, memory).expect("memory for its head"))
+    }
 }
 
 criterion_group!(
@@ -325,6 +378,7 @@ criterion_group!(
     networks,
     expressions,
     lookup,
+    purge,
     reuse_and_tell,
     storing
 );
