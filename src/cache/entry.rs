@@ -391,7 +391,9 @@ impl Entry {
     /// A soft purge has made it stale; the first one says when.
     pub fn mark(&self, now: Moment) -> bool {
         let (new, order) = (now.0.min(NEVER - 1), Ordering::Relaxed);
-        self.marked.compare_exchange(NEVER, new, order, order).is_ok()
+        self.marked
+            .compare_exchange(NEVER, new, order, order)
+            .is_ok()
     }
 
     fn marked(&self) -> Option<Moment> {

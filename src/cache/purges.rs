@@ -58,7 +58,9 @@ impl Purges {
             return Epoch::default();
         }
         let starts = self.starts.read();
-        starts.of(place).fold(Epoch::default(), |all, one| all.or(*one))
+        starts
+            .of(place)
+            .fold(Epoch::default(), |all, one| all.or(*one))
     }
 
     /// What is left of an entry at a place.

@@ -29,8 +29,8 @@ use crate::clock;
 use crate::rules::encoding::Coding;
 use crate::rules::purge::{Standing, place};
 use crate::rules::time::Moment;
-pub use purging::Purged;
 use purging::Counts;
+pub use purging::Purged;
 
 /// Stripes of generations and of the write lock. Two keys that share one share invalidations of flights in the air:
 /// the other's answer is served but not stored, once.
@@ -330,7 +330,8 @@ impl Store {
         self.pages.insert(key.clone(), Arc::clone(&slot));
         if let Some(before) = before {
             before.dead.store(true, Ordering::Release);
-            let stays = |entry: &Arc<Entry>| slot.variants.iter().any(|new| Arc::ptr_eq(new, entry));
+            let stays =
+                |entry: &Arc<Entry>| slot.variants.iter().any(|new| Arc::ptr_eq(new, entry));
             let left = before.variants.iter().filter(|entry| !stays(entry));
             left.for_each(|entry| entry.leave());
         }

@@ -276,7 +276,8 @@ impl<F> Lane<F> {
     fn forget_old_marks(&mut self, now: u64, purged: u64) {
         self.marks.retain(|mark| {
             mark.generation >= purged
-                && (mark.probe.is_some() || now < mark.until.saturating_add(mark.until - mark.since))
+                && (mark.probe.is_some()
+                    || now < mark.until.saturating_add(mark.until - mark.since))
         });
     }
 }
@@ -358,7 +359,8 @@ impl<K: Eq + Hash + Clone, F> Ticket<K, F> {
         lane.flights[at].until = until;
         // What began earlier is not for everybody any more: this one is.
         let id = self.id;
-        let is_other = |filed: &Filed<F>| filed.id == id || filed.variant.as_ref() != Some(&variant);
+        let is_other =
+            |filed: &Filed<F>| filed.id == id || filed.variant.as_ref() != Some(&variant);
         lane.flights.retain(is_other);
         if let Some(filed) = lane.flights.iter_mut().find(|filed| filed.id == id) {
             filed.variant = Some(variant);

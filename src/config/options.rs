@@ -17,7 +17,7 @@ use super::walk::{Found, Given, Walk};
 use super::words::{
     AcceptEncoding, Authority, Balance, CdnId, ClaimedBy, Coding, Family, Field, Health,
     HealthMethod, Host, Level, ListAction, Member, Name, Network, Output, PathPrefix, Pattern,
-    Priority, Protocol, Resolver, RuleAction, Server, SetCookie, Statuses, Target,
+    Priority, Protocol, Purger, Resolver, RuleAction, Server, SetCookie, Statuses, Target,
 };
 
 /// One table of the file and its options.

@@ -305,7 +305,16 @@ impl Word for Purger {
     fn parse(text: &str) -> Result<Self, Wrong> {
         match text.strip_prefix("list:") {
             Some(name) => Name::parse(name).map(|name| Purger::List(name.0)),
-            None => Network::parse(text).map(|network| Purger::Network(network.0)),
+            None if text
+                .bytes()
+                .all(|b| b.is_ascii_hexdigit() || b".:/".contains(&b)) =>
+            {
+                Network::parse(text).map(|network| Purger::Network(network.0))
+            }
+            None => Err(Wrong::new(
+                is_not(text, Self::WORD),
+                "as in `\"10.0.0.0/8\"`, or `\"list:NAME\"` for a list",
+            )),
         }
     }
 }

@@ -143,15 +143,15 @@ impl Errand {
             directives: None,
             only_if_cached: false,
         };
-        self.stored.as_ref().is_some_and(|entry| {
-            match entry.reuse(now.mono, &demand) {
+        self.stored
+            .as_ref()
+            .is_some_and(|entry| match entry.reuse(now.mono, &demand) {
                 Reuse::Fresh { .. }
                 | Reuse::StaleWhileRevalidate { .. }
                 | Reuse::MaxStale { .. } => true,
                 Reuse::Forward { fallback, .. } => fallback.is_some(),
                 Reuse::OnlyIfCached | Reuse::NotForYou => false,
-            }
-        })
+            })
     }
 }
 

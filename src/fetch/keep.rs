@@ -76,11 +76,7 @@ fn put(fetcher: &Arc<Fetcher>, errand: &Errand, entry: &Arc<Entry>) {
     let now = clock::now();
     let before = errand.stored.as_ref();
     let missing = before.map(|before| inherit(fetcher, entry, before));
-    if fetcher
-        .store
-        .put(&errand.key, Arc::clone(entry), now.mono)
-        == Kept::Yes
-    {
+    if fetcher.store.put(&errand.key, Arc::clone(entry), now.mono) == Kept::Yes {
         fetcher.counts.stored.fetch_add(1, Ordering::Relaxed);
         for coding in missing.unwrap_or_default() {
             fetcher.encode(&errand.key, entry, coding);

@@ -64,7 +64,11 @@ pub fn settle(
         None => (None, alone, Set::default()),
         Some(terms) => match fetcher.store.tags().of(&head.fields, None) {
             Some(tags) => (Some(terms), alone, tags),
-            None => (None, Some(Alone::just("no memory for its tags")), Set::default()),
+            None => (
+                None,
+                Some(Alone::just("no memory for its tags")),
+                Set::default(),
+            ),
         },
     };
     if let (Some(Alone { outdates: true, .. }), Some(stored)) = (alone, &errand.stored) {

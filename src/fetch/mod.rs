@@ -189,7 +189,10 @@ impl Fetcher {
         let select = |names: &[http::HeaderName]| vary_values(names, &errand.fields, &errand.sent);
         let key = lane.0.as_ref();
         // What is known to carry tags that were purged since it began is not joined either.
-        let known = seen.entry.as_ref().map_or(0, |entry| entry.tags.epoch().latest());
+        let known = seen
+            .entry
+            .as_ref()
+            .map_or(0, |entry| entry.tags.epoch().latest());
         let ask = Ask {
             now: now.mono.0,
             generation: self.store.generation(key).max(known).max(seen.at_least),
@@ -371,8 +374,7 @@ impl Seen {
 
     /// Whether a purge of one of these tags forbids to tell this request of what was fetched in `generation`.
     pub fn forbids(&self, tags: &Set, generation: u64) -> bool {
-        self.since > generation
-            && is_outdated(generation, tags.epoch().latest(), self.since)
+        self.since > generation && is_outdated(generation, tags.epoch().latest(), self.since)
     }
 
     /// The page varies on these fields, it turned out: look with them, and from now on.

@@ -47,7 +47,9 @@ impl Fetcher {
 
     /// What is purged is not validated, nor stands it in: its fetch begins anew. Who asked before may still be told of it.
     pub(super) fn without_the_purged(&self, errand: Errand) -> Errand {
-        let stored = errand.stored.filter(|stored| self.store.is_there(&errand.key, stored));
+        let stored = errand
+            .stored
+            .filter(|stored| self.store.is_there(&errand.key, stored));
         Errand { stored, ..errand }
     }
 }

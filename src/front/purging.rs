@@ -48,7 +48,9 @@ pub fn decide(site: &Site, asking: &Asking) -> Option<Decision> {
     Some(Decision::Purge(Box::new(Order {
         route: Arc::clone(asking.route),
         what,
-        soft: field(asking, "soft-purge").next().is_some_and(|value| value == b"1"),
+        soft: field(asking, "soft-purge")
+            .next()
+            .is_some_and(|value| value == b"1"),
     })))
 }
 
@@ -81,7 +83,11 @@ fn tagged(asking: &Asking) -> Result<Vec<What>, &'static str> {
     if read.beyond || (read.fields != 0 && read.tags.is_empty()) {
         return Err(UNREADABLE);
     }
-    Ok(read.tags.into_iter().map(|tag| What::Tag(tag.into())).collect())
+    Ok(read
+        .tags
+        .into_iter()
+        .map(|tag| What::Tag(tag.into()))
+        .collect())
 }
 
 const UNREADABLE: &str = "these are no tags, or too many";

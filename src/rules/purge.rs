@@ -14,9 +14,15 @@ use super::target;
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum What {
     /// One page in all its variants; host, path and query as keys have them.
-    Page { host: String, target: String },
+    Page {
+        host: String,
+        target: String,
+    },
     /// The pages of a host whose path, or path and query, begins so, byte for byte.
-    Prefix { host: String, start: String },
+    Prefix {
+        host: String,
+        start: String,
+    },
     /// What carries this tag, of all hosts.
     Tag(String),
     /// All pages of a host, as keys have it: a port that is not the scheme's own belongs to it.
@@ -139,9 +145,9 @@ impl What {
                 page.and_then(|rest| rest.strip_prefix(b"\0")) == Some(target.as_bytes())
             }
             What::Tag(tag) => has(tag),
-            What::Prefix { .. } | What::Host(_) | What::All => {
-                self.start().is_some_and(|start| place(key).starts_with(&start))
-            }
+            What::Prefix { .. } | What::Host(_) | What::All => self
+                .start()
+                .is_some_and(|start| place(key).starts_with(&start)),
         }
     }
 }
@@ -290,7 +296,10 @@ mod tests {
         let is = |host: &str, path: &str, query: Option<&str>| {
             Ok((host.to_owned(), path.to_owned(), query.map(str::to_owned)))
         };
-        assert_eq!(at("https://A.example:443/p?q#f"), is("a.example", "/p", Some("q")));
+        assert_eq!(
+            at("https://A.example:443/p?q#f"),
+            is("a.example", "/p", Some("q"))
+        );
         assert_eq!(at("http://a.example:443"), is("a.example:443", "/", None));
         assert_eq!(at("HTTP://a.example.?q"), is("a.example", "/", Some("q")));
         assert_eq!(at("http://[::1]:80/"), is("[::1]", "/", None));
@@ -311,10 +320,17 @@ mod tests {
     fn each_kind_covers_what_it_says() {
         let keys = |what: &What| -> Vec<usize> {
             let all = [
-                "http\0a\0/", "https\0a\0/", "http\0a\0/blog/1", "http\0a\0/blogs", "http\0a:81\0/", "http\0ab\0/",
-                "https\0a\0/blog/1?x=1", "http\0b\0/blog/1",
+                "http\0a\0/",
+                "https\0a\0/",
+                "http\0a\0/blog/1",
+                "http\0a\0/blogs",
+                "http\0a:81\0/",
+                "http\0ab\0/",
+                "https\0a\0/blog/1?x=1",
+                "http\0b\0/blog/1",
             ];
-            let covered = |at: &usize| what.covers(all[*at].as_bytes(), |tag| tag == "t" && *at == 5);
+            let covered =
+                |at: &usize| what.covers(all[*at].as_bytes(), |tag| tag == "t" && *at == 5);
             (0..all.len()).filter(covered).collect()
         };
         assert_eq!(keys(&page("a", "/")), [0, 1]);

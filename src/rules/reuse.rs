@@ -366,7 +366,13 @@ mod tests {
         assert_eq!(marked(&terms(10), 9_999, &ANYONE), swr(-7));
         assert_eq!(marked(&terms(10), 10_000, &ANYONE), stale(None));
         // and what had ended before it was marked has
-        let late = reuse(&terms(1), Moment(0), Some(Moment(2_000)), Moment(2_000), &ANYONE);
+        let late = reuse(
+            &terms(1),
+            Moment(0),
+            Some(Moment(2_000)),
+            Moment(2_000),
+            &ANYONE,
+        );
         assert_eq!(late, stale(None));
     }
 
@@ -381,7 +387,10 @@ mod tests {
             swr: Duration::from_secs(5),
             ..forbids
         };
-        assert_eq!(marked(&explicit, 3_000, &ANYONE), Reuse::StaleWhileRevalidate { ttl: -1 });
+        assert_eq!(
+            marked(&explicit, 3_000, &ANYONE),
+            Reuse::StaleWhileRevalidate { ttl: -1 }
+        );
     }
 
     #[test]

@@ -286,11 +286,18 @@ fn editor(
             _ => ("/*".to_owned(), String::new()),
         };
         let is_meant = |page: &usize| {
-            *page == at || path == "/*" || (tags.starts_with("Cache-Tag") && half(*page) == half(at))
+            *page == at
+                || path == "/*"
+                || (tags.starts_with("Cache-Tag") && half(*page) == half(at))
         };
         let meant = (0..PAGES).filter(is_meant);
         let changed: Vec<_> = meant
-            .map(|page| (page, world.versions[page].fetch_add(1, Ordering::SeqCst) + 1))
+            .map(|page| {
+                (
+                    page,
+                    world.versions[page].fetch_add(1, Ordering::SeqCst) + 1,
+                )
+            })
             .collect();
         let fields = format!("{tags}{}", if soft { "Soft-Purge: 1\r\n" } else { "" });
         let Some(reply) = line.ask("PURGE", &path, &fields)? else {

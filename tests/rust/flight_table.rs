@@ -357,7 +357,10 @@ impl Watch {
             .open
             .iter()
             .find(|other| is_same(other) && !is_older(other));
-        let older = self.open.iter().filter(|other| is_same(other) && is_older(other));
+        let older = self
+            .open
+            .iter()
+            .filter(|other| is_same(other) && is_older(other));
         let older: Vec<_> = older.map(|other| other.id).collect();
         match settled {
             Settled::Joinable => {

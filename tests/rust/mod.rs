@@ -34,9 +34,9 @@ mod names;
 mod origins;
 mod overload;
 mod probes;
-mod purging;
 #[path = "../../fuzz/src/lib.rs"]
 mod properties;
+mod purging;
 mod scarce;
 #[path = "../../src/limits/fleet/tests/server.rs"]
 #[expect(dead_code, reason = "the crate's own tests use the rest")]

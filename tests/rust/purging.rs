@@ -91,9 +91,8 @@ fn hottest_page() -> Outcome {
 
 fn flood_of_purges() -> Outcome {
     const PAGES: usize = 50;
-    let origin = Origin::start(|asked, conn: &mut Conn| {
-        answer(conn, 200, PAGE, asked.target.as_bytes())
-    })?;
+    let origin =
+        Origin::start(|asked, conn: &mut Conn| answer(conn, 200, PAGE, asked.target.as_bytes()))?;
     let site = site(&origin)?;
     let mut client = site.client()?;
     for n in 0..PAGES {
@@ -155,7 +154,9 @@ fn flood_on_a_crowd() -> Outcome {
                     Ok((waiters as usize >= n).then_some(()))
                 };
                 eventually("the visitor before", waiting)?;
-                editor.ask("PURGE", "/x", "Surrogate-Key: hot\r\n", b"")?.is(200)?;
+                editor
+                    .ask("PURGE", "/x", "Surrogate-Key: hot\r\n", b"")?
+                    .is(200)?;
                 let site = &site;
                 Ok(scope.spawn(move || site.client()?.get("/", "")?.is(200).map(drop)))
             })

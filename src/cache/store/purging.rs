@@ -221,7 +221,9 @@ impl Store {
             ..Purged::default()
         };
         if let Some(keys) = what.keys() {
-            let slots = keys.iter().filter_map(|key| self.pages.get(&KeyRef::new(key)));
+            let slots = keys
+                .iter()
+                .filter_map(|key| self.pages.get(&KeyRef::new(key)));
             slots.for_each(|slot| weighed.add(self.meant(&slot, |_| true), &slot, now));
             return weighed;
         }

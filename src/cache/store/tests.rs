@@ -133,10 +133,17 @@ fn what_is_marked_is_stale_and_stays() {
         assert_eq!(shop.reuse("/p"), Some(Reuse::Fresh { ttl: 600 }));
         let told = shop.store.purge(&Purge::soft(what.clone()), NOW);
         assert_eq!(told.objects, 1, "{what:?}");
-        assert_eq!(shop.reuse("/p"), Some(Reuse::StaleWhileRevalidate { ttl: 0 }));
+        assert_eq!(
+            shop.reuse("/p"),
+            Some(Reuse::StaleWhileRevalidate { ttl: 0 })
+        );
         assert_eq!(shop.store.purged_entries(), 1);
         shop.put("/p", "t");
-        assert_eq!(shop.reuse("/p"), Some(Reuse::Fresh { ttl: 600 }), "{what:?}");
+        assert_eq!(
+            shop.reuse("/p"),
+            Some(Reuse::Fresh { ttl: 600 }),
+            "{what:?}"
+        );
         assert_eq!(shop.purge(what), 1);
         assert_eq!(shop.count("/p"), 0);
     }
@@ -149,11 +156,19 @@ fn what_began_before_is_not_kept() {
         let begun = shop.store.begin();
         let late = shop.entry(begun.generation(), "t", "");
         shop.purge(what.clone());
-        assert_eq!(shop.store.put(&key("/p"), late, NOW), Kept::Outdated, "{what:?}");
+        assert_eq!(
+            shop.store.put(&key("/p"), late, NOW),
+            Kept::Outdated,
+            "{what:?}"
+        );
         assert_eq!(shop.count("/p"), 0);
         let is_known_beforehand = !matches!(what, What::Tag(_));
         let generation = shop.store.generation(key("/p").as_ref());
-        assert_eq!(generation > begun.generation(), is_known_beforehand, "{what:?}");
+        assert_eq!(
+            generation > begun.generation(),
+            is_known_beforehand,
+            "{what:?}"
+        );
         assert!(generation <= shop.store.current());
         let other = shop.entry(begun.generation(), "", "");
         let host = KeyRef::new(b"http\0b\0/p").to_key();
@@ -173,7 +188,10 @@ fn what_began_before_it_was_marked_is_kept_as_stale() {
         let late = shop.entry(shop.store.begin().generation(), "t", "");
         shop.store.purge(&Purge::soft(what), NOW);
         assert_eq!(shop.store.put(&key("/p"), late, NOW), Kept::Yes);
-        assert_eq!(shop.reuse("/p"), Some(Reuse::StaleWhileRevalidate { ttl: 0 }));
+        assert_eq!(
+            shop.reuse("/p"),
+            Some(Reuse::StaleWhileRevalidate { ttl: 0 })
+        );
     }
 }
 
@@ -239,7 +257,11 @@ fn a_dry_run_tells_and_purges_nothing() {
     }
     assert_eq!((shop.count("/p"), shop.count("/q")), (1, 1));
     assert_eq!(shop.store.current(), 0);
-    assert!(Kind::ALL.iter().all(|kind| shop.store.purges_of(*kind, false) == 0));
+    assert!(
+        Kind::ALL
+            .iter()
+            .all(|kind| shop.store.purges_of(*kind, false) == 0)
+    );
 }
 
 #[test]
@@ -255,7 +277,10 @@ fn a_pass_frees_what_nobody_asks_for_and_forgets_why() {
     shop.store.pages.run_pending_tasks();
     assert_eq!((shop.store.size().0, shop.store.purges.notes()), (50, 0));
     assert_eq!(shop.store.purged_entries(), 50 + 10);
-    assert_eq!(shop.reuse("/90"), Some(Reuse::StaleWhileRevalidate { ttl: 0 }));
+    assert_eq!(
+        shop.reuse("/90"),
+        Some(Reuse::StaleWhileRevalidate { ttl: 0 })
+    );
     assert_eq!(shop.reuse("/60"), Some(Reuse::Fresh { ttl: 600 }));
     // What is judged is judged once.
     let latest = shop.store.purges.latest();
@@ -281,7 +306,10 @@ fn what_was_purged_is_remembered_as_long_as_something_is_under_way() {
     assert_eq!(shop.store.put(&host, late("u"), NOW), Kept::Yes);
     drop(begun);
     shop.store.sweep(NOW);
-    assert_eq!((shop.store.purges.notes(), shop.store.tags().len()), (0, (1, 0)));
+    assert_eq!(
+        (shop.store.purges.notes(), shop.store.tags().len()),
+        (0, (1, 0))
+    );
 }
 
 #[test]
