@@ -58,7 +58,8 @@ impl Kind {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Purge {
     pub what: What,
-    /// It is marked stale, not taken away: served so while it is fetched anew, unless it forbids that, and when that fails.
+    /// It is marked stale, not taken away: served so while it is fetched anew, and when that fails, as long as it could have
+    /// been served anyway.
     pub soft: bool,
     /// Nothing is purged; it is only told what would be.
     pub dry_run: bool,

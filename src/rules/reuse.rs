@@ -53,9 +53,8 @@ pub enum Reuse {
     NotForYou,
 }
 
-/// Decides how the answer whose head came at `stored` serves a request at `now`. `marked`: when a soft purge made it stale;
-/// that is a word of who runs the site that it may be served so (§4.2.4), as long as it would have been anyway, unless its
-/// origin forbids stale use.
+/// Decides how the answer whose head came at `stored` serves a request at `now`. `marked`: when a soft purge made it stale.
+/// Its origin calls it fresh still, so it may be served, as stale, for as long as it could have been anyway.
 pub fn reuse(
     terms: &Terms,
     stored: Moment,
@@ -108,8 +107,7 @@ pub fn reuse(
         return Reuse::Fresh { ttl };
     }
     // §5.2.1.1: who names an age, and no staleness, wants nothing stale
-    let forbidden = terms.forbids_stale && terms.swr.is_zero();
-    if asked.max_age.is_none() && within(terms.swr) && !forbidden {
+    if asked.max_age.is_none() && within(terms.swr) {
         return Reuse::StaleWhileRevalidate { ttl };
     }
     let taken = asked
@@ -377,20 +375,19 @@ mod tests {
     }
 
     #[test]
-    fn rfc9111_4_2_4_what_forbids_stale_use_is_asked_for_when_marked() {
+    fn rfc9111_4_2_4_what_forbids_stale_use_is_fresh_to_its_origin_until_its_end() {
         let forbids = Terms {
             forbids_stale: true,
             ..terms(10)
         };
-        assert_eq!(marked(&forbids, 3_000, &ANYONE), stale(None));
-        let explicit = Terms {
-            swr: Duration::from_secs(5),
-            ..forbids
+        let served = Reuse::StaleWhileRevalidate { ttl: -7 };
+        assert_eq!(marked(&forbids, 9_999, &ANYONE), served);
+        assert_eq!(marked(&forbids, 10_000, &ANYONE), stale(None));
+        let no_cache = Terms {
+            always_revalidate: true,
+            ..terms(10)
         };
-        assert_eq!(
-            marked(&explicit, 3_000, &ANYONE),
-            Reuse::StaleWhileRevalidate { ttl: -1 }
-        );
+        assert_eq!(marked(&no_cache, 3_000, &ANYONE), stale(None));
     }
 
     #[test]
