@@ -30,7 +30,7 @@ const MOST_GHOSTS: usize = 16_384;
 /// See the module.
 #[derive(Debug)]
 pub struct Tags {
-    shards: Box<[Mutex<HashMap<u64, Arc<Tag>, Hasher>>]>,
+    shards: Box<[Shard]>,
     hasher: Hasher,
     /// What answers have that are [beyond](crate::rules::tags): every purge of a tag means it as well.
     beyond: Arc<Tag>,
@@ -40,6 +40,7 @@ pub struct Tags {
 }
 
 type Hasher = foldhash::fast::RandomState;
+type Shard = Mutex<HashMap<u64, Arc<Tag>, Hasher>>;
 
 #[derive(Debug)]
 struct Tag {
@@ -138,7 +139,7 @@ impl Tags {
         self.hasher.hash_one(tag)
     }
 
-    fn shard(&self, hash: u64) -> &Mutex<HashMap<u64, Arc<Tag>, Hasher>> {
+    fn shard(&self, hash: u64) -> &Shard {
         &self.shards[hash as usize % SHARDS]
     }
 

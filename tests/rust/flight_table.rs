@@ -5,6 +5,7 @@
 //! of the fetch. Beside the table stands a [`Watch`] that knows which flights are open and objects to a second one; it
 //! is no part of the interleaving. A request that is lost is a deadlock, which shuttle reports.
 
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex as Plain, MutexGuard, PoisonError};
@@ -352,27 +353,23 @@ impl Watch {
         let is_same = |other: &Open| {
             other.id != id && !other.moving && other.variant.as_ref() == Some(variant)
         };
-        let is_older = |other: &Open| other.generation < generation;
-        let other = self
-            .open
-            .iter()
-            .find(|other| is_same(other) && !is_older(other));
-        let older = self
-            .open
-            .iter()
-            .filter(|other| is_same(other) && is_older(other));
-        let older: Vec<_> = older.map(|other| other.id).collect();
+        let others = self.open.iter().filter(|other| is_same(other));
+        let others: Vec<_> = others.map(|other| (other.id, other.generation)).collect();
         match settled {
             Settled::Joinable => {
-                if let Some(other) = other {
-                    let other = other.id;
-                    self.object(format!(
-                        "flights {id} and {other} of one variant, both joinable"
-                    ));
-                }
                 self.open[at].variant = Some(variant.clone());
                 self.open[at].moving = false;
-                older.into_iter().for_each(|id| self.left(id));
+                for (other, its) in others {
+                    match its.cmp(&generation) {
+                        // It has made room for this one.
+                        Less => self.left(other),
+                        Equal => self.object(format!(
+                            "flights {id} and {other} of one variant, both joinable"
+                        )),
+                        // It settled after this one, and is noted before it.
+                        Greater => self.left(id),
+                    }
+                }
             }
             Settled::Doubled | Settled::Closed => self.left(id),
         }
