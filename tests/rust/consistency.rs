@@ -17,7 +17,10 @@ use crate::harness::wire::Conn;
 
 /// Every test here, with its name.
 pub fn tests() -> Vec<Test> {
-    vec![("consistency::c75_nobody_is_told_what_is_outdated", checked)]
+    vec![(
+        "consistency::c75_nobody_is_told_what_is_outdated",
+        c75_checked,
+    )]
 }
 
 const PAGES: usize = 6;
@@ -116,7 +119,7 @@ fn origin(world: &Arc<World>) -> Result<Origin, String> {
     })
 }
 
-fn checked() -> Outcome {
+fn c75_checked() -> Outcome {
     let number = |name: &str, default| {
         let set = std::env::var(name).ok().and_then(|set| set.parse().ok());
         set.unwrap_or(default)

@@ -14,11 +14,11 @@ pub fn tests() -> Vec<Test> {
     vec![
         (
             "purging::c42_the_hottest_page_is_fetched_once_after_a_purge",
-            hottest_page,
+            c42_hottest_page,
         ),
         (
             "purging::c55_a_flood_of_purges_costs_other_pages_nothing",
-            flood_of_purges,
+            c55_flood_of_purges,
         ),
         (
             "purging::a_flood_of_purges_by_tag_leaves_a_crowd_together",
@@ -46,7 +46,7 @@ fn site(origin: &Origin) -> Result<Site, String> {
     Site::start(origin.address, "[[route]]\npurge_from = ['127.0.0.1']")
 }
 
-fn hottest_page() -> Outcome {
+fn c42_hottest_page() -> Outcome {
     const VISITORS: usize = 16;
     let version = Arc::new(AtomicUsize::new(0));
     let at_origin = Arc::clone(&version);
@@ -89,7 +89,7 @@ fn hottest_page() -> Outcome {
     })
 }
 
-fn flood_of_purges() -> Outcome {
+fn c55_flood_of_purges() -> Outcome {
     const PAGES: usize = 50;
     let origin =
         Origin::start(|asked, conn: &mut Conn| answer(conn, 200, PAGE, asked.target.as_bytes()))?;
