@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use tidegate::cache::entry::{Body, Entry, EntryParts, Head};
 use tidegate::cache::key::{Key, KeyRef};
 use tidegate::cache::memory::Memory;
-use tidegate::cache::store::{Since, Store};
+use tidegate::cache::store::Store;
 use tidegate::cache::table::Variant;
 use tidegate::rules::cache_status::Told;
 use tidegate::rules::client::Client;
@@ -24,6 +24,7 @@ use tidegate::rules::identity::{self, Class, Harmless};
 use tidegate::rules::networks::{Action, Networks};
 use tidegate::rules::proof::{self, Puzzle, Whose};
 use tidegate::rules::pulled::Pulled;
+use tidegate::rules::purge::{Purge, What};
 use tidegate::rules::request::{self, HeadLimits, Parsed, Target};
 use tidegate::rules::reuse::{Demand, reuse};
 use tidegate::rules::storing::{Asked, Method, StoreTerms, Terms, Verdict, judge};
@@ -144,12 +145,7 @@ fn lookup(c: &mut Criterion) {
     let store = Store::new(Arc::clone(&memory), 32);
     let keys: Vec<Key> = (0..PAGES).map(page_key).collect();
     for key in &keys {
-        let entry = entry(&memory);
-        let since = Since {
-            generation: store.generation(key.hash()),
-            reign: 0,
-        };
-        store.put(key, entry, since, NOW.mono);
+        store.put(key, entry(&memory), 0, NOW.mono);
     }
     let absent = page_key(PAGES);
     let mut group = c.benchmark_group("lookup");
@@ -171,6 +167,55 @@ fn lookup(c: &mut Criterion) {
     group.finish();
 }
 
+/// Purges of what 100,000 pages have in common, of what nobody has, and a lookup after each.
+fn purge(c: &mut Criterion) {
+    const PAGES: usize = 100_000;
+    let memory = Memory::new(1 << 30);
+    let store = Store::new(Arc::clone(&memory), 32);
+    let mut tagged = fields();
+    tagged.insert("surrogate-key", HeaderValue::from_static("all page"));
+    let keys: Vec<Key> = (0..PAGES).map(page_key).collect();
+    for key in &keys {
+        let parts = EntryParts {
+            tags: store.tags().of(&tagged, None).expect("memory for tags"),
+            ..parts(&memory)
+        };
+        let entry = Entry::new(parts, &memory).expect("memory for its head");
+        store.put(key, Arc::new(entry), 0, NOW.mono);
+    }
+    let soft = |tag: &str| Purge::soft(What::Tag(tag.to_owned()));
+    let (all, nobody) = (soft("all"), soft("nobody"));
+    let absent = What::below("http://other.example/posts/").expect("a URL");
+    let mut group = c.benchmark_group("purge");
+    group.bench_function("a tag of 100,000 pages", |b| {
+        b.iter(|| store.purge(black_box(&all), NOW.mono).objects)
+    });
+    group.bench_function("a tag of none", |b| {
+        b.iter(|| store.purge(black_box(&nobody), NOW.mono).objects)
+    });
+    group.bench_function("a tag of none, and a lookup", |b| {
+        b.iter(|| {
+            store.purge(black_box(&nobody), NOW.mono);
+            store.get(black_box(keys[0].as_ref()), NOW.mono).is_some()
+        })
+    });
+    store.purge(&Purge::hard(absent), NOW.mono);
+    group.bench_function("a tag of none, and a lookup beside a purged prefix", |b| {
+        b.iter(|| {
+            store.purge(black_box(&nobody), NOW.mono);
+            store.get(black_box(keys[0].as_ref()), NOW.mono).is_some()
+        })
+    });
+    group.sample_size(10);
+    group.bench_function("a pass over 100,000 pages", |b| {
+        b.iter(|| {
+            store.purge(black_box(&nobody), NOW.mono);
+            store.sweep(NOW.mono);
+        })
+    });
+    group.finish();
+}
+
 fn reuse_and_tell(c: &mut Criterion) {
     let terms = terms();
     let demand = Demand {
@@ -181,7 +226,7 @@ fn reuse_and_tell(c: &mut Criterion) {
     };
     let later = NOW.mono.after(Duration::from_secs(10));
     c.bench_function("reuse", |b| {
-        b.iter(|| reuse(black_box(&terms), NOW.mono, later, &demand))
+        b.iter(|| reuse(black_box(&terms), NOW.mono, None, later, &demand))
     });
     let mut out = Vec::with_capacity(64);
     c.bench_function("cache-status of a hit", |b| {
@@ -348,18 +393,23 @@ fn terms() -> Terms {
 }
 
 fn entry(memory: &Arc<Memory>) -> Arc<Entry> {
+    Arc::new(Entry::new(parts(memory), memory).expect("memory for its head"))
+}
+
+fn parts(memory: &Arc<Memory>) -> EntryParts {
     let piece = memory
         .hold(Bytes::from_static(&[b'x'; 1024]))
         .expect("memory for the page");
-    let parts = EntryParts {
+    EntryParts {
         head: Head::render(200, &fields(), &[], &[]),
         body: Body::gather(&[piece], memory),
         terms: terms(),
         stored: NOW.mono,
         variant: Variant::default(),
         cost: Duration::from_millis(50),
-    };
-    Arc::new(Entry::new(parts, memory).expect("memory for its head"))
+        generation: 0,
+        tags: Default::default(),
+    }
 }
 
 criterion_group!(
@@ -371,6 +421,7 @@ criterion_group!(
     networks,
     expressions,
     lookup,
+    purge,
     reuse_and_tell,
     storing
 );

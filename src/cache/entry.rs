@@ -3,7 +3,7 @@
 //! The head is rendered once, when it is stored. A hit adds the few lines that differ from answer to answer (Age,
 //! Cache-Status, the request's id) and writes head, lines and body in one go.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,14 +12,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use super::encoded::Encoded;
 use super::memory::{Charge, Memory, weight};
 use super::table::Variant;
+use super::tags::Set;
 use crate::rules::conditional::Validators;
 use crate::rules::encoding::{self, Coding};
+use crate::rules::fresh;
 use crate::rules::refresh;
+use crate::rules::reuse::{self, Demand, Reuse};
 use crate::rules::storing::Terms;
 use crate::rules::time::Moment;
 
 /// What an entry costs beside its bytes: itself, its slot, and the index's nodes.
-pub const ENTRY_OVERHEAD: usize = 704;
+pub const ENTRY_OVERHEAD: usize = 752;
 
 /// A status line and field lines, ready for the wire, without framing fields and without the empty line.
 #[derive(Debug, Clone)]
@@ -305,9 +308,18 @@ pub struct Entry {
     pub content_length: Box<str>,
     pub rest: Rest,
     pub encoded: Encoded,
+    /// In which its fetch began.
+    pub generation: u64,
+    pub tags: Set,
+    /// Whether its tags count it.
+    is_counted: AtomicBool,
+    /// When a soft purge made it stale, in milliseconds; [`NEVER`] if none did.
+    marked: AtomicU64,
     weight: u32,
     _charge: Charge,
 }
+
+const NEVER: u64 = u64::MAX;
 
 impl Entry {
     /// Puts an entry together and charges its head (its body is charged already), or nothing if memory is full.
@@ -319,13 +331,20 @@ impl Entry {
             stored,
             variant,
             cost,
+            generation,
+            tags,
         } = parts;
         let own = weight(head.bytes.len()) + variant.values.len() + ENTRY_OVERHEAD;
         let body_weight: usize = body.pieces.iter().map(|piece| weight(piece.len())).sum();
         let charge = memory.charge(own)?;
+        tags.enter(generation);
         Some(Entry {
             content_length: format!("Content-Length: {}\r\n", body.len()).into(),
-            weight: u32::try_from(own + body_weight).unwrap_or(u32::MAX),
+            weight: u32::try_from(own + body_weight + tags.weight()).unwrap_or(u32::MAX),
+            is_counted: AtomicBool::new(!tags.is_empty()),
+            marked: AtomicU64::new(NEVER),
+            generation,
+            tags,
             rest: Rest::default(),
             encoded: Encoded::default(),
             _charge: charge,
@@ -352,8 +371,46 @@ impl Entry {
             stored: self.stored,
             variant: self.variant.clone(),
             cost: self.cost,
+            generation: self.generation,
+            // It goes with this one.
+            tags: Set::default(),
         };
         Entry::new(parts, memory)
+    }
+
+    /// How it serves a request.
+    pub fn reuse(&self, now: Moment, demand: &Demand) -> Reuse {
+        reuse::reuse(&self.terms, self.stored, self.marked(), now, demand)
+    }
+
+    /// How it does where requests are to go to the origin.
+    pub fn bypassed(&self, now: Moment, demand: &Demand) -> Reuse {
+        reuse::bypassed(&self.terms, self.stored, self.marked(), now, demand)
+    }
+
+    /// Seconds of life it has left, negative when stale.
+    pub fn ttl(&self, now: Moment) -> i64 {
+        fresh::ttl_of_marked(&self.terms, self.stored, self.marked(), now)
+    }
+
+    /// A soft purge has made it stale; the first one says when.
+    pub fn mark(&self, now: Moment) -> bool {
+        let (new, order) = (now.0.min(NEVER - 1), Ordering::Relaxed);
+        self.marked
+            .compare_exchange(NEVER, new, order, order)
+            .is_ok()
+    }
+
+    fn marked(&self) -> Option<Moment> {
+        let marked = self.marked.load(Ordering::Relaxed);
+        (marked != NEVER).then_some(Moment(marked))
+    }
+
+    /// It is stored no longer, whoever reads it still.
+    pub fn leave(&self) {
+        if self.is_counted.swap(false, Ordering::AcqRel) {
+            self.tags.exit(self.generation);
+        }
     }
 
     /// Whether it may be given in a coding of ours and is of a size for it.
@@ -382,6 +439,14 @@ pub struct EntryParts {
     pub stored: Moment,
     pub variant: Variant,
     pub cost: Duration,
+    pub generation: u64,
+    pub tags: Set,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.leave();
+    }
 }
 
 /// After a failed refresh a page rests before the next try (1 s, doubling to 30 s; always 1 s where the origin had no place

@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use super::entry::{Entry, Head};
 use super::memory::{Charge, Memory, held, weight};
 use super::table::Variant;
+use super::tags::Set;
 #[cfg(test)]
 use crate::clock;
 use crate::rules::storing::Terms;
@@ -74,6 +75,7 @@ pub struct Answer {
     pub stored: Option<i64>,
     /// The origin's status, for Cache-Status.
     pub fwd_status: u16,
+    pub tags: Set,
 }
 
 /// Who may read an answer.
@@ -176,7 +178,7 @@ impl Flight {
         })
     }
 
-    /// Under which generation of its key it was begun.
+    /// In which generation it was begun.
     pub fn generation(&self) -> u64 {
         self.generation
     }

@@ -2,7 +2,12 @@
 //!
 //! moka (W-TinyLFU, weighed in bytes) decides what stays. Two things stand around it. In front, a small table of each
 //! worker's hottest pages, because moka logs every read through one bounded channel. Behind, an account of generations:
-//! an invalidation bumps its key's, and what was fetched under an earlier one is not stored.
+//! an invalidation bumps its key's, and what was fetched under an earlier one is not stored. What many pages are purged by
+//! at once is noted beside them ([`super::purges`]), and found out when they are next asked for ([`purging`]).
+
+mod purging;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -16,15 +21,20 @@ use moka::sync::Cache;
 use parking_lot::Mutex;
 
 use super::entry::Entry;
+use super::generation::Begun;
 use super::key::{Key, KeyHasher, KeyRef};
 use super::memory::Memory;
+use super::purges::Purges;
 use crate::clock;
 use crate::rules::encoding::Coding;
+use crate::rules::purge::{Standing, place};
 use crate::rules::time::Moment;
+use purging::Counts;
+pub use purging::Purged;
 
 /// Stripes of generations and of the write lock. Two keys that share one share invalidations of flights in the air:
 /// the other's answer is served but not stored, once.
-const STRIPES: usize = 4096;
+const STRIPES: usize = 16_384;
 /// Pages in a worker's hot table.
 const HOT: usize = 512;
 /// One in so many hot hits is told to moka, so that it knows them as popular.
@@ -48,6 +58,8 @@ pub struct Slot {
     generation: u64,
     /// About how often the page was found, in this slot and those before it.
     found: AtomicU64,
+    /// The last purge that it was judged by.
+    judged: AtomicU64,
 }
 
 impl Slot {
@@ -109,15 +121,6 @@ pub struct Warm {
     pub variants: usize,
 }
 
-/// Since when a page is on its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Since {
-    /// Its key's, as it was before the origin was asked.
-    pub generation: u64,
-    /// Under which routes and upstreams.
-    pub reign: u64,
-}
-
 /// Whether an entry was kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
@@ -140,6 +143,8 @@ pub struct Store {
     invalidated: AtomicU64,
     /// Of whoever may keep anything here.
     reign: AtomicU64,
+    purges: Purges,
+    counts: Counts,
 }
 
 #[derive(Default)]
@@ -162,6 +167,9 @@ impl Store {
             .max_capacity((memory.cap() / 4 * 3) as u64)
             .weigher(|_, slot: &Arc<Slot>| slot.weight())
             .eviction_listener(move |_, slot: Arc<Slot>, cause| {
+                if cause != RemovalCause::Replaced {
+                    slot.variants.iter().for_each(|entry| entry.leave());
+                }
                 if cause == RemovalCause::Size {
                     counted.fetch_add(1, Ordering::Relaxed);
                     note_refused(&noted, &watched, slot);
@@ -173,16 +181,18 @@ impl Store {
             pages,
             refused,
             stripes,
+            purges: Purges::new(&memory),
             memory,
             max_variants,
             evicted,
             invalidated: AtomicU64::new(0),
             reign: AtomicU64::new(0),
+            counts: Counts::default(),
         }
     }
 
     /// From now on nothing is kept that was asked for under an earlier reign: it came from elsewhere.
-    pub fn begin(&self, reign: u64) {
+    pub fn reigns(&self, reign: u64) {
         self.reign.fetch_max(reign, Ordering::AcqRel);
     }
 
@@ -196,29 +206,64 @@ impl Store {
             warm(self.id, key, &slot);
             Some(slot)
         })?;
+        let latest = self.purges.latest();
+        if slot.judged.load(Ordering::Relaxed) == latest {
+            slot.touch(now);
+            return Some(slot);
+        }
+        let slot = self.judge(slot, latest, now)?;
         slot.touch(now);
         Some(slot)
     }
 
-    /// The generation of `key`: a fetch takes it before it asks the origin.
-    pub fn generation(&self, key: u64) -> u64 {
-        self.stripe(key).generation.load(Ordering::Acquire)
+    /// A fetch begins: what it brings is of the generation that is now the current one.
+    pub fn begin(&self) -> Begun {
+        self.purges.generations.begin()
     }
 
-    /// Keeps `entry`, unless its page was invalidated since `generation`, or its reign is over.
-    pub fn put(&self, key: &Key, entry: Arc<Entry>, since: Since, now: Moment) -> Kept {
-        let Since { generation, reign } = since;
+    /// The generation in which a request begins that is made now.
+    pub fn current(&self) -> u64 {
+        self.purges.generations.current()
+    }
+
+    /// The generation of `key`: what began in an earlier one is not to be told of it.
+    pub fn generation(&self, key: KeyRef) -> u64 {
+        let stripe = self.stripe(key.hash()).generation.load(Ordering::Acquire);
+        stripe
+            .max(self.purges.covered(place(key.bytes())).latest())
+            .max(self.purges.generations.floor())
+    }
+
+    /// When `key` was last purged together with others, whatever their tags; 0 if that is long ago.
+    pub fn purged(&self, key: KeyRef) -> u64 {
+        self.purges.covered(place(key.bytes())).latest()
+    }
+
+    /// Keeps `entry`, unless its page was invalidated or purged since its fetch began, or its reign is over; marked stale, if it was
+    /// purged softly.
+    pub fn put(&self, key: &Key, entry: Arc<Entry>, reign: u64, now: Moment) -> Kept {
         let stripe = self.stripe(key.hash());
         let _writing = stripe.write.lock();
+        let generation = stripe.generation.load(Ordering::Acquire);
+        let latest = self.purges.latest();
         // Under the lock: a page of the next reign is put after this one, or seen here.
-        if stripe.generation.load(Ordering::Acquire) != generation
+        if entry.generation < generation.max(self.purges.generations.floor())
             || self.reign.load(Ordering::Acquire) > reign
         {
             return Kept::Outdated;
         }
-        let before = self.pages.get(&key.as_ref());
-        let newer =
-            |other: &Arc<Entry>| other.variant == entry.variant && other.stored > entry.stored;
+        match self.purges.left(place(key.as_ref().bytes()), &entry) {
+            Standing::Good => {}
+            Standing::Stale => {
+                entry.mark(now);
+            }
+            Standing::Gone => return Kept::Outdated,
+        }
+        let before = self.current_slot(key, now);
+        let newer = |other: &Arc<Entry>| {
+            other.variant == entry.variant
+                && (other.generation, other.stored) > (entry.generation, entry.stored)
+        };
         if before
             .as_ref()
             .is_some_and(|before| before.variants.iter().any(newer))
@@ -233,7 +278,7 @@ impl Store {
                 .filter(|other| other.variant != entry.variant && !other.variant.names.is_empty());
             variants.extend(others.take(self.max_variants.saturating_sub(1)).cloned());
         }
-        self.replace(key, before, variants, generation, now);
+        self.replace(key, before, variants, generation, latest, now);
         Kept::Yes
     }
 
@@ -261,7 +306,8 @@ impl Store {
         entry.encoded.add(coding, encoded);
         // The slot weighs more now.
         let (variants, generation) = (before.variants.clone(), before.generation);
-        self.replace(key, Some(before), variants, generation, now);
+        let judged = before.judged.load(Ordering::Relaxed);
+        self.replace(key, Some(before), variants, generation, judged, now);
         true
     }
 
@@ -286,8 +332,8 @@ impl Store {
             before.dead.store(true, Ordering::Release);
             return;
         }
-        let generation = before.generation;
-        self.replace(key, Some(before), left, generation, now);
+        let (generation, judged) = (before.generation, before.judged.load(Ordering::Relaxed));
+        self.replace(key, Some(before), left, generation, judged, now);
     }
 
     fn replace(
@@ -296,8 +342,9 @@ impl Store {
         before: Option<Arc<Slot>>,
         variants: Vec<Arc<Entry>>,
         generation: u64,
+        judged: u64,
         now: Moment,
-    ) {
+    ) -> Arc<Slot> {
         let found = before.as_ref().map_or(0, |before| before.found());
         let slot = Arc::new(Slot {
             key: key.clone(),
@@ -307,21 +354,37 @@ impl Store {
             touched: AtomicU64::new(now.0),
             put: now,
             generation,
+            judged: AtomicU64::new(judged),
         });
         self.refused.lock().remove(&key.hash());
-        self.pages.insert(key.clone(), slot);
+        self.pages.insert(key.clone(), Arc::clone(&slot));
         if let Some(before) = before {
             before.dead.store(true, Ordering::Release);
+            let stays =
+                |entry: &Arc<Entry>| slot.variants.iter().any(|new| Arc::ptr_eq(new, entry));
+            let left = before.variants.iter().filter(|entry| !stays(entry));
+            left.for_each(|entry| entry.leave());
         }
         self.pages.run_pending_tasks();
+        slot
     }
 
     /// Forgets the page and everything on its way to it (RFC 9111 §4.4).
     pub fn invalidate(&self, key: KeyRef) {
         let stripe = self.stripe(key.hash());
         let _writing = stripe.write.lock();
-        stripe.generation.fetch_add(1, Ordering::AcqRel);
+        self.next_of(stripe);
         self.invalidated.fetch_add(1, Ordering::Relaxed);
+        self.remove(key);
+    }
+
+    /// From now on what began before is not told of the stripe's keys.
+    fn next_of(&self, stripe: &Stripe) {
+        let next = self.purges.generations.next();
+        stripe.generation.store(next, Ordering::Release);
+    }
+
+    fn remove(&self, key: KeyRef) {
         if let Some(slot) = self.pages.remove(&key) {
             slot.dead.store(true, Ordering::Release);
         }
@@ -427,7 +490,8 @@ impl Store {
     fn just_refused(&self, key: KeyRef, now: Moment) -> Option<Arc<Slot>> {
         let refused = self.refused.lock();
         let slot = refused.get(&key.hash())?;
-        let current = self.generation(key.hash()) == slot.generation;
+        let generation = self.stripe(key.hash()).generation.load(Ordering::Acquire);
+        let current = generation == slot.generation;
         let found =
             current && now.0 < slot.put.0 + FINDABLE && slot.key.as_ref().bytes() == key.bytes();
         found.then(|| Arc::clone(slot))

@@ -38,6 +38,8 @@ pub struct Ask<'a> {
     pub generation: u64,
     /// Under which routes and upstreams it is made: flights and marks of others are not for it either.
     pub reign: u64,
+    /// When the key was purged: marks from before are void.
+    pub purged: u64,
     /// The fields its page is known to vary on, if any answer told.
     pub presumed: Option<Arc<[HeaderName]>>,
     /// This request's normalised values of the given fields.
@@ -90,6 +92,7 @@ struct Filed<F> {
 struct Mark {
     id: u64,
     reign: u64,
+    generation: u64,
     variant: Option<Variant>,
     since: u64,
     until: u64,
@@ -116,19 +119,19 @@ impl<K: Eq + Hash + Clone, F> Table<K, F> {
     }
 
     /// Seats a request: with a flight under way that `board` boards, alone under a mark, with what `look_again` finds, or
-    /// as the leader of the flight that `make` makes.
+    /// as the leader of the flight that `make` makes, with its generation.
     pub fn join<T, R>(
         self: &Arc<Self>,
         key: &K,
         ask: &Ask,
         board: impl FnOnce(&Arc<F>) -> Option<R>,
         look_again: impl FnOnce() -> Option<T>,
-        make: impl FnOnce() -> Arc<F>,
+        make: impl FnOnce() -> (Arc<F>, u64),
     ) -> Joined<K, F, T, R> {
         let mut shard = self.shard(key).lock();
         let selected = Selected::by(ask);
         let lane = shard.lanes.entry(key.clone()).or_insert_with(Lane::empty);
-        lane.forget_old_marks(ask.now);
+        lane.forget_old_marks(ask.now, ask.purged);
         lane.flights.retain(|filed| ask.now < filed.until);
         if let Some(flight) = lane.joinable(ask, &selected) {
             // Under a mark nobody waits: the last answer could not be shared, and somebody is asking already. Nor can one
@@ -157,10 +160,10 @@ impl<K: Eq + Hash + Clone, F> Table<K, F> {
             values: (ask.select)(&names),
             names,
         });
-        let flight = make();
+        let (flight, generation) = make();
         lane.flights.push(Filed {
             id,
-            generation: ask.generation,
+            generation,
             reign: ask.reign,
             until: u64::MAX,
             variant,
@@ -173,6 +176,7 @@ impl<K: Eq + Hash + Clone, F> Table<K, F> {
                 key: key.clone(),
                 id,
                 reign: ask.reign,
+                generation,
             },
         )
     }
@@ -199,6 +203,15 @@ impl<K: Eq + Hash + Clone, F> Table<K, F> {
                     .sum::<usize>()
             })
             .sum()
+    }
+
+    /// Forgets the marks of a page that was purged.
+    pub fn forget_marks(&self, key: &K) {
+        let mut shard = self.shard(key).lock();
+        if let Some(lane) = shard.lanes.get_mut(key) {
+            lane.marks.clear();
+        }
+        shard.tidy(key);
     }
 
     fn shard(&self, key: &K) -> &Mutex<Shard<K, F>> {
@@ -267,9 +280,11 @@ impl<F> Lane<F> {
 
     /// A mark is for a page that is asked for all the time. Where nobody came for as long as it held, the next crowd waits
     /// for one answer again.
-    fn forget_old_marks(&mut self, now: u64) {
+    fn forget_old_marks(&mut self, now: u64, purged: u64) {
         self.marks.retain(|mark| {
-            mark.probe.is_some() || now < mark.until.saturating_add(mark.until - mark.since)
+            mark.generation >= purged
+                && (mark.probe.is_some()
+                    || now < mark.until.saturating_add(mark.until - mark.since))
         });
     }
 }
@@ -313,6 +328,7 @@ pub struct Ticket<K: Eq + Hash + Clone, F> {
     key: K,
     id: u64,
     reign: u64,
+    generation: u64,
 }
 
 /// What a flight may still do once its head told its variant.
@@ -349,8 +365,15 @@ impl<K: Eq + Hash + Clone, F> Ticket<K, F> {
             lane.flights.swap_remove(at);
             return Settled::Doubled;
         }
-        lane.flights[at].variant = Some(variant);
         lane.flights[at].until = until;
+        // What began earlier is not for everybody any more: this one is.
+        let id = self.id;
+        let is_other =
+            |filed: &Filed<F>| filed.id == id || filed.variant.as_ref() != Some(&variant);
+        lane.flights.retain(is_other);
+        if let Some(filed) = lane.flights.iter_mut().find(|filed| filed.id == id) {
+            filed.variant = Some(variant);
+        }
         Settled::Joinable
     }
 
@@ -372,6 +395,7 @@ impl<K: Eq + Hash + Clone, F> Ticket<K, F> {
     /// The answer cannot be shared: from `now` until the moment `until`, requests of that variant (of any, if `None`)
     /// don't wait for each other. `weight`: what a mark of this page takes, in bytes.
     pub fn mark(&self, variant: Option<Variant>, now: u64, until: u64, weight: usize) {
+        let generation = self.generation;
         let id = self.table.next_id.fetch_add(1, Ordering::Relaxed);
         let values = variant.as_ref().map_or(0, |variant| variant.values.len());
         let weight = weight + values + MARK_WEIGHT;
@@ -391,6 +415,7 @@ impl<K: Eq + Hash + Clone, F> Ticket<K, F> {
         lane.marks.push(Mark {
             id,
             reign,
+            generation,
             variant,
             since: now,
             until,

@@ -23,7 +23,7 @@ use ipnet::IpNet;
 use super::file::File;
 use super::nearest::nearest;
 use super::options::{self, Backend};
-use super::policy::{Cache, Listen, Log, Policy, Pulled, Route, Tls};
+use super::policy::{Cache, Listen, Log, Policy, Pulled, PurgeFrom, Route, Tls};
 use super::report::{At, Mistake};
 use super::table::Table;
 use super::walk::{Env, Given};
@@ -64,7 +64,7 @@ pub fn compile(file: &File, text: &str, world: &World<'_>, mistakes: &mut Vec<Mi
         secrets: Vec::new(),
     };
     let upstreams = compile.upstreams(&file.upstreams);
-    let (routes, table) = compile.routes(&file.routes, &file.upstreams, &upstreams);
+    let (routes, table) = compile.routes(file, &upstreams);
     let mut limits = compile.limits(file, &routes);
     compile.room_for_clients(&file.limits, &mut limits, &file.cache);
     let fleet = compile.fleet(&file.redis, &file.limits);
@@ -493,12 +493,8 @@ impl Compile<'_, '_> {
         }
     }
 
-    fn routes(
-        &mut self,
-        written: &[options::Route],
-        upstreams: &[options::Upstream],
-        specs: &[UpstreamSpec],
-    ) -> (Vec<Arc<Route>>, Table) {
+    fn routes(&mut self, file: &File, specs: &[UpstreamSpec]) -> (Vec<Arc<Route>>, Table) {
+        let (written, upstreams) = (&file.routes, &file.upstreams);
         let mut table = Table::default();
         let mut routes = Vec::with_capacity(written.len());
         for (id, route) in written.iter().enumerate() {
@@ -507,7 +503,12 @@ impl Compile<'_, '_> {
                 .get(upstream)
                 .and_then(|upstream| upstream.host.value.as_ref());
             let host = host.map(|host| host.0.clone());
-            routes.push(self.route(id, route, upstream, host, specs.get(upstream)));
+            let purge_from = self.purge_from(&route.purge_from, &file.lists);
+            let spec = specs.get(upstream);
+            routes.push(Route {
+                purge_from,
+                ..self.route(id, route, upstream, host, spec)
+            });
             self.place(&mut table, id, written);
         }
         let names = written.iter().zip(&routes);
@@ -578,6 +579,7 @@ impl Compile<'_, '_> {
             x_cache: route.x_cache.value,
             show_tags: route.show_tags.value,
             status_key: route.cache_status_key.value,
+            purge_from: PurgeFrom::default(),
             upstream_host: host,
         }
     }

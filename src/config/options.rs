@@ -18,7 +18,7 @@ use super::walk::{Found, Given, Walk};
 use super::words::{
     AcceptEncoding, Authority, Balance, CdnId, ClaimedBy, Coding, Family, Field, Health,
     HealthMethod, Host, Level, ListAction, Member, Name, Network, Output, PathPrefix, Pattern,
-    Priority, Protocol, Resolver, RuleAction, Server, SetCookie, Statuses, Target, When,
+    Priority, Protocol, Purger, Resolver, RuleAction, Server, SetCookie, Statuses, Target, When,
 };
 use crate::rules::token::Algorithm;
 
@@ -616,6 +616,12 @@ table! {
 
     /// Whether visitors see the origin's tag fields (`Surrogate-Key`, `Cache-Tag`, `Cache-Groups`).
     show_tags: bool = Default("false");
+
+    /// Who may purge by requests with the method `PURGE`: addresses, networks, and `"list:NAME"`. Such a request takes the page
+    /// that it names out of the cache, in all its variants; with `*` at the end of its path, all of the host whose path begins
+    /// so; and with `Surrogate-Key`, `Cache-Tag` or `Cache-Groups`, what carries one of these tags instead, of all hosts and
+    /// routes. With `Soft-Purge: 1` pages are marked stale instead. Others get 405. A list's `deny` comes first.
+    purge_from: Vec<Purger> = Default("[]");
 
     /// Whether `Cache-Status` names the cache key.
     cache_status_key: bool = Default("false");

@@ -3,7 +3,7 @@
 //! Everything is resolved here but the names of servers, which may change: sizes to bytes, upstreams to indexes, routes to
 //! the order in which they are tried.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,11 +21,13 @@ use crate::rules::claims::ClaimedBy;
 use crate::rules::encoding::Coding;
 use crate::rules::expression::Expression;
 use crate::rules::identity::Harmless;
+use crate::rules::networks::{self, Listed};
 use crate::rules::proof;
 use crate::rules::pulled;
+use crate::rules::purge::{self, Located, What};
 use crate::rules::request::HeadLimits;
 use crate::rules::storing::StoreTerms;
-use crate::rules::target::QueryRules;
+use crate::rules::target::{self, QueryRules};
 use crate::telemetry::Output;
 
 /// What the process does, whole.
@@ -80,6 +82,26 @@ impl Policy {
     /// Whether every request has a route of the same place as by another.
     pub fn routes_like(&self, other: &Policy) -> bool {
         self.table == other.table
+    }
+
+    /// Path and query of a page as its key has them.
+    pub fn target(&self, host: &str, path: &str, query: Option<&str>) -> String {
+        let mut target = String::new();
+        target::write_path(path, &mut target);
+        if let Some(route) = self.route(host, &target) {
+            target::write_query(query, &route.query, &mut target);
+        }
+        target
+    }
+
+    /// The page of a whole URL, as it is purged.
+    ///
+    /// # Errors
+    /// It is no URL of a page.
+    pub fn page(&self, url: &str) -> Result<What, purge::Flaw> {
+        let Located { host, path, query } = purge::locate(url)?;
+        let target = self.target(&host, path, query);
+        Ok(What::Page { host, target })
     }
 
     /// Host, path and route, in the order in which they are tried.
@@ -203,6 +225,7 @@ pub struct Route {
     pub x_cache: bool,
     pub show_tags: bool,
     pub status_key: bool,
+    pub purge_from: PurgeFrom,
     /// The Host to send instead of the one asked for.
     pub upstream_host: Option<String>,
     /// What operators have pulled for it. Never of the config.
@@ -219,6 +242,21 @@ pub struct Pulled {
     pub readonly: bool,
     /// Its requests go to the origin each for itself; what is stored stands in where that fails.
     pub bypass: bool,
+}
+
+/// Who may purge by requests.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct PurgeFrom {
+    pub networks: Vec<IpNet>,
+    /// A bit for each list.
+    pub lists: u64,
+}
+
+impl PurgeFrom {
+    pub fn holds(&self, client: IpAddr, listed: Listed) -> bool {
+        let is_in = |network: &IpNet| networks::holds(network, client);
+        listed.lists & self.lists != 0 || self.networks.iter().any(is_in)
+    }
 }
 
 /// Addresses under one name. Its place in [`Policy::lists`] is its bit in what is said of an address.

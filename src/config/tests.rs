@@ -12,6 +12,8 @@ use crate::limits::spec::{Action, Counts, Rate};
 use crate::origin::{Balance, Bulkhead, Check, HashBy, Place};
 use crate::rules::claims::ClaimedBy;
 use crate::rules::geo::mmdb::{Record, database};
+use crate::rules::networks::Listed;
+use crate::rules::purge::What;
 use crate::rules::rendezvous;
 use crate::rules::resolve::Family;
 use crate::rules::storing::SetCookie;
@@ -323,6 +325,64 @@ fn proxies_are_trusted_by_name_alone() {
         let told = one_mistake(&format!("{UPSTREAM}[listen]\n{options}\n"));
         assert_eq!(told, (line, what.to_owned(), help.to_owned()));
     }
+}
+
+#[test]
+fn who_may_purge_is_named_by_network_or_list() {
+    let lists = "[[list]]\nname = \"pests\"\nnetworks = [\"192.0.2.66\"]\n\
+        [[list]]\nname = \"office\"\nnetworks = [\"192.0.2.0/24\"]\n";
+    let route = |from: &str| format!("{UPSTREAM}{lists}[[route]]\npurge_from = [{from}]\n");
+    let policy = policy(&route(
+        "\"10.0.0.0/8\", \"::ffff:192.0.2.1\", \"list:office\"",
+    ));
+    let from = &policy.routes[0].purge_from;
+    let listed = |lists| Listed {
+        lists,
+        denied: None,
+    };
+    let holds = |ip: &str, lists| from.holds(ip.parse().unwrap(), listed(lists));
+    assert!(holds("10.1.2.3", 0) && holds("::ffff:10.1.2.3", 0) && holds("192.0.2.1", 0));
+    assert!(holds("2001:db8::1", 0b10) && !holds("2001:db8::1", 0b01));
+    assert!(!holds("11.0.0.1", 0));
+    for (from, what, help) in [
+        (
+            "\"list:ofice\"",
+            "no list is called `ofice`",
+            "did you mean `\"list:office\"`?",
+        ),
+        (
+            "\"list:\"",
+            "`purge_from`: `` is not a name",
+            "up to 64 of letters, digits, `.`, `_`, `:`, `/`, `*` and `-`",
+        ),
+        (
+            "\"office\"",
+            "`purge_from`: `office` is not an address, a network or a list",
+            "as in `\"10.0.0.0/8\"`, or `\"list:NAME\"` for a list",
+        ),
+    ] {
+        let told = one_mistake(&route(from));
+        assert_eq!(told, (10, what.to_owned(), help.to_owned()));
+    }
+}
+
+#[test]
+fn a_page_is_purged_as_it_is_keyed() {
+    let policy = policy(&format!(
+        "{UPSTREAM}[[route]]\nquery_drop = [\"utm_*\"]\n[[route]]\nhosts = [\"b.example\"]\nquery_sort = true\n"
+    ));
+    for (url, host, target) in [
+        ("https://A.example/%7e?utm_x=1&b&a", "a.example", "/~?b&a"),
+        ("http://b.example:81?b&a", "b.example:81", "/?a&b"),
+        ("http://a.example", "a.example", "/"),
+    ] {
+        let page = What::Page {
+            host: host.to_owned(),
+            target: target.to_owned(),
+        };
+        assert_eq!(policy.page(url), Ok(page), "{url}");
+    }
+    assert!(policy.page("/p").is_err());
 }
 
 #[test]

@@ -289,6 +289,36 @@ impl Word for Network {
     }
 }
 
+/// Who may purge: those of a network, or those in a list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Purger {
+    Network(IpNet),
+    List(String),
+}
+
+impl Word for Purger {
+    const WORD: Kind = Kind::Text {
+        noun: "an address, a network or a list",
+        pattern: Some(r"^([0-9A-Fa-f.:]+(/[0-9]{1,3})?|list:[A-Za-z0-9._:/*-]{1,64})$"),
+    };
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        match text.strip_prefix("list:") {
+            Some(name) => Name::parse(name).map(|name| Purger::List(name.0)),
+            None if text
+                .bytes()
+                .all(|b| b.is_ascii_hexdigit() || b".:/".contains(&b)) =>
+            {
+                Network::parse(text).map(|network| Purger::Network(network.0))
+            }
+            None => Err(Wrong::new(
+                is_not(text, Self::WORD),
+                "as in `\"10.0.0.0/8\"`, or `\"list:NAME\"` for a list",
+            )),
+        }
+    }
+}
+
 /// What is IPv4 but for how it is written (RFC 4291 §2.5.5.2).
 fn folded(network: IpNet) -> IpNet {
     let ipv4 = |prefix: u8| match network.addr().to_canonical() {

@@ -14,15 +14,9 @@ use crate::rules::host::Scheme;
 use crate::rules::response::BodyFraming;
 use crate::rules::reuse::is_origin_error;
 use crate::rules::storing::{self, Refusal, StoreTerms, Terms, Verdict};
+use crate::rules::tags;
 use crate::rules::time::Now;
 use crate::rules::validate;
-
-/// Fields that name an object for purging: ours to read, not the client's, unless its route says otherwise.
-const TAG_FIELDS: [HeaderName; 3] = [
-    HeaderName::from_static("surrogate-key"),
-    HeaderName::from_static("cache-tag"),
-    HeaderName::from_static("cache-groups"),
-];
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
@@ -128,8 +122,9 @@ pub fn arrived(
 /// What of an answer's fields clients don't see.
 fn hidden(route: &Route) -> Vec<HeaderName> {
     let mut hidden = Vec::new();
+    // Ours to read, not the client's, unless its route says otherwise.
     if !route.show_tags {
-        hidden.extend(TAG_FIELDS);
+        hidden.extend(tags::FIELDS);
     }
     if route.x_cache {
         hidden.push(X_CACHE);

@@ -12,10 +12,9 @@ use crate::cache::key::Key;
 use crate::config::policy::Route;
 use crate::origin::{Ask, Permit, Steer, Upstream, Wanted};
 use crate::rules::client::Client;
-use crate::rules::fresh;
 use crate::rules::host::Scheme;
 use crate::rules::identity::Class;
-use crate::rules::reuse::{self, Demand, Reuse};
+use crate::rules::reuse::{Demand, Reuse};
 use crate::rules::storing::Asked;
 use crate::rules::time::Now;
 use crate::rules::validate;
@@ -133,7 +132,7 @@ impl Errand {
             pulled: self.route.pulled.pages,
         };
         matches!(
-            reuse::reuse(&entry.terms, entry.stored, now.mono, &demand),
+            entry.reuse(now.mono, &demand),
             Reuse::Fresh { .. } | Reuse::StaleWhileRevalidate { .. }
         )
     }
@@ -146,21 +145,21 @@ impl Errand {
             only_if_cached: false,
             pulled: self.route.pulled.pages,
         };
-        self.stored.as_ref().is_some_and(|entry| {
-            match reuse::reuse(&entry.terms, entry.stored, now.mono, &demand) {
+        self.stored
+            .as_ref()
+            .is_some_and(|entry| match entry.reuse(now.mono, &demand) {
                 Reuse::Fresh { .. }
                 | Reuse::StaleWhileRevalidate { .. }
                 | Reuse::MaxStale { .. } => true,
                 Reuse::Forward { fallback, .. } => fallback.is_some(),
                 Reuse::OnlyIfCached | Reuse::NotForYou => false,
-            }
-        })
+            })
     }
 }
 
 /// Seconds of life an entry has left, negative when stale.
 pub fn ttl(entry: &Entry, now: Now) -> i64 {
-    fresh::ttl(&entry.terms, entry.stored, now.mono)
+    entry.ttl(now.mono)
 }
 
 /// A body piece is never larger than this, in bytes, whatever the origin's reader gives.

@@ -63,7 +63,7 @@ pub async fn fly(
 ) {
     let upstream = Arc::clone(fetcher.upstream(errand.route.upstream));
     upstream.asked();
-    let mut errand = errand;
+    let mut errand = fetcher.without_the_purged(errand);
     let (mut retries, mut again, mut avoid) = (0, true, None);
     // Why it is asked for again.
     let mut before = Failure::Lost;
@@ -98,7 +98,7 @@ pub async fn fly(
                         again = false;
                         // The answer will be to that request, so it is that reader's.
                         filler.flight().lead(reader);
-                        errand = spare;
+                        errand = fetcher.without_the_purged(spare);
                         continue;
                     }
                     None => failure,

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use super::encode::inherit;
 use super::{Errand, Fetcher};
 use crate::cache::entry::{Body, Entry, EntryParts, Head};
-use crate::cache::store::{Kept, Since};
+use crate::cache::store::Kept;
 use crate::cache::table::Variant;
+use crate::cache::tags::Set;
 use crate::clock;
 use crate::rules::storing::{self, Terms};
 
@@ -22,6 +23,7 @@ pub struct Keeping {
     pub stored: crate::rules::time::Moment,
     pub cost: Duration,
     pub generation: u64,
+    pub tags: Set,
 }
 
 /// Stores a body of `len` bytes under its head, if `pieces` are all of it: the last may not have found memory.
@@ -31,18 +33,16 @@ pub fn keep(fetcher: &Arc<Fetcher>, errand: &Errand, keeping: Keeping, pieces: &
         return;
     }
     let body = Body::gather(pieces, &fetcher.memory);
-    let generation = keeping.generation;
     if let Some(entry) = entry(fetcher, keeping, body) {
-        put(fetcher, errand, &entry, generation);
+        put(fetcher, errand, &entry);
     }
 }
 
 /// Renews a stored page that the origin said is still true (RFC 9111 §4.3.4). The body is shared with the old one.
 pub fn renew(fetcher: &Arc<Fetcher>, errand: &Errand, keeping: Keeping) -> Option<Arc<Entry>> {
     let body = errand.stored.as_ref()?.body.clone();
-    let generation = keeping.generation;
     let entry = entry(fetcher, keeping, body)?;
-    put(fetcher, errand, &entry, generation);
+    put(fetcher, errand, &entry);
     Some(entry)
 }
 
@@ -53,7 +53,8 @@ fn entry(fetcher: &Fetcher, keeping: Keeping, body: Body) -> Option<Arc<Entry>> 
         variant,
         stored,
         cost,
-        ..
+        generation,
+        tags,
     } = keeping;
     Entry::new(
         EntryParts {
@@ -63,21 +64,19 @@ fn entry(fetcher: &Fetcher, keeping: Keeping, body: Body) -> Option<Arc<Entry>> 
             stored,
             variant,
             cost,
+            generation,
+            tags,
         },
         &fetcher.memory,
     )
     .map(Arc::new)
 }
 
-fn put(fetcher: &Arc<Fetcher>, errand: &Errand, entry: &Arc<Entry>, generation: u64) {
+fn put(fetcher: &Arc<Fetcher>, errand: &Errand, entry: &Arc<Entry>) {
     let now = clock::now();
     let before = errand.stored.as_ref();
     let missing = before.map(|before| inherit(fetcher, entry, before));
-    let since = Since {
-        generation,
-        reign: fetcher.reign,
-    };
-    if (fetcher.store).put(&errand.key, Arc::clone(entry), since, now.mono) == Kept::Yes {
+    if (fetcher.store).put(&errand.key, Arc::clone(entry), fetcher.reign, now.mono) == Kept::Yes {
         fetcher.counts.stored.fetch_add(1, Ordering::Relaxed);
         for coding in missing.unwrap_or_default() {
             fetcher.encode(&errand.key, entry, coding);

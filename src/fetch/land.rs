@@ -19,6 +19,7 @@ use super::{Fetcher, Seat, vary_values};
 use crate::cache::flight::{Abandoned, Answer, Failure, Filler, News, Pushed, Sharing};
 use crate::cache::memory::Charge;
 use crate::cache::table::{Settled, Variant};
+use crate::cache::tags::Set;
 use crate::clock;
 use crate::origin::{Event, Exchange, OriginHead};
 use crate::rules::fresh;
@@ -59,6 +60,17 @@ pub fn settle(
         Arrived::LeaderOnly(alone) => (None, Some(alone)),
         _ => (None, Some(Alone::just("not for sharing"))),
     };
+    let (terms, alone, tags) = match terms {
+        None => (None, alone, Set::default()),
+        Some(terms) => match fetcher.store.tags().of(&head.fields, None) {
+            Some(tags) => (Some(terms), alone, tags),
+            None => (
+                None,
+                Some(Alone::just("no memory for its tags")),
+                Set::default(),
+            ),
+        },
+    };
     if let (Some(Alone { outdates: true, .. }), Some(stored)) = (alone, &errand.stored) {
         fetcher.store.forget(&errand.key, stored, now.mono);
     }
@@ -72,6 +84,8 @@ pub fn settle(
             &variant,
             terms.as_ref(),
             alone,
+            // Who came after the purge would have to leave at once.
+            tags.epoch().latest() > filler.flight().generation(),
             now,
         );
     }
@@ -116,6 +130,7 @@ pub fn settle(
             .as_ref()
             .map(|terms| fresh::ttl(terms, now.mono, now.mono)),
         fwd_status: head.status,
+        tags: tags.clone(),
     });
     let keeping = terms.map(|terms| Keeping {
         head: rendered,
@@ -124,6 +139,7 @@ pub fn settle(
         stored: now.mono,
         cost: started.elapsed(),
         generation: filler.flight().generation(),
+        tags,
     });
     Landing { answer, keeping }
 }
@@ -139,6 +155,7 @@ fn file(
     variant: &Variant,
     terms: Option<&Terms>,
     alone: Option<Alone>,
+    is_purged: bool,
     now: Now,
 ) {
     let fresh_until = terms.map_or(now.mono, |terms| {
@@ -150,6 +167,7 @@ fn file(
         now.mono.after(left.max(Duration::from_secs(1)))
     });
     match alone {
+        None if is_purged => seat.close(),
         None if seat.settle(variant.clone(), fresh_until.0) == Settled::Joinable => {}
         Some(Alone { mark: true, .. }) => {
             let until = now.mono.after(fetcher.limits.hit_for_miss);
@@ -355,6 +373,8 @@ pub fn not_modified(
         .as_ref()
         .ok_or(Stopped::Failed(Failure::Lost))?;
     let mut fields = merged.fields;
+    let tags = fetcher.store.tags().of(&fields, Some(&stored.tags));
+    let tags = tags.ok_or(Stopped::Failed(Failure::NoMemory))?;
     storing::dress(&mut fields, &terms, now.wall);
     let keeping = Keeping {
         head: arrived::render(
@@ -369,6 +389,7 @@ pub fn not_modified(
         stored: now.mono,
         cost: started.elapsed(),
         generation: filler.flight().generation(),
+        tags,
     };
     let entry = keep::renew(fetcher, errand, keeping).ok_or(Stopped::Failed(Failure::NoMemory))?;
     if let Some(seat) = seat {

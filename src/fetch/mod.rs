@@ -5,7 +5,7 @@
 //! order: [`errand`] is what is asked for; [`fly`] asks, with a place and memory ([`held`]); [`arrived`] decides what an
 //! answer's head means, and [`land`] brings it to its readers; [`keep`] puts a whole answer into the store; [`encode`]
 //! compresses the hot ones; [`pass`] is the same road for what is never cached; [`refused`] is what is told of those who are
-//! not let through.
+//! not let through; [`purge`] takes out of the cache what is no longer so.
 
 mod arrived;
 mod encode;
@@ -16,6 +16,7 @@ mod keep;
 mod land;
 mod meter;
 mod pass;
+mod purge;
 mod refused;
 
 use std::sync::Arc;
@@ -31,15 +32,18 @@ pub use pass::{Invalidates, Passage, Underway, Upload};
 
 use crate::cache::entry::Entry;
 use crate::cache::flight::{Filler, Flight, Reader};
+use crate::cache::generation::Begun;
 use crate::cache::key::{Key, KeyRef};
 use crate::cache::memory::{Charge, Memory};
 use crate::cache::store::{Slot, Store};
 use crate::cache::table::{Ask, Joined, Table, Ticket};
+use crate::cache::tags::Set;
 use crate::clock;
 use crate::origin::{Upstream, Wanted};
 use crate::rules::client::Client;
 use crate::rules::fields::Fields;
 use crate::rules::identity::Class;
+use crate::rules::purge::is_outdated;
 use crate::rules::time::{Moment, Now};
 use crate::rules::vary::{self, AsSent};
 use crate::telemetry::UpstreamMetrics;
@@ -66,6 +70,8 @@ pub struct Trip {
     spare: Mutex<Option<(Errand, u64)>>,
     /// The page that is to be renewed.
     stored: Option<Arc<Entry>>,
+    /// What it may be stored or joined by; nobody's if its answer is one reader's.
+    _begun: Option<Begun>,
 }
 
 /// How many want its answer. Of the client it began with one counts, however often it asks.
@@ -94,6 +100,7 @@ pub struct Fetcher {
     shedding: Arc<tokio::sync::Mutex<()>>,
     pub counts: Arc<Counts>,
     pub encoder: Arc<Encoder>,
+    sweeper: Arc<purge::Sweeper>,
 }
 
 /// What fetches did, for gauges and counters.
@@ -145,6 +152,7 @@ impl Fetcher {
             shedding: Arc::default(),
             counts: Arc::default(),
             encoder: Arc::default(),
+            sweeper: Arc::default(),
         })
     }
 
@@ -168,7 +176,7 @@ impl Fetcher {
 
     /// From now on the store takes nothing that was asked for elsewhere.
     pub fn takes_over(&self) {
-        self.store.begin(self.reign);
+        self.store.reigns(self.reign);
     }
 
     /// Hit-for-miss marks that are remembered.
@@ -205,9 +213,16 @@ impl Fetcher {
     ) -> Boarded {
         let now = seen.now;
         let select = |names: &[http::HeaderName]| vary_values(names, &errand.fields, &errand.sent);
+        let key = lane.0.as_ref();
+        // What is known to carry tags that were purged since it began is not joined either.
+        let known = seen
+            .entry
+            .as_ref()
+            .map_or(0, |entry| entry.tags.epoch().latest());
         let ask = Ask {
             now: now.mono.0,
-            generation: self.store.generation(lane.0.hash()),
+            generation: self.store.generation(key).max(known).max(seen.at_least),
+            purged: self.store.purged(key),
             reign: self.reign,
             presumed: seen.presumed.clone(),
             select: &select,
@@ -236,7 +251,7 @@ impl Fetcher {
             &ask,
             |trip| trip.flight.board(),
             look_again,
-            || self.trip(&errand, ask.generation, None),
+            || self.trip(&errand, None),
         );
         match joined {
             Joined::Found(Again::Found(entry)) => Boarded::Found(entry),
@@ -266,8 +281,7 @@ impl Fetcher {
 
     /// Goes to the origin for one reader, with an errand made for it alone.
     pub fn alone(self: &Arc<Self>, errand: Errand) -> Reader {
-        let generation = self.store.generation(errand.key.hash());
-        let trip = self.trip(&errand, generation, Some(self.limits.pass_buffer));
+        let (trip, _) = self.trip(&errand, Some(self.limits.pass_buffer));
         let reader = trip.flight.board_first();
         self.take_off(errand, trip, None);
         reader
@@ -283,9 +297,12 @@ impl Fetcher {
                 Box::default()
             }
         };
+        let key = lane.0.as_ref();
+        let known = entry.tags.epoch().latest();
         let ask = Ask {
             now: now.mono.0,
-            generation: self.store.generation(lane.0.hash()),
+            generation: self.store.generation(key).max(known),
+            purged: self.store.purged(key),
             reign: self.reign,
             presumed: Some(Arc::clone(&variant.names)),
             select: &select,
@@ -303,7 +320,7 @@ impl Fetcher {
             &ask,
             |_| Some(()),
             look_again,
-            || self.trip(&errand, ask.generation, None),
+            || self.trip(&errand, None),
         );
         if let Joined::Lead(trip, seat) = joined {
             self.take_off(errand, trip, Some(seat));
@@ -333,15 +350,20 @@ impl Fetcher {
         self.store.outside() > self.memory.cap() / 2
     }
 
-    fn trip(&self, errand: &Errand, generation: u64, window: Option<usize>) -> Arc<Trip> {
+    /// A trip and the generation it belongs to.
+    fn trip(&self, errand: &Errand, window: Option<usize>) -> (Arc<Trip>, u64) {
         debug_assert_eq!(errand.single_reader, window.is_some());
-        Arc::new(Trip {
+        let begun = window.is_none().then(|| self.store.begin());
+        let generation = begun.as_ref().map_or(0, Begun::generation);
+        let trip = Trip {
             flight: Flight::new(&self.memory, clock::instant(), generation, window),
             client: errand.client,
             others: AtomicUsize::new(0),
             spare: Mutex::default(),
             stored: errand.stored.clone(),
-        })
+            _begun: begun,
+        };
+        (Arc::new(trip), generation)
     }
 
     fn take_off(self: &Arc<Self>, errand: Errand, trip: Arc<Trip>, seat: Option<Seat>) {
@@ -360,13 +382,29 @@ impl Fetcher {
 }
 
 /// What a request has seen before it boards.
+#[derive(Clone)]
 pub struct Seen {
     pub now: Now,
     pub entry: Option<Arc<Entry>>,
     pub presumed: Option<Arc<[http::HeaderName]>>,
+    /// In which generation it began.
+    pub since: u64,
+    /// Flights of an earlier one are not for it.
+    pub at_least: u64,
 }
 
 impl Seen {
+    /// What it was told was fetched before a purge that came before this request: that is not for it.
+    pub fn look_for_newer(&mut self) {
+        self.at_least = self.since;
+        self.now = clock::now();
+    }
+
+    /// Whether a purge of one of these tags forbids to tell this request of what was fetched in `generation`.
+    pub fn forbids(&self, tags: &Set, generation: u64) -> bool {
+        self.since > generation && is_outdated(generation, tags.epoch().latest(), self.since)
+    }
+
     /// The page varies on these fields, it turned out: look with them, and from now on.
     pub fn look_for(&mut self, names: Arc<[http::HeaderName]>) {
         self.presumed = Some(names);

@@ -19,6 +19,7 @@ use super::{Bill, Fetcher, Flying, arrived};
 use super::{fly, land};
 use crate::cache::flight::{Abandoned, Answer, Failure, Filler, Flight, News, Reader, Sharing};
 use crate::cache::key::KeyRef;
+use crate::cache::tags::Set;
 use crate::clock;
 use crate::config::policy::Route;
 use crate::origin::{Ask, BodySender, Event, Exchange, OriginHead, Outgoing, Permit, Steer};
@@ -324,5 +325,6 @@ fn tell(filler: &Filler, to: &To<'_>, mut head: OriginHead) {
         },
         stored: None,
         fwd_status: head.status,
+        tags: Set::default(),
     })));
 }

@@ -559,14 +559,6 @@ pub fn key_of(
     path: &str,
     query: Option<&str>,
 ) -> Vec<u8> {
-    let mut key = scheme.as_str().to_owned();
-    key.push('\0');
-    key.push_str(host);
-    key.push('\0');
-    let path_at = key.len();
-    target::write_path(path, &mut key);
-    if let Some(route) = policy.route(host, &key[path_at..]) {
-        target::write_query(query, &route.query, &mut key);
-    }
-    key.into_bytes()
+    let target = policy.target(host, path, query);
+    [scheme.as_str(), host, &target].join("\0").into_bytes()
 }

@@ -20,7 +20,9 @@ use super::record::{self, Outcome};
 use super::stream::Stream;
 use super::watch::Post;
 use super::wire::{Inbox, Pace, Wire};
-use super::{InForce, Site, blocked, challenge, deliver, down, h2, limited, lines, miss, pass};
+use super::{
+    InForce, Site, blocked, challenge, deliver, down, h2, limited, lines, miss, pass, purging,
+};
 use crate::clock::{self, Tick};
 use crate::config::policy::Policy;
 use crate::rules::cache_status::Told;
@@ -209,6 +211,7 @@ impl Conn {
             Decision::Block(route) => blocked::refuse(self, noted, route).await,
             Decision::Limited(refused) => limited::refuse(self, noted, refused).await,
             Decision::Later(wait) => limited::wait(self, noted, wait).await,
+            Decision::Purge(order) => purging::carry_out(self, noted, *order).await,
             Decision::Here(mut problem) => {
                 // Its body must never be taken for the next request.
                 problem.close |= noted.has_body;

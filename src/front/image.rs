@@ -190,6 +190,8 @@ mod tests {
             stored: Moment(0),
             variant: Default::default(),
             cost: Duration::ZERO,
+            generation: 0,
+            tags: Default::default(),
         };
         Arc::new(Entry::new(parts, &memory).unwrap())
     }

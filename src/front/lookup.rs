@@ -15,6 +15,7 @@ use super::liked::in_liked_coding;
 use super::limited::{self, Gate, Refused, Who};
 use super::part::Part;
 use super::problem::Problem;
+use super::purging::{self, Order};
 use crate::cache::entry::Entry;
 use crate::clock::{self, Tick};
 use crate::config::policy::{Policy, Route};
@@ -28,7 +29,7 @@ use crate::rules::host::{self, KnownHost, Scheme};
 use crate::rules::networks::Listed;
 use crate::rules::refresh;
 use crate::rules::request::{self, Method, Parsed, Request, RequestBody};
-use crate::rules::reuse::{self, Demand, Reuse};
+use crate::rules::reuse::{Demand, Reuse};
 use crate::rules::storing::LARGEST_ORDINARY_HEAD;
 use crate::rules::target::Target;
 use crate::rules::time::Now;
@@ -59,6 +60,8 @@ pub enum Decision {
     Limited(Refused),
     /// It is its turn so much later.
     Later(Duration),
+    /// Something is to be taken out of the cache.
+    Purge(Box<Order>),
 }
 
 /// An answer from memory.
@@ -267,6 +270,9 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
     if let Some(problem) = answered_here(asking) {
         return Decision::Here(problem);
     }
+    if let Some(purges) = purging::decide(site, asking) {
+        return purges;
+    }
     if asking.route.pulled.readonly && !request.method.is_safe() {
         return Decision::Here(Problem::readonly());
     }
@@ -323,6 +329,8 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
                 now,
                 entry: None,
                 presumed,
+                since: site.fetcher.store.current(),
+                at_least: 0,
             },
             false,
         );
@@ -337,10 +345,12 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
         now,
         entry: Some(Arc::clone(entry)),
         presumed: slot.varies_on(),
+        since: site.fetcher.store.current(),
+        at_least: 0,
     };
     let reuse = match asking.route.pulled.bypass {
-        true => reuse::bypassed(&entry.terms, entry.stored, now.mono, &demand),
-        false => reuse::reuse(&entry.terms, entry.stored, now.mono, &demand),
+        true => entry.bypassed(now.mono, &demand),
+        false => entry.reuse(now.mono, &demand),
     };
     if !matches!(reuse, Reuse::Fresh { .. }) {
         entry.rest.asked_for();
@@ -416,20 +426,12 @@ fn answered_here(asking: &Asking) -> Option<Problem> {
     {
         return Some(Problem::body_too_large());
     }
-    if is_purge(request.method) {
-        return Some(Problem::not_here());
-    }
     if request.method == Method::Options
         && (request.target == Target::Asterisk || request.known.max_forwards == Some(&b"0"[..]))
     {
         return Some(Problem::options());
     }
     None
-}
-
-/// The field's words for taking a page out of a cache: an operator's business, on a listener of their own (C51).
-fn is_purge(method: Method) -> bool {
-    matches!(method, Method::Other(name) if ["PURGE", "BAN", "REFRESH", "PURGEALL"].contains(&name))
 }
 
 fn upstream<'a>(site: &'a Site, asking: &Asking) -> &'a Upstream {

@@ -46,11 +46,7 @@ enum Waited {
 /// # Errors
 /// The client's connection failed.
 pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Outcome> {
-    let mut seen = Seen {
-        now: miss.seen.now,
-        entry: miss.seen.entry.clone(),
-        presumed: miss.seen.presumed.clone(),
-    };
+    let mut seen = miss.seen.clone();
     let mut alone = miss.alone;
     for change in 0.. {
         // A place first: who is refused one must not have asked for anything.
@@ -97,7 +93,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Out
         let waited = wait(conn, noted, &miss, &mut reader).await?;
         drop(place);
         match waited {
-            Waited::News(News::Head(answer)) => match standing(&answer, &reader, conn) {
+            Waited::News(News::Head(answer)) => match standing(&answer, &reader, conn, &seen) {
                 Standing::Mine => {
                     if !reader.is_alone() && asks_for_its_range(conn, &answer) {
                         alone = true;
@@ -116,16 +112,25 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Out
                     .await;
                 }
                 Standing::Another(presumed) => seen.look_for(presumed),
+                Standing::Outdated => seen.look_for_newer(),
                 Standing::Again => {}
                 Standing::Alone => alone = true,
             },
+            Waited::News(News::Landed { entry, .. })
+                if !reader.is_leader() && seen.forbids(&entry.tags, entry.generation) =>
+            {
+                seen.look_for_newer();
+            }
             Waited::News(News::Landed { entry, validated }) => {
                 match selects(conn, &entry.variant, &entry.terms, &reader) {
                     Standing::Mine => {
                         return landed(conn, noted, &miss, entry, validated, collapsed).await;
                     }
                     Standing::Another(presumed) => seen.look_for(presumed),
-                    Standing::Alone | Standing::Failed(_) | Standing::Again => alone = true,
+                    Standing::Alone
+                    | Standing::Failed(_)
+                    | Standing::Again
+                    | Standing::Outdated => alone = true,
                 }
             }
             Waited::News(News::Failed(Failure::Refused(refusal))) if refusal.is_down => {
@@ -217,13 +222,18 @@ enum Standing {
     Alone,
     /// It is its leader's alone because of that request's Authorization: others try together.
     Again,
+    /// It was fetched before a purge that came before this request.
+    Outdated,
     /// It is an error that all who waited share.
     Failed(Failure),
 }
 
-fn standing(answer: &Answer, reader: &Reader, conn: &Conn) -> Standing {
+fn standing(answer: &Answer, reader: &Reader, conn: &Conn, seen: &Seen) -> Standing {
     if reader.is_leader() {
         return Standing::Mine;
+    }
+    if seen.forbids(&answer.tags, reader.flight().generation()) {
+        return Standing::Outdated;
     }
     match &answer.sharing {
         Sharing::Leader { .. } if is_origin_error(answer.fwd_status) => {

@@ -3,7 +3,7 @@
 //! [`wire`] reads its bytes and [`h1`] runs the connection; [`asking`] routes it, names its key and class; [`lookup`]
 //! decides ([`challenge`]: on who needs a pass, [`liked`]: on the coding); then it is answered from memory ([`deliver`]), by a flight ([`miss`], [`follow`]), past the cache ([`pass`],
 //! its body by [`body`]), or by an answer of our own ([`problem`]; [`down`] where its upstream is; [`blocked`] where rules say so;
-//! [`limited`] where a client comes too often, which is asked before anything is looked up and again before an origin is); [`record`] counts and logs it. [`lines`] are what their
+//! [`purging`] where pages are to be forgotten; [`limited`] where a client comes too often, which is asked before anything is looked up and again before an origin is); [`record`] counts and logs it. [`lines`] are what their
 //! heads have in common, [`watch`] keeps the deadlines. [`h2`] runs a connection of HTTP/2, over
 //! [`paced`], which gathers its writes. Below HTTP, [`door`] accepts connections, [`proxied`] reads whom they
 //! are from where a proxy says so, and [`stream`] is one, or [`tls`] on one.
@@ -35,6 +35,7 @@ mod part;
 mod pass;
 mod problem;
 mod proxied;
+mod purging;
 mod record;
 mod stream;
 pub mod tls;

@@ -24,13 +24,31 @@ pub fn age(terms: &Terms, stored: Moment, now: Moment) -> u64 {
 /// The rest of its lifetime in seconds, as Cache-Status tells it: above 0 while fresh, then 0 and
 /// below. For lifetimes of whole seconds this is the lifetime less the age.
 pub fn ttl(terms: &Terms, stored: Moment, now: Moment) -> i64 {
-    // rounded up
-    -(-remaining(terms, stored, now)).div_euclid(1000)
+    seconds_left(remaining(terms, stored, now))
 }
 
-/// The same of a page that is pulled to live longer.
-pub fn ttl_pulled(terms: &Terms, pulled: &Pulled, stored: Moment, now: Moment) -> i64 {
-    -(-remaining_pulled(terms, pulled, stored, now)).div_euclid(1000)
+/// The same where a soft purge has made it stale at `marked`.
+pub fn ttl_of_marked(terms: &Terms, stored: Moment, marked: Option<Moment>, now: Moment) -> i64 {
+    seconds_left(remaining_of_marked(terms, stored, marked, now))
+}
+
+pub(super) fn remaining_of_marked(
+    terms: &Terms,
+    stored: Moment,
+    marked: Option<Moment>,
+    now: Moment,
+) -> i64 {
+    at_most_marked(remaining(terms, stored, now), marked, now)
+}
+
+/// What a soft purge leaves of a life: none.
+pub(super) fn at_most_marked(remaining: i64, marked: Option<Moment>, now: Moment) -> i64 {
+    marked.map_or(remaining, |at| remaining.min(-signed_millis(now.since(at))))
+}
+
+/// Milliseconds of life as seconds, rounded up.
+pub(super) fn seconds_left(remaining: i64) -> i64 {
+    -(-remaining).div_euclid(1000)
 }
 
 /// Whether its age is below its lifetime (§4.2). This alone does not say that it may be reused.

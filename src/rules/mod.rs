@@ -37,6 +37,7 @@
 //! | [`storing`] | may it be stored, for whom, how long | RFC 9111 §3 |
 //! | [`validate`] | is what is stored still right | RFC 9111 §4.3 |
 //! | [`invalidate`] | what an unsafe request makes wrong | RFC 9111 §4.4 |
+//! | [`tags`], [`purge`], [`prefixes`] | what an answer calls itself, and whether a purge means it | RFC 9875 |
 //! | [`cache_status`] | what the client is told of all this | RFC 9211 |
 //!
 //! Towards the servers of an upstream: [`rendezvous`], which of them a key belongs to; [`sticky`], which a visitor does; and
@@ -69,9 +70,11 @@ pub mod lease;
 pub mod listing;
 pub mod networks;
 pub mod outlier;
+pub mod prefixes;
 pub mod proof;
 pub mod proxy_protocol;
 pub mod pulled;
+pub mod purge;
 pub mod range;
 pub mod recent;
 pub mod refresh;
@@ -84,6 +87,7 @@ pub mod reuse;
 pub mod secret;
 pub mod sticky;
 pub mod storing;
+pub mod tags;
 pub mod target;
 pub mod targeted;
 pub mod time;

@@ -56,15 +56,24 @@ pub enum Reuse {
     NotForYou,
 }
 
-/// Decides how the answer whose head came at `stored` serves a request at `now`.
-pub fn reuse(terms: &Terms, stored: Moment, now: Moment, demand: &Demand) -> Reuse {
+/// Decides how the answer whose head came at `stored` serves a request at `now`. `marked`: when a soft purge made it stale.
+/// Its origin calls it fresh still, so it may be served, as stale, for as long as it could have been anyway.
+pub fn reuse(
+    terms: &Terms,
+    stored: Moment,
+    marked: Option<Moment>,
+    now: Moment,
+    demand: &Demand,
+) -> Reuse {
     if demand.class == Class::Identified && terms.audience == Audience::AnonymousOnly {
         return Reuse::NotForYou;
     }
     let pulled = &demand.pulled;
-    let remaining = fresh::remaining_pulled(terms, pulled, stored, now);
-    let ttl = fresh::ttl_pulled(terms, pulled, stored, now);
-    let within = |window| remaining > -fresh::signed_millis(window);
+    let unmarked = fresh::remaining_pulled(terms, pulled, stored, now);
+    let remaining = fresh::at_most_marked(unmarked, marked, now);
+    let ttl = fresh::seconds_left(remaining);
+    // Windows begin where its lifetime ends.
+    let within = |window| unmarked > -fresh::signed_millis(window);
     let forward = |why| {
         if demand.only_if_cached {
             return Reuse::OnlyIfCached;
@@ -115,13 +124,20 @@ pub fn reuse(terms: &Terms, stored: Moment, now: Moment, demand: &Demand) -> Reu
 }
 
 /// The same where operators have requests go to the origin, whatever is stored.
-pub fn bypassed(terms: &Terms, stored: Moment, now: Moment, demand: &Demand) -> Reuse {
-    let ttl = fresh::ttl_pulled(terms, &demand.pulled, stored, now);
+pub fn bypassed(
+    terms: &Terms,
+    stored: Moment,
+    marked: Option<Moment>,
+    now: Moment,
+    demand: &Demand,
+) -> Reuse {
+    let remaining = fresh::remaining_pulled(terms, &demand.pulled, stored, now);
+    let ttl = fresh::seconds_left(fresh::at_most_marked(remaining, marked, now));
     let forward = |fallback| Reuse::Forward {
         why: Fwd::Bypass,
         fallback,
     };
-    match reuse(terms, stored, now, demand) {
+    match reuse(terms, stored, marked, now, demand) {
         Reuse::Fresh { .. } | Reuse::StaleWhileRevalidate { .. } | Reuse::MaxStale { .. } => {
             forward(Some(ttl))
         }
@@ -167,7 +183,12 @@ mod tests {
     }
 
     fn at(terms: &Terms, ms: u64, demand: &Demand) -> Reuse {
-        reuse(terms, Moment(0), Moment(ms), demand)
+        reuse(terms, Moment(0), None, Moment(ms), demand)
+    }
+
+    /// The same after a soft purge at two seconds.
+    fn marked(terms: &Terms, ms: u64, demand: &Demand) -> Reuse {
+        reuse(terms, Moment(0), Some(Moment(2_000)), Moment(ms), demand)
     }
 
     fn asking(directives: RequestDirectives) -> Demand {
@@ -356,6 +377,67 @@ mod tests {
             ..NONE
         });
         assert_eq!(at(&terms, 11_000, &demand), stale(None));
+    }
+
+    #[test]
+    fn what_is_marked_is_stale_from_then_on_and_keeps_its_windows() {
+        let swr = |ttl| Reuse::StaleWhileRevalidate { ttl };
+        for (ms, expected) in [
+            (2_000, swr(0)),
+            (9_999, swr(-7)),
+            (14_999, swr(-12)),
+            (15_000, stale(Some(-13))),
+            (29_999, stale(Some(-27))),
+            (30_000, stale(None)),
+        ] {
+            assert_eq!(marked(&stored(), ms, &ANYONE), expected, "{ms}");
+        }
+        // without a window as long as it would have been fresh
+        assert_eq!(marked(&terms(10), 9_999, &ANYONE), swr(-7));
+        assert_eq!(marked(&terms(10), 10_000, &ANYONE), stale(None));
+        // and what had ended before it was marked has
+        let late = reuse(
+            &terms(1),
+            Moment(0),
+            Some(Moment(2_000)),
+            Moment(2_000),
+            &ANYONE,
+        );
+        assert_eq!(late, stale(None));
+    }
+
+    #[test]
+    fn rfc9111_4_2_4_what_forbids_stale_use_is_fresh_to_its_origin_until_its_end() {
+        let forbids = Terms {
+            forbids_stale: true,
+            ..terms(10)
+        };
+        let served = Reuse::StaleWhileRevalidate { ttl: -7 };
+        assert_eq!(marked(&forbids, 9_999, &ANYONE), served);
+        assert_eq!(marked(&forbids, 10_000, &ANYONE), stale(None));
+        let no_cache = Terms {
+            always_revalidate: true,
+            ..terms(10)
+        };
+        assert_eq!(marked(&no_cache, 3_000, &ANYONE), stale(None));
+    }
+
+    #[test]
+    fn rfc8246_2_immutable_is_no_excuse_once_marked() {
+        let terms = Terms {
+            immutable: true,
+            ..stored()
+        };
+        let reload = asking(RequestDirectives {
+            max_age: Some(0),
+            ..NONE
+        });
+        assert_eq!(marked(&terms, 5_000, &reload), stale(Some(-3)));
+        let min_fresh = asking(RequestDirectives {
+            min_fresh: Some(1),
+            ..NONE
+        });
+        assert_eq!(marked(&stored(), 5_000, &min_fresh), stale(Some(-3)));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::limits::fleet;
 use crate::origin::{Bulkhead, Server, Upstream};
 use crate::rules::breaker;
 use crate::rules::encoding::Coding;
+use crate::rules::purge::Kind;
 use crate::telemetry::metrics::Series;
 use crate::telemetry::names::Family;
 use crate::telemetry::{Metrics, ProbeResult, ResolveResult, names};
@@ -72,6 +73,16 @@ impl Told<'_> {
         });
         self.count(&names::CACHE_INVALIDATED, &[], |site| {
             site.fetcher.store.invalidated()
+        });
+        for kind in Kind::ALL {
+            for (soft, action) in [(false, "hard"), (true, "soft")] {
+                self.count(&names::PURGES, &[kind.word(), action], move |site| {
+                    site.fetcher.store.purges_of(kind, soft)
+                });
+            }
+        }
+        self.count(&names::PURGED_ENTRIES, &[], |site| {
+            site.fetcher.store.purged_entries()
         });
         for coding in Coding::ALL {
             self.count(&names::CACHE_ENCODED, &[coding.name()], move |site| {

@@ -51,6 +51,8 @@ labelled! {
         Limited "limited",
         /// Asked for a pass, or came for one.
         Challenged "challenged",
+        /// Taken out of the cache, or marked stale, as it asked.
+        Purge "purge",
         /// The client left before anything was sent.
         Aborted "aborted",
     }

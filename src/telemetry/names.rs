@@ -70,6 +70,8 @@ families! {
     CACHE_STORED: Counter "tidegate_cache_stored_total" [] "Entries stored.";
     CACHE_EVICTED: Counter "tidegate_cache_evicted_total" [] "Entries that made room for others.";
     CACHE_INVALIDATED: Counter "tidegate_cache_invalidated_total" [] "Keys invalidated by unsafe methods.";
+    PURGES: Counter "tidegate_purges_total" ["kind", "action"] "Purges, by what they name (url, prefix, tag, host, all), hard or soft.";
+    PURGED_ENTRIES: Counter "tidegate_purged_entries_total" [] "Entries that were taken out or marked stale by purges, as they are found.";
     CACHE_ENCODED: Counter "tidegate_cache_encoded_total" ["result"] "Pages compressed, by coding, and those that were not: no_shorter; put_off, for want of time or memory.";
     HIT_FOR_MISS: Gauge "tidegate_cache_hit_for_miss" [] "Marks on keys known to be uncacheable.";
     FLIGHTS: Gauge "tidegate_flights" [] "Objects being fetched.";
@@ -147,7 +149,7 @@ mod tests {
                 assert!(
                     [
                         "route", "upstream", "server", "result", "reason", "status", "version",
-                        "list", "database", "rule", "limit", "action", "lever"
+                        "list", "database", "rule", "limit", "action", "lever", "kind"
                     ]
                     .contains(label),
                     "{name}: {label}"

@@ -1,6 +1,7 @@
 //! A checker of what the cache promises about time (class C75): pages have versions, writers raise them through the proxy,
-//! the origin fails in every way at random, and no reader may be told of a version older than the last that a writer was
-//! told of before the reader asked; nor of another page, nor half of one.
+//! editors behind it, who purge then in every way there is, the origin fails in every way at random, and no reader may be
+//! told of a version older than the last that a writer was told of, or that an editor had purged, before the reader asked
+//! (softly: but as a stale one); nor of another page, nor half of one.
 //!
 //! `TIDEGATE_SECONDS` and `TIDEGATE_SEED` set how long and which run; a failure prints the seed.
 
@@ -16,12 +17,16 @@ use crate::harness::wire::Conn;
 
 /// Every test here, with its name.
 pub fn tests() -> Vec<Test> {
-    vec![("consistency::c75_nobody_is_told_what_is_outdated", checked)]
+    vec![(
+        "consistency::c75_nobody_is_told_what_is_outdated",
+        c75_checked,
+    )]
 }
 
 const PAGES: usize = 6;
 const READERS: u64 = 8;
 const WRITERS: u64 = 2;
+const EDITORS: u64 = 2;
 
 /// A page's text says which it is, its version twice, and is as long as that version wants.
 fn page(at: usize, version: u64) -> String {
@@ -64,8 +69,10 @@ impl Dice {
 struct World {
     /// At the origin.
     versions: [AtomicU64; PAGES],
-    /// As writers have been told.
+    /// As writers have been told, and as editors have purged what was before.
     told: [AtomicU64; PAGES],
+    /// As they have marked it stale.
+    marked: [AtomicU64; PAGES],
     requests: AtomicU64,
     seed: u64,
 }
@@ -83,6 +90,7 @@ fn origin(world: &Arc<World>) -> Result<Origin, String> {
         if dice.below(4) == 0 {
             thread::sleep(Duration::from_millis(dice.below(15)));
         }
+        let tags = format!("Surrogate-Key: p{at} {}\r\n", half(at));
         let fields = [
             "Cache-Control: max-age=1\r\n",
             "Cache-Control: max-age=1, stale-while-revalidate=60, stale-if-error=60\r\n",
@@ -91,6 +99,7 @@ fn origin(world: &Arc<World>) -> Result<Origin, String> {
             "Cache-Control: no-store\r\n",
             "Cache-Control: max-age=600\r\nVary: Accept-Language\r\nContent-Type: text/html\r\n",
         ][dice.below(6) as usize];
+        let fields = &(tags + fields);
         let body = page(at, version);
         match dice.below(24) {
             0 => answer(conn, 500, fields, b"broken"),
@@ -110,7 +119,7 @@ fn origin(world: &Arc<World>) -> Result<Origin, String> {
     })
 }
 
-fn checked() -> Outcome {
+fn c75_checked() -> Outcome {
     let number = |name: &str, default| {
         let set = std::env::var(name).ok().and_then(|set| set.parse().ok());
         set.unwrap_or(default)
@@ -120,16 +129,18 @@ fn checked() -> Outcome {
     let world = Arc::new(World {
         versions: Default::default(),
         told: Default::default(),
+        marked: Default::default(),
         requests: AtomicU64::new(0),
         seed,
     });
     let origin = origin(&world)?;
-    let config = "[[upstream]]\nqueue_wait = '10s'\n[[route]]\nserve_stale_after = '5ms'";
+    let config = "[[upstream]]\nqueue_wait = '10s'\n\
+        [[route]]\nserve_stale_after = '5ms'\npurge_from = ['127.0.0.1']";
     let site = Site::start(origin.address, config)?;
     let over = AtomicBool::new(false);
     let (site, world, over) = (&site, &*world, &over);
-    let (read, written) = (AtomicU64::new(0), AtomicU64::new(0));
-    let (read, written) = (&read, &written);
+    let (read, written, purged) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let (read, written, purged) = (&read, &written, &purged);
     let done = thread::scope(|scope| {
         let readers = (0..READERS).map(|id| {
             scope.spawn(move || {
@@ -146,6 +157,13 @@ fn checked() -> Outcome {
                 done
             })
         }));
+        all.extend((0..EDITORS).map(|id| {
+            scope.spawn(move || {
+                let done = editor(site, world, Dice::of(seed + 2000 + id), over, purged);
+                over.fetch_or(done.is_err(), Ordering::SeqCst);
+                done
+            })
+        }));
         let until = clock::now() + time;
         while clock::now() < until && !over.load(Ordering::SeqCst) {
             thread::sleep(Duration::from_millis(50));
@@ -154,12 +172,12 @@ fn checked() -> Outcome {
         all.into_iter()
             .try_for_each(|one| one.join().unwrap_or(Err("it panicked".into())))
     });
-    let (read, written) = (read.load(Ordering::SeqCst), written.load(Ordering::SeqCst));
-    println!("{read} pages read, {written} versions written, seed {seed}");
+    let [read, written, purged] = [read, written, purged].map(|n| n.load(Ordering::SeqCst));
+    println!("{read} pages read, {written} versions written, {purged} purges, seed {seed}");
     done.map_err(|why| format!("seed {seed}: {why}"))?;
-    if read < 100 || written < 10 {
+    if read < 100 || written < 10 || purged < 10 {
         return Err(format!(
-            "{read} pages read and {written} versions written prove nothing"
+            "{read} pages read, {written} versions written and {purged} purges prove nothing"
         ));
     }
     site.proxy.healthy()
@@ -215,6 +233,7 @@ fn reader(
         ];
         let fields = fields[dice.below(4) as usize];
         let floor = world.told[at].load(Ordering::SeqCst);
+        let marked = world.marked[at].load(Ordering::SeqCst);
         let Some(reply) = line.ask("GET", &format!("/{at}"), fields)? else {
             continue;
         };
@@ -226,7 +245,76 @@ fn reader(
                     "page {at}: {floor} was told of, and then {reply:?}"
                 ));
             }
+            if version < marked && !is_told_stale(&reply) {
+                return Err(format!(
+                    "page {at}: what was before {marked} was marked stale, and then {reply:?}"
+                ));
+            }
         }
+    }
+    Ok(())
+}
+
+/// Whether it says of itself that it is stale.
+fn is_told_stale(reply: &Reply) -> bool {
+    let status = reply.field("cache-status");
+    let ttl = status.split("ttl=").nth(1).and_then(|rest| {
+        let end = rest.find(';').unwrap_or(rest.len());
+        rest[..end].parse::<i64>().ok()
+    });
+    ttl.is_some_and(|ttl| ttl <= 0)
+}
+
+fn half(at: usize) -> &'static str {
+    ["even", "odd"][at % 2]
+}
+
+/// Changes pages behind the proxy, and purges them.
+fn editor(
+    site: &Site,
+    world: &World,
+    mut dice: Dice,
+    over: &AtomicBool,
+    count: &AtomicU64,
+) -> Outcome {
+    let mut line = Line { site, client: None };
+    while !over.load(Ordering::SeqCst) {
+        let at = dice.below(PAGES as u64) as usize;
+        let soft = dice.below(3) == 0;
+        let (path, tags) = match dice.below(6) {
+            0 | 1 => (format!("/{at}"), String::new()),
+            2 => ("/".to_owned(), format!("Surrogate-Key: p{at}\r\n")),
+            3 => ("/".to_owned(), format!("Cache-Tag: {}\r\n", half(at))),
+            4 => (format!("/{at}*"), String::new()),
+            _ => ("/*".to_owned(), String::new()),
+        };
+        let is_meant = |page: &usize| {
+            *page == at
+                || path == "/*"
+                || (tags.starts_with("Cache-Tag") && half(*page) == half(at))
+        };
+        let meant = (0..PAGES).filter(is_meant);
+        let changed: Vec<_> = meant
+            .map(|page| {
+                (
+                    page,
+                    world.versions[page].fetch_add(1, Ordering::SeqCst) + 1,
+                )
+            })
+            .collect();
+        let fields = format!("{tags}{}", if soft { "Soft-Purge: 1\r\n" } else { "" });
+        let Some(reply) = line.ask("PURGE", &path, &fields)? else {
+            continue;
+        };
+        if reply.status != 200 {
+            return Err(format!("a purge: {reply:?}"));
+        }
+        let floors = if soft { &world.marked } else { &world.told };
+        for (page, version) in changed {
+            floors[page].fetch_max(version, Ordering::SeqCst);
+        }
+        count.fetch_add(1, Ordering::SeqCst);
+        thread::sleep(Duration::from_millis(dice.below(20)));
     }
     Ok(())
 }

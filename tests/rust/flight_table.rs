@@ -5,6 +5,7 @@
 //! of the fetch. Beside the table stands a [`Watch`] that knows which flights are open and objects to a second one; it
 //! is no part of the interleaving. A request that is lost is a deadlock, which shuttle reports.
 
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex as Plain, MutexGuard, PoisonError};
@@ -103,6 +104,18 @@ pub fn tests() -> Vec<Test> {
             "flight_table::an_invalidated_generation_is_never_joined",
             an_invalidated_generation_is_never_joined,
         ),
+        (
+            "flight_table::nobody_follows_what_was_purged_before_he_came",
+            nobody_follows_what_was_purged,
+        ),
+        (
+            "flight_table::a_newer_flight_takes_the_place_of_an_older_one",
+            a_newer_flight_takes_the_place,
+        ),
+        (
+            "flight_table::a_purged_page_has_no_marks",
+            a_purged_page_has_no_marks,
+        ),
     ]
 }
 
@@ -152,10 +165,14 @@ enum Answers {
     Dies,
 }
 
-/// The store, as far as the table has to do with it.
+/// The store, as far as the table has to do with it. All pages here carry one tag.
 #[derive(Default)]
 struct Stored {
+    /// The one that is now.
+    current: u64,
+    /// When the page was invalidated last, and its tag purged.
     generation: u64,
+    tag: u64,
     entries: Vec<(Variant, Fetched)>,
 }
 
@@ -304,7 +321,7 @@ struct Open {
 
 impl Watch {
     /// A flight is being made for this request: none that is open may suit it.
-    fn made(&mut self, id: u64, reads: Reads, ask: &Ask) {
+    fn made(&mut self, id: u64, reads: Reads, ask: &Ask, generation: u64) {
         let suits = |open: &&Open| {
             let variant = open.variant.as_ref();
             open.generation >= ask.generation
@@ -319,7 +336,7 @@ impl Watch {
         }
         self.open.push(Open {
             id,
-            generation: ask.generation,
+            generation,
             variant: ask.presumed.as_ref().map(|names| reads.variant(names)),
             moving: false,
         });
@@ -332,25 +349,31 @@ impl Watch {
     }
 
     fn settled(&mut self, id: u64, variant: &Variant, settled: Settled) {
-        let at = self.open.iter().position(|open| open.id == id);
-        let at = at.expect("a flight settles while it is open");
+        let Some(at) = self.open.iter().position(|open| open.id == id) else {
+            assert_eq!(settled, Settled::Closed, "a newer one has its place");
+            return;
+        };
         let generation = self.open[at].generation;
-        let other = self.open.iter().find(|other| {
-            other.id != id
-                && !other.moving
-                && other.generation == generation
-                && other.variant.as_ref() == Some(variant)
-        });
+        let is_same = |other: &Open| {
+            other.id != id && !other.moving && other.variant.as_ref() == Some(variant)
+        };
+        let others = self.open.iter().filter(|other| is_same(other));
+        let others: Vec<_> = others.map(|other| (other.id, other.generation)).collect();
         match settled {
             Settled::Joinable => {
-                if let Some(other) = other {
-                    let other = other.id;
-                    self.object(format!(
-                        "flights {id} and {other} of one variant, both joinable"
-                    ));
-                }
                 self.open[at].variant = Some(variant.clone());
                 self.open[at].moving = false;
+                for (other, its) in others {
+                    match its.cmp(&generation) {
+                        // It has made room for this one.
+                        Less => self.left(other),
+                        Equal => self.object(format!(
+                            "flights {id} and {other} of one variant, both joinable"
+                        )),
+                        // It settled after this one, and is noted before it.
+                        Greater => self.left(id),
+                    }
+                }
             }
             Settled::Doubled | Settled::Closed => self.left(id),
         }
@@ -398,13 +421,16 @@ impl Page {
 
     /// One request, from its look at the store to its answer.
     fn request(&self, reads: Reads, mut presumed: Option<Arc<[HeaderName]>>) -> Served {
+        let since = self.stored.lock().current;
+        let mut at_least = None;
         loop {
             let gone = self.watch().gone.clone();
-            let generation = self.stored.lock().generation;
+            let generation = self.stored.lock().generation.max(at_least.unwrap_or(0));
             let ask = Ask {
                 now: self.now,
                 generation,
                 reign: 0,
+                purged: 0,
                 presumed: presumed.clone(),
                 select: &|names| reads.select(names),
             };
@@ -414,9 +440,10 @@ impl Page {
                 Flight::board,
                 || self.stored.lock().find(reads),
                 || {
+                    let begun = self.stored.lock().current;
                     let id = self.fetches.fetch_add(1, Ordering::SeqCst);
-                    self.watch().made(id, reads, &ask);
-                    Flight::new(id, generation)
+                    self.watch().made(id, reads, &ask, begun);
+                    (Flight::new(id, begun), begun)
                 },
             );
             match joined {
@@ -434,6 +461,10 @@ impl Page {
                         "joined a flight that had left before"
                     );
                     match flight.wait() {
+                        End::Whole(_, page) if self.is_outdated(page, since) => {
+                            assert_eq!(at_least, None, "once is enough");
+                            at_least = Some(since);
+                        }
                         End::Whole(variant, page)
                             if reads.select(&variant.names) == variant.values =>
                         {
@@ -448,19 +479,25 @@ impl Page {
         }
     }
 
+    /// Whether a flight's answer was purged by its tag, perhaps before a request came: by the proxy's own rule.
+    fn is_outdated(&self, page: Fetched, since: u64) -> bool {
+        tidegate::rules::purge::is_outdated(page.generation, self.stored.lock().tag, since)
+    }
+
     /// At the table alone: whether it led.
     fn bare_request(&self) -> bool {
         let ask = Ask {
             now: 0,
             generation: 0,
             reign: 0,
+            purged: 0,
             presumed: None,
             select: &|names| ENGLISH.select(names),
         };
         let make = || {
             let id = self.watch().number();
-            self.watch().made(id, ENGLISH, &ask);
-            Flight::new(id, 0)
+            self.watch().made(id, ENGLISH, &ask, 0);
+            (Flight::new(id, 0), 0)
         };
         let Joined::Lead(flight, ticket) =
             self.table
@@ -564,22 +601,31 @@ impl Page {
 
 impl Stored {
     fn find(&self, reads: Reads) -> Option<Fetched> {
-        let suits =
-            |(variant, _): &&(Variant, Fetched)| reads.select(&variant.names) == variant.values;
+        let suits = |(variant, page): &&(Variant, Fetched)| {
+            page.generation >= self.tag && reads.select(&variant.names) == variant.values
+        };
         self.entries.iter().find(suits).map(|(_, page)| *page)
     }
 
     fn put(&mut self, variant: Variant, page: Fetched) {
-        if page.generation == self.generation {
+        if page.generation >= self.generation.max(self.tag) {
             self.entries.retain(|(other, _)| *other != variant);
             self.entries.push((variant, page));
         }
     }
 
     fn invalidate(&mut self) -> u64 {
-        self.generation += 1;
+        self.current += 1;
+        self.generation = self.current;
         self.entries.clear();
         self.generation
+    }
+
+    /// What is stored is found out when it is looked for.
+    fn purge_tag(&mut self) -> u64 {
+        self.current += 1;
+        self.tag = self.current;
+        self.tag
     }
 }
 
@@ -708,10 +754,11 @@ fn out_of_date() -> Outcome {
             now,
             generation: 0,
             reign: 0,
+            purged: 0,
             presumed: None,
             select: &|_| Box::default(),
         };
-        let make = || Flight::new(id, 0);
+        let make = || (Flight::new(id, 0), 0);
         match table.join(&0, &ask, Flight::board, || None::<()>, make) {
             Joined::Lead(_, ticket) => Some(ticket),
             Joined::Follow(flight, _) => {
@@ -750,10 +797,11 @@ fn another_reign() -> Outcome {
             now: 0,
             generation: 0,
             reign,
+            purged: 0,
             presumed: None,
             select: &|_| Box::default(),
         };
-        let make = || Flight::new(id, 0);
+        let make = || (Flight::new(id, 0), 0);
         table.join(&0, &ask, Flight::board, || None::<()>, make)
     }
     run(RandomScheduler::new(1), || {
@@ -900,6 +948,7 @@ fn marks_are_bounded() -> Outcome {
             now: 0,
             generation: 0,
             reign: 0,
+            purged: 0,
             presumed: variant.as_ref().map(|variant| Arc::clone(&variant.names)),
             select: &|_| {
                 variant
@@ -907,7 +956,7 @@ fn marks_are_bounded() -> Outcome {
                     .map_or(Box::default(), |v| v.values.clone())
             },
         };
-        let flight = || Flight::new(0, 0);
+        let flight = || (Flight::new(0, 0), 0);
         if let Joined::Lead(_, ticket) =
             table.join(&key, &ask, Flight::board, || None::<()>, flight)
         {
@@ -976,5 +1025,104 @@ fn an_invalidated_generation_is_never_joined() -> Outcome {
         }
         assert_eq!(page.watch().fault, None);
         assert_eq!(page.left_behind(), NOTHING);
+    })
+}
+
+/// Purges by tag are known of an answer when its head is there; invalidations of the page are known beforehand.
+fn nobody_follows_what_was_purged() -> Outcome {
+    explore(600, || {
+        let page = Page::new(Answers::Shared(&[]));
+        let returned = Arc::new(AtomicU64::new(0));
+        let purges = thread::spawn({
+            let (page, returned) = (Arc::clone(&page), Arc::clone(&returned));
+            move || {
+                for purge in [Stored::purge_tag, Stored::invalidate, Stored::purge_tag] {
+                    let generation = purge(&mut page.stored.lock());
+                    returned.store(generation, Ordering::SeqCst);
+                }
+            }
+        });
+        let requests = [(); 4].map(|()| {
+            let (page, returned) = (Arc::clone(&page), Arc::clone(&returned));
+            thread::spawn(move || {
+                let began_after = returned.load(Ordering::SeqCst);
+                match page.request(ENGLISH, None) {
+                    Served::Led(got) | Served::Followed(got) | Served::Found(got) => assert!(
+                        got.generation >= began_after,
+                        "asked after purge {began_after}, got a page of {}",
+                        got.generation
+                    ),
+                    other => panic!("{other:?}"),
+                }
+            })
+        });
+        for thread in requests.into_iter().chain([purges]) {
+            thread.join().expect("a request that panicked");
+        }
+        assert_eq!(page.watch().fault, None);
+        assert_eq!(page.left_behind(), NOTHING);
+    })
+}
+
+/// One request at the table, for what began in `at_least` or later, whose flight would be of `generation`.
+fn seat(
+    table: &Arc<Table<u8, Flight>>,
+    at_least: u64,
+    purged: u64,
+    generation: u64,
+) -> Joined<u8, Flight, (), Reader> {
+    let ask = Ask {
+        now: 0,
+        generation: at_least,
+        reign: 0,
+        purged,
+        presumed: None,
+        select: &|_| Box::default(),
+    };
+    let make = || (Flight::new(generation, generation), generation);
+    table.join(&0, &ask, Flight::board, || None::<()>, make)
+}
+
+fn a_newer_flight_takes_the_place() -> Outcome {
+    run(RandomScheduler::new(1), || {
+        let table = Table::new(1 << 20);
+        let lead = |at_least, generation| match seat(&table, at_least, 0, generation) {
+            Joined::Lead(_, ticket) => ticket,
+            _ => panic!("there is a flight of {at_least}"),
+        };
+        let joins = |at_least| match seat(&table, at_least, 0, 99) {
+            Joined::Follow(flight, _) => flight.id,
+            _ => panic!("there is no flight of {at_least}"),
+        };
+        let settle = |ticket: &Ticket<u8, Flight>| ticket.settle(Variant::default(), FRESH_UNTIL);
+        let old = lead(0, 1);
+        assert_eq!(settle(&old), Settled::Joinable);
+        let new = lead(2, 2);
+        assert_eq!((joins(0), joins(2)), (1, 2), "before its head nobody knows");
+        assert_eq!(settle(&new), Settled::Joinable);
+        assert_eq!((joins(0), joins(2)), (2, 2));
+        assert_eq!(settle(&old), Settled::Closed);
+        drop((old, new));
+        assert_eq!(table.len(), (0, 0));
+    })
+}
+
+fn a_purged_page_has_no_marks() -> Outcome {
+    run(RandomScheduler::new(1), || {
+        let table = Table::new(1 << 20);
+        let mark = |generation| match seat(&table, 0, 0, generation) {
+            Joined::Lead(_, ticket) => ticket.mark(None, 0, HOLDS, MARK),
+            _ => panic!("it was to lead"),
+        };
+        let is_alone = |purged| matches!(seat(&table, 0, purged, 9), Joined::Alone);
+        mark(3);
+        assert!(is_alone(0) && is_alone(3), "purged before it was made");
+        assert!(!is_alone(4));
+        assert!(!is_alone(0), "it is gone for good");
+        mark(5);
+        assert!(is_alone(0));
+        table.forget_marks(&0);
+        assert!(!is_alone(0));
+        assert_eq!((table.len(), table.marks()), ((0, 0), 0));
     })
 }

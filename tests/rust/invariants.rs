@@ -130,6 +130,7 @@ const INVARIANTS: &[(&str, &[By])] = &[
         &[
             Here("after_an_invalidation_returned_nothing_older_is_served"),
             Model("an_invalidated_generation_is_never_joined"),
+            Model("nobody_follows_what_was_purged_before_he_came"),
             Wire("08-9111-4.4-invalidating/flights-begun-before"),
         ],
     ),

@@ -7,10 +7,10 @@ use super::{At, Compile, pick};
 use crate::config::file::File;
 use crate::config::nearest::nearest;
 use crate::config::options;
-use crate::config::policy::{Geo, List, Route, Rule};
+use crate::config::policy::{Geo, List, PurgeFrom, Route, Rule};
 use crate::config::report::Mistake;
 use crate::config::walk::Given;
-use crate::config::words::{Name, RuleAction};
+use crate::config::words::{Name, Purger, RuleAction};
 use crate::limits::spec::LimitSpec;
 use crate::rules::expression::{Expression, Flaw};
 use crate::rules::geo::Database;
@@ -61,6 +61,34 @@ impl Compile<'_, '_> {
             file: file.value.clone(),
             action: list.action.value,
         }
+    }
+
+    pub(super) fn purge_from(
+        &mut self,
+        written: &Given<Vec<Purger>>,
+        lists: &[options::List],
+    ) -> PurgeFrom {
+        let mut from = PurgeFrom::default();
+        for (at, purger) in written.value.iter().enumerate() {
+            match purger {
+                Purger::Network(network) => from.networks.push(*network),
+                Purger::List(list) => match lists.iter().position(|l| name(&l.name) == *list) {
+                    Some(bit) => from.lists |= 1u64.checked_shl(bit as u32).unwrap_or(0),
+                    None => self.no_list(list, written.element(at), lists),
+                },
+            }
+        }
+        from
+    }
+
+    fn no_list(&mut self, wanted: &str, at: &At, lists: &[options::List]) {
+        let known: Vec<_> = lists.iter().map(|list| name(&list.name)).collect();
+        let known = || known.iter().map(String::as_str);
+        let help = match nearest(wanted, known()) {
+            Some(near) => format!("did you mean `\"list:{near}\"`?"),
+            None => format!("add `[[list]]` with `name = \"{wanted}\"`"),
+        };
+        self.tell(at, format!("no list is called `{wanted}`"), help);
     }
 
     pub(super) fn geo(&mut self, geo: &options::Geo) -> Geo {

@@ -1,0 +1,86 @@
+//! Taking out of the cache what is no longer so, and the pass behind it that frees its memory.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::{Errand, Fetcher};
+use crate::cache::key::KeyRef;
+use crate::cache::store::{Purged, Store};
+use crate::clock;
+use crate::rules::identity::Class;
+use crate::rules::purge::Purge;
+
+/// Purges come in flocks: the pass waits so long for more.
+const SETTLES: Duration = Duration::from_secs(1);
+/// It rests so many times as long as it took.
+const RESTS: u32 = 20;
+
+/// Wakes the thread that sweeps.
+#[derive(Default)]
+pub struct Sweeper(OnceLock<SyncSender<()>>);
+
+impl Fetcher {
+    /// Purges, from any thread, in milliseconds however much that is; or tells, for a dry run, what would be. Once it has
+    /// returned, nothing that was stored or on its way before is told to who asks from then on (soft: but as stale). It
+    /// may be repeated: what was fetched in between is fetched once more, and that is all.
+    pub fn purge(self: &Arc<Self>, purge: &Purge) -> Purged {
+        let purged = self.store.purge(purge, clock::moment());
+        if purge.dry_run {
+            return purged;
+        }
+        match purge.what.keys() {
+            Some(keys) => keys.iter().for_each(|key| self.forget_marks(key)),
+            // A full queue has woken it already; without the thread pages are freed when they are asked for or evicted.
+            None => {
+                let sweeper = self.sweeper.0.get_or_init(|| start(&self.store));
+                // A full queue has woken it already.
+                let _ = sweeper.try_send(());
+            }
+        }
+        purged
+    }
+
+    /// Uncacheable yesterday is not uncacheable now.
+    fn forget_marks(&self, key: &[u8]) {
+        let key = KeyRef::new(key).to_key();
+        for class in [Class::Anonymous, Class::Identified] {
+            self.table.forget_marks(&(key.clone(), class));
+        }
+    }
+
+    /// What is purged is not validated, nor stands it in: its fetch begins anew. Who asked before may still be told of it.
+    pub(super) fn without_the_purged(&self, errand: Errand) -> Errand {
+        let stored = errand
+            .stored
+            .filter(|stored| self.store.is_there(&errand.key, stored));
+        Errand { stored, ..errand }
+    }
+}
+
+/// The thread ends with its sweeper.
+fn start(store: &Arc<Store>) -> SyncSender<()> {
+    let (sender, woken) = sync_channel(1);
+    let store = Arc::clone(store);
+    let run = move || {
+        // Without it, it competes with the workers as an equal: slower, not wrong.
+        let _ = rustix::process::nice(19);
+        work(&store, &woken);
+    };
+    let thread = std::thread::Builder::new().name("sweeper".into());
+    if let Err(error) = thread.spawn(run) {
+        tracing::warn!(%error, "no thread to free what is purged: it goes when it is asked for, or for want of room");
+    }
+    sender
+}
+
+fn work(store: &Store, woken: &Receiver<()>) {
+    while woken.recv().is_ok() {
+        std::thread::sleep(SETTLES);
+        // What has come meanwhile is seen by this pass.
+        while woken.try_recv().is_ok() {}
+        let began = clock::instant();
+        store.sweep(clock::moment());
+        std::thread::sleep(began.elapsed() * RESTS);
+    }
+}
