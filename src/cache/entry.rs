@@ -383,7 +383,7 @@ impl Entry {
         reuse::reuse(&self.terms, self.stored, self.marked(), now, demand)
     }
 
-    /// How it does where requests are to go to the origin.
+    /// The same where requests are to go to the origin.
     pub fn bypassed(&self, now: Moment, demand: &Demand) -> Reuse {
         reuse::bypassed(&self.terms, self.stored, self.marked(), now, demand)
     }

@@ -192,7 +192,7 @@ impl Store {
     }
 
     /// From now on nothing is kept that was asked for under an earlier reign: it came from elsewhere.
-    pub fn reigns(&self, reign: u64) {
+    pub fn begin(&self, reign: u64) {
         self.reign.fetch_max(reign, Ordering::AcqRel);
     }
 
@@ -217,7 +217,7 @@ impl Store {
     }
 
     /// A fetch begins: what it brings is of the generation that is now the current one.
-    pub fn begin(&self) -> Begun {
+    pub fn fetch_begins(&self) -> Begun {
         self.purges.generations.begin()
     }
 
@@ -239,8 +239,8 @@ impl Store {
         self.purges.covered(place(key.bytes())).latest()
     }
 
-    /// Keeps `entry`, unless its page was invalidated or purged since its fetch began, or its reign is over; marked stale, if it was
-    /// purged softly.
+    /// Keeps `entry`, unless its page was invalidated or purged since its fetch began, or the reign is over under which it was
+    /// asked for; marked stale, if it was purged softly.
     pub fn put(&self, key: &Key, entry: Arc<Entry>, reign: u64, now: Moment) -> Kept {
         let stripe = self.stripe(key.hash());
         let _writing = stripe.write.lock();

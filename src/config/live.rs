@@ -334,24 +334,23 @@ impl Live {
         })
     }
 
-    /// Counts last: whoever sees the count sees the rest.
     fn told(&self, change: Result<Done, Refused>) -> Result<Done, Refused> {
-        self.state.lock().refused = change.as_ref().err().map(ToString::to_string);
         match &change {
             Ok(done) => {
+                self.counts.done.fetch_add(1, Ordering::Relaxed);
                 let (version, by, reason) = (done.version.number, &done.by.who, &done.by.reason);
                 tracing::info!(version, by, reason, "a config is in force");
                 if !done.waits.is_empty() {
                     let options = done.waits.join(", ");
                     tracing::warn!(options, "written otherwise, and waiting for a restart");
                 }
-                self.counts.done.fetch_add(1, Ordering::Release);
             }
             Err(why) => {
+                self.counts.refused.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(%why, "a config is refused: the one before stays in force");
-                self.counts.refused.fetch_add(1, Ordering::Release);
             }
         }
+        self.state.lock().refused = change.as_ref().err().map(ToString::to_string);
         change
     }
 }

@@ -245,7 +245,7 @@ pub struct Pulled {
 }
 
 /// Who may purge by requests.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PurgeFrom {
     pub networks: Vec<IpNet>,
     /// A bit for each list.

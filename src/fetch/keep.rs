@@ -76,7 +76,8 @@ fn put(fetcher: &Arc<Fetcher>, errand: &Errand, entry: &Arc<Entry>) {
     let now = clock::now();
     let before = errand.stored.as_ref();
     let missing = before.map(|before| inherit(fetcher, entry, before));
-    if (fetcher.store).put(&errand.key, Arc::clone(entry), fetcher.reign, now.mono) == Kept::Yes {
+    let reign = fetcher.reign;
+    if (fetcher.store).put(&errand.key, Arc::clone(entry), reign, now.mono) == Kept::Yes {
         fetcher.counts.stored.fetch_add(1, Ordering::Relaxed);
         for coding in missing.unwrap_or_default() {
             fetcher.encode(&errand.key, entry, coding);

@@ -176,7 +176,7 @@ impl Fetcher {
 
     /// From now on the store takes nothing that was asked for elsewhere.
     pub fn takes_over(&self) {
-        self.store.reigns(self.reign);
+        self.store.begin(self.reign);
     }
 
     /// Hit-for-miss marks that are remembered.
@@ -222,8 +222,8 @@ impl Fetcher {
         let ask = Ask {
             now: now.mono.0,
             generation: self.store.generation(key).max(known).max(seen.at_least),
-            purged: self.store.purged(key),
             reign: self.reign,
+            purged: self.store.purged(key),
             presumed: seen.presumed.clone(),
             select: &select,
         };
@@ -302,8 +302,8 @@ impl Fetcher {
         let ask = Ask {
             now: now.mono.0,
             generation: self.store.generation(key).max(known),
-            purged: self.store.purged(key),
             reign: self.reign,
+            purged: self.store.purged(key),
             presumed: Some(Arc::clone(&variant.names)),
             select: &select,
         };
@@ -353,7 +353,7 @@ impl Fetcher {
     /// A trip and the generation it belongs to.
     fn trip(&self, errand: &Errand, window: Option<usize>) -> (Arc<Trip>, u64) {
         debug_assert_eq!(errand.single_reader, window.is_some());
-        let begun = window.is_none().then(|| self.store.begin());
+        let begun = window.is_none().then(|| self.store.fetch_begins());
         let generation = begun.as_ref().map_or(0, Begun::generation);
         let trip = Trip {
             flight: Flight::new(&self.memory, clock::instant(), generation, window),

@@ -27,23 +27,14 @@ pub fn ttl(terms: &Terms, stored: Moment, now: Moment) -> i64 {
     seconds_left(remaining(terms, stored, now))
 }
 
-/// The same where a soft purge has made it stale at `marked`.
-pub fn ttl_of_marked(terms: &Terms, stored: Moment, marked: Option<Moment>, now: Moment) -> i64 {
-    seconds_left(remaining_of_marked(terms, stored, marked, now))
+/// The same where a soft purge has made it stale at `mark`.
+pub fn ttl_of_marked(terms: &Terms, stored: Moment, mark: Option<Moment>, now: Moment) -> i64 {
+    seconds_left(marked(remaining(terms, stored, now), mark, now))
 }
 
-pub(super) fn remaining_of_marked(
-    terms: &Terms,
-    stored: Moment,
-    marked: Option<Moment>,
-    now: Moment,
-) -> i64 {
-    at_most_marked(remaining(terms, stored, now), marked, now)
-}
-
-/// What a soft purge leaves of a life: none.
-pub(super) fn at_most_marked(remaining: i64, marked: Option<Moment>, now: Moment) -> i64 {
-    marked.map_or(remaining, |at| remaining.min(-signed_millis(now.since(at))))
+/// What is left of so much life where a soft purge has ended it at `mark`.
+pub(super) fn marked(remaining: i64, mark: Option<Moment>, now: Moment) -> i64 {
+    mark.map_or(remaining, |at| remaining.min(-signed_millis(now.since(at))))
 }
 
 /// Milliseconds of life as seconds, rounded up.

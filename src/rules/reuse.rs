@@ -56,12 +56,12 @@ pub enum Reuse {
     NotForYou,
 }
 
-/// Decides how the answer whose head came at `stored` serves a request at `now`. `marked`: when a soft purge made it stale.
+/// Decides how the answer whose head came at `stored` serves a request at `now`. `mark`: when a soft purge made it stale.
 /// Its origin calls it fresh still, so it may be served, as stale, for as long as it could have been anyway.
 pub fn reuse(
     terms: &Terms,
     stored: Moment,
-    marked: Option<Moment>,
+    mark: Option<Moment>,
     now: Moment,
     demand: &Demand,
 ) -> Reuse {
@@ -70,7 +70,7 @@ pub fn reuse(
     }
     let pulled = &demand.pulled;
     let unmarked = fresh::remaining_pulled(terms, pulled, stored, now);
-    let remaining = fresh::at_most_marked(unmarked, marked, now);
+    let remaining = fresh::marked(unmarked, mark, now);
     let ttl = fresh::seconds_left(remaining);
     // Windows begin where its lifetime ends.
     let within = |window| unmarked > -fresh::signed_millis(window);
@@ -127,17 +127,17 @@ pub fn reuse(
 pub fn bypassed(
     terms: &Terms,
     stored: Moment,
-    marked: Option<Moment>,
+    mark: Option<Moment>,
     now: Moment,
     demand: &Demand,
 ) -> Reuse {
     let remaining = fresh::remaining_pulled(terms, &demand.pulled, stored, now);
-    let ttl = fresh::seconds_left(fresh::at_most_marked(remaining, marked, now));
+    let ttl = fresh::seconds_left(fresh::marked(remaining, mark, now));
     let forward = |fallback| Reuse::Forward {
         why: Fwd::Bypass,
         fallback,
     };
-    match reuse(terms, stored, marked, now, demand) {
+    match reuse(terms, stored, mark, now, demand) {
         Reuse::Fresh { .. } | Reuse::StaleWhileRevalidate { .. } | Reuse::MaxStale { .. } => {
             forward(Some(ttl))
         }

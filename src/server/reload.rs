@@ -41,8 +41,8 @@ pub fn live(
         move || read(&live)
     };
     let version = |live: &Live| live.version().number as f64;
-    let done = |live: &Live| live.counts.done.load(Ordering::Acquire) as f64;
-    let refused = |live: &Live| live.counts.refused.load(Ordering::Acquire) as f64;
+    let done = |live: &Live| live.counts.done.load(Ordering::Relaxed) as f64;
+    let refused = |live: &Live| live.counts.refused.load(Ordering::Relaxed) as f64;
     let is_refused = |live: &Live| f64::from(u8::from(live.refused().is_some()));
     metrics.gauge(&names::CONFIG_VERSION, &[], of(version));
     metrics.gauge(&names::CONFIG_REFUSED, &[], of(is_refused));

@@ -313,11 +313,8 @@ fn named_routes() -> Outcome {
         ("route".to_owned(), "shop".to_owned()),
         ("result".to_owned(), "challenged".to_owned()),
     ];
-    // It is counted once the answer is on its way.
-    eventually("told of the route", || {
-        let told = site.proxy.metric("tidegate_requests_total", &route)?;
-        Ok((told == Some(1.0)).then_some(()))
-    })?;
+    let told = site.proxy.metric("tidegate_requests_total", &route)?;
+    equal("told of the route", told, Some(1.0))?;
     equal(
         "asked",
         (origin.asked("GET /"), origin.asked("GET /shop")),

@@ -199,8 +199,7 @@ fn a_bad_file() -> Outcome {
     )?;
     // As it was: nothing is refused any more, and there is no other version.
     change(&site, &good)?;
-    // What was counted may have been another look at the bad one.
-    site.until("tidegate_config_refused", |told| told == 0.0)?;
+    equal("told", site.metric("tidegate_config_refused")?, 0.0)?;
     equal("version", version(&site)?, 1.0)
 }
 
@@ -310,8 +309,8 @@ fn what_waits() -> Outcome {
     site.get(&long, "")?.is(414).map(drop)
 }
 
-/// The roots by which an upstream's servers are believed are no longer in their file when its health check is to be another:
-/// nobody could ask them any more.
+/// The roots by which an upstream's servers are believed are gone when its health check is to be another: nobody could ask
+/// them any more.
 fn half_of_it() -> Outcome {
     let origin = origin("page")?;
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
@@ -329,12 +328,11 @@ fn half_of_it() -> Outcome {
         roots.display()
     );
     let site = Site::start(origin.address, &apps)?;
-    fs::write(&roots, "").map_err(|e| e.to_string())?;
+    fs::remove_file(&roots).map_err(|e| e.to_string())?;
     let more = "[[upstream]]\n[[upstream]]\nhealth_timeout = '90ms'\n[[route]]\nx_cache = true\n";
     change(&site, &with(&site, more)?)?;
     equal("version", version(&site)?, 1.0)?;
     equal("told", site.metric("tidegate_config_refused")?, 1.0)?;
-    logged(&site, "no root certificate in it")?;
     let mark = site.get("/kept", "")?.is(200)?.field("x-cache").to_owned();
     equal("mark", mark, String::new())?;
     // And who looked after the servers still does.
@@ -348,20 +346,14 @@ fn only_what_is_in_force() -> Outcome {
     let list = |networks: &str| format!("[[list]]\nname = 'bad'\nnetworks = [{networks}]\n");
     let site = Site::start(origin.address, &list("'192.0.2.1'"))?;
     let base = read(&site)?;
-    let redis =
-        |server: &str, more: &str| format!("[redis]\nservers = ['{server}']\nproxies = 2\n{more}");
+    let redis = |server: &str, more: &str| {
+        format!("[redis]\nservers = ['{server}']\nproxies = 2\nprefix = 'it'\n{more}")
+    };
     let is_up = || site.proxy.metric("tidegate_redis_up", &[]);
-    // A file that can be read, and holds nobody to believe.
-    let roots = site.dir.path().join("roots.pem");
-    write(&roots, "")?;
-    let nowhere = redis(
-        "rediss://127.0.0.1:1",
-        &format!("ca = '{}'\n", roots.display()),
-    );
+    let nowhere = redis("rediss://127.0.0.1:1", "ca = '/no/such/roots.pem'\n");
     let refused = format!("{}{nowhere}", list("'192.0.2.1', '192.0.2.2'"));
     change(&site, &lay_over(&base, &refused)?)?;
     equal("refused", site.metric("tidegate_config_refused")?, 1.0)?;
-    logged(&site, "no root certificate in it")?;
     equal("networks", site.metric("tidegate_list_entries")?, 1.0)?;
     equal("redis", is_up()?, None)?;
     let dead = redis(&format!("redis://{}", free_port()), "");

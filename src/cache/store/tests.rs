@@ -154,7 +154,7 @@ fn what_is_marked_is_stale_and_stays() {
 fn what_began_before_is_not_kept() {
     for what in [page("/p"), tag("t"), below("/"), What::All] {
         let shop = Shop::new();
-        let begun = shop.store.begin();
+        let begun = shop.store.fetch_begins();
         let late = shop.entry(begun.generation(), "t", "");
         shop.purge(what.clone());
         assert_eq!(
@@ -186,7 +186,7 @@ fn what_began_before_is_not_kept() {
 fn what_began_before_it_was_marked_is_kept_as_stale() {
     for what in [tag("t"), below("/")] {
         let shop = Shop::new();
-        let late = shop.entry(shop.store.begin().generation(), "t", "");
+        let late = shop.entry(shop.store.fetch_begins().generation(), "t", "");
         shop.store.purge(&Purge::soft(what), NOW);
         assert_eq!(shop.store.put(&key("/p"), late, 0, NOW), Kept::Yes);
         assert_eq!(
@@ -252,6 +252,7 @@ fn a_dry_run_tells_and_purges_nothing() {
         let expected = Purged {
             objects,
             hot: Some(hot),
+            hits: Some(hot),
             at_least: false,
         };
         assert_eq!(told, expected, "{purge:?}");
@@ -295,7 +296,7 @@ fn a_pass_frees_what_nobody_asks_for_and_forgets_why() {
 #[test]
 fn what_was_purged_is_remembered_as_long_as_something_is_under_way() {
     let shop = Shop::new();
-    let begun = shop.store.begin();
+    let begun = shop.store.fetch_begins();
     let late = |tags| shop.entry(begun.generation(), tags, "");
     shop.purge(below("/"));
     shop.purge(tag("t"));
@@ -317,7 +318,7 @@ fn what_was_purged_is_remembered_as_long_as_something_is_under_way() {
 fn notes_never_pile_up() {
     let shop = Shop::new();
     shop.put("/kept", "");
-    let begun = shop.store.begin();
+    let begun = shop.store.fetch_begins();
     for n in 0..10_000 {
         shop.purge(below(&format!("/b/{n}")));
         assert!(shop.store.purges.notes() <= 4096);

@@ -138,18 +138,13 @@ impl Lever {
     /// What was typed is no network; for people.
     pub fn body(&self) -> Result<Value, String> {
         let (pull, how) = self.pull()?;
-        // What is not said is not written down either.
-        let mut body = json!({ "pull": pull });
-        if let Some(time) = how.time {
-            body["for_seconds"] = time.as_secs().max(1).into();
-        }
-        if !how.reason.is_empty() {
-            body["reason"] = how.reason.as_str().into();
-        }
-        if how.force {
-            body["force"] = true.into();
-        }
-        Ok(body)
+        let seconds = how.time.map(|time| time.as_secs().max(1));
+        Ok(json!({
+            "pull": pull,
+            "for_seconds": seconds,
+            "reason": how.reason,
+            "force": how.force,
+        }))
     }
 
     fn pull(&self) -> Result<(Pull, &Pulling), String> {
@@ -271,6 +266,7 @@ mod tests {
                 "pull": { "lever": "ttl", "route": "blog", "stretch": 10.0 },
                 "for_seconds": 60,
                 "reason": "crowd",
+                "force": false,
             })
         );
         let pull = |line: &str| body(line)["pull"].clone();
@@ -285,7 +281,7 @@ mod tests {
         assert_eq!(pull("block rule:odd")["lever"], "block_rule");
         assert_eq!(pull("drain app 10.0.0.1:8000")["server"], "10.0.0.1:8000");
         assert_eq!(pull("budget app 8")["most"], 8);
-        assert_eq!(pull("readonly"), json!({ "lever": "readonly" }));
+        assert_eq!(pull("readonly")["route"], Value::Null);
         assert_eq!(body("block 0.0.0.0/0 --force")["force"], true);
         // What is sent is what is taken.
         for line in ["challenge", "bypass blog", "ttl stretch 2", "stale 5m"] {
