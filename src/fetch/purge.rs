@@ -24,17 +24,16 @@ impl Fetcher {
     /// Purges, from any thread, in milliseconds however much that is; or tells, for a dry run, what would be. Once it has
     /// returned, nothing that was stored or on its way before is told to who asks from then on (soft: but as stale). It
     /// may be repeated: what was fetched in between is fetched once more, and that is all.
-    pub fn purge(self: &Arc<Self>, purge: &Purge) -> Purged {
+    pub fn purge(&self, purge: &Purge) -> Purged {
         let purged = self.store.purge(purge, clock::moment());
         if purge.dry_run {
             return purged;
         }
         match purge.what.keys() {
             Some(keys) => keys.iter().for_each(|key| self.forget_marks(key)),
-            // A full queue has woken it already; without the thread pages are freed when they are asked for or evicted.
             None => {
                 let sweeper = self.sweeper.0.get_or_init(|| start(&self.store));
-                // A full queue has woken it already.
+                // Full: it has been woken already. Without the thread pages are freed when they are asked for or evicted.
                 let _ = sweeper.try_send(());
             }
         }
