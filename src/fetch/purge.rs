@@ -13,8 +13,9 @@ use crate::rules::purge::Purge;
 
 /// Purges come in flocks: the pass waits so long for more.
 const SETTLES: Duration = Duration::from_secs(1);
-/// It rests so many times as long as it took.
+/// It rests so many times as long as it took, and no longer than this: who is busy has it take long.
 const RESTS: u32 = 20;
+const LONGEST: Duration = Duration::from_secs(2);
 
 /// Wakes the thread that sweeps.
 #[derive(Default)]
@@ -81,6 +82,6 @@ fn work(store: &Store, woken: &Receiver<()>) {
         while woken.try_recv().is_ok() {}
         let began = clock::instant();
         store.sweep(clock::moment());
-        std::thread::sleep(began.elapsed() * RESTS);
+        std::thread::sleep((began.elapsed() * RESTS).min(LONGEST));
     }
 }
