@@ -236,8 +236,6 @@ pub struct Route {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Pulled {
     pub pages: pulled::Pulled,
-    /// It is served without its origin.
-    pub fallback: bool,
     /// Unsafe methods are refused.
     pub readonly: bool,
     /// Its requests go to the origin each for itself; what is stored stands in where that fails.

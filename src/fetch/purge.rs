@@ -32,10 +32,9 @@ impl Fetcher {
         }
         match purge.what.keys() {
             Some(keys) => keys.iter().for_each(|key| self.forget_marks(key)),
-            // A full queue has woken it already; without the thread pages are freed when they are asked for or evicted.
             None => {
                 let sweeper = self.sweeper.0.get_or_init(|| start(&self.store));
-                // A full queue has woken it already.
+                // Full: it has been woken already. Without the thread pages are freed when they are asked for or evicted.
                 let _ = sweeper.try_send(());
             }
         }
