@@ -1,7 +1,7 @@
 //! Who may ask the admin API for what, and that every change is written down.
 //!
 //! All that is below `/v1/` comes by here. Over TCP it takes a host that is this machine's (a page that has rebound a name to it
-//! names another), no `Origin` (a browser's request from another site has one), and the token. Over the socket it takes
+//! names another; but for `PURGE`, which names the page's), no `Origin` (a browser's request from another site has one), and the token. Over the socket it takes
 //! the owner. A change is carried out to its end, whether its client waits or not, and written into the audit log before it is
 //! answered; so are changes that are refused.
 
@@ -26,6 +26,7 @@ use tokio::time::timeout;
 
 use super::Admin;
 use super::problem::{Problem, Why};
+use super::purge;
 use super::token::Guesses;
 use crate::clock;
 use crate::rules::gcra::{Cell, Gcra, Verdict};
@@ -144,11 +145,20 @@ pub(super) async fn gate(
             return written(&admin, entry(Value::Null), problem.into_response()).await;
         }
     };
-    let entry = entry(parameters(&body));
+    let entry = entry(match is_purge(&parts.method) {
+        true => purge::parameters(&parts),
+        false => parameters(&body),
+    });
     // Clients may leave; what was begun is done and written down.
     let change = tokio::spawn(async move {
-        let request = Request::from_parts(parts, Body::from(body));
-        let done = tokio::spawn(next.run(request)).await;
+        let at_desk = Arc::clone(&admin);
+        let done = tokio::spawn(async move {
+            match is_purge(&parts.method) {
+                true => purge::method(&at_desk, &parts).await,
+                false => next.run(Request::from_parts(parts, Body::from(body))).await,
+            }
+        });
+        let done = done.await;
         written(&admin, entry, done.unwrap_or_else(|_| broken())).await
     });
     change.await.unwrap_or_else(|_| broken())
@@ -156,13 +166,18 @@ pub(super) async fn gate(
 
 fn is_guarded(request: &Request) -> bool {
     let path = request.uri().path();
-    path == "/v1" || path.starts_with("/v1/")
+    path == "/v1" || path.starts_with("/v1/") || is_purge(request.method())
+}
+
+fn is_purge(method: &Method) -> bool {
+    method.as_str() == purge::METHOD
 }
 
 /// Who asks; or why nobody is let in.
 fn admit(admin: &Admin, peer: Peer, parts: &Parts) -> Result<String, (AdminRefused, Problem)> {
     let forbidden = |detail: &str| Problem::new(StatusCode::FORBIDDEN, detail);
     if let Peer::Tcp { at, .. } = peer
+        && !is_purge(&parts.method)
         && !is_host_ours(parts, at)
     {
         let detail =
@@ -306,7 +321,8 @@ fn parameters(body: &[u8]) -> Value {
 async fn written(admin: &Arc<Admin>, mut entry: Entry, mut response: Response) -> Response {
     let status = response.status();
     entry.result = match response.extensions().get::<Why>() {
-        _ if status.is_success() => "done".to_owned(),
+        Some(why) if status.is_success() => format!("done: {}", why.0),
+        None if status.is_success() => "done".to_owned(),
         Some(why) => format!("{}: {}", status.as_u16(), why.0),
         None => status.as_u16().to_string(),
     };

@@ -25,7 +25,7 @@ pub struct Body {
     pub detail: String,
 }
 
-/// Beside a refusal, for whoever writes down what came of a request.
+/// Beside an answer, for whoever writes down what came of a request.
 #[derive(Clone)]
 pub(super) struct Why(pub(super) String);
 

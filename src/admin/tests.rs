@@ -239,7 +239,8 @@ fn refusals_are_problems() {
     let admin = running();
     for (bytes, code, field) in [
         ("GET / HTTP/1.1\r\n\r\n", "404", ""),
-        ("PURGE /metrics HTTP/1.1\r\n\r\n", "405", "Allow: GET"),
+        ("PROPFIND /metrics HTTP/1.1\r\n\r\n", "405", "Allow: GET"),
+        ("PURGE /metrics HTTP/1.1\r\n\r\n", "401", "Bearer"),
         (
             "POST /healthz HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
             "405",

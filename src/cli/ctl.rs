@@ -4,6 +4,7 @@
 
 mod find;
 mod pull;
+mod purge;
 mod show;
 
 use std::io::{self, IsTerminal};
@@ -19,11 +20,12 @@ use crate::admin::{Audit, Configs, Levers, ProblemBody, Status, Top};
 use crate::config::units::show_duration;
 use find::Way;
 use pull::Lever;
+use purge::Purge;
 
 /// All commands, so that they fit a screen.
 const COMMANDS: &str = "\
 Look:    status  top  audit  config  levers
-Config:  reload  plan  apply  confirm  rollback
+Config:  reload  plan  apply  confirm  rollback      Cache:  purge
 Pull:    ttl  stale  limit  block  allow  challenge  drain  budget  bypass  readonly
          (--for 15m, --reason TEXT, --force), and undo
 
@@ -138,6 +140,9 @@ enum What {
         #[arg(value_name = "ID")]
         id: u64,
     },
+    /// Take out of the cache what is no longer so
+    #[command(subcommand)]
+    Purge(Purge),
     #[command(flatten)]
     Pull(Lever),
 }
@@ -189,6 +194,7 @@ pub(super) fn run(ctl: &Ctl) -> u8 {
         What::Config => desk.ask::<Configs>("/v1/config", show::configs),
         What::Levers => desk.ask::<Levers>("/v1/levers", show::levers),
         What::Undo { id } => desk.say_to("DELETE", &format!("/v1/levers/{id}"), None, show::undone),
+        What::Purge(purge) => desk.say_to("POST", "/v1/purge", Some(&purge.body()), show::purged),
         What::Pull(lever) => match lever.body() {
             Ok(body) => desk.say_to("POST", "/v1/levers", Some(&body), show::pulled),
             Err(why) => {

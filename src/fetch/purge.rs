@@ -25,7 +25,7 @@ impl Fetcher {
     /// Purges, from any thread, in milliseconds however much that is; or tells, for a dry run, what would be. Once it has
     /// returned, nothing that was stored or on its way before is told to who asks from then on (soft: but as stale). It
     /// may be repeated: what was fetched in between is fetched once more, and that is all.
-    pub fn purge(self: &Arc<Self>, purge: &Purge) -> Purged {
+    pub fn purge(&self, purge: &Purge) -> Purged {
         let purged = self.store.purge(purge, clock::moment());
         if purge.dry_run {
             return purged;

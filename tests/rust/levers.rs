@@ -46,7 +46,7 @@ fn site(config: &str) -> Result<(Origin, Site), String> {
 }
 
 /// `tidegate ctl ARGS` for a site: exit code, standard output, standard error.
-fn ctl(site: &Site, args: &str) -> Result<(i32, String, String), String> {
+pub fn ctl(site: &Site, args: &str) -> Result<(i32, String, String), String> {
     let ran = Command::new(binary())
         .arg("ctl")
         .arg("--socket")
@@ -61,7 +61,7 @@ fn ctl(site: &Site, args: &str) -> Result<(i32, String, String), String> {
 }
 
 /// One that is done, and what it says.
-fn done(site: &Site, args: &str) -> Result<String, String> {
+pub fn done(site: &Site, args: &str) -> Result<String, String> {
     let (code, out, err) = ctl(site, args)?;
     match code {
         0 => Ok(out),
@@ -70,7 +70,7 @@ fn done(site: &Site, args: &str) -> Result<String, String> {
 }
 
 /// One that is not, and why.
-fn refused(site: &Site, args: &str) -> Result<String, String> {
+pub fn refused(site: &Site, args: &str) -> Result<String, String> {
     let (code, out, err) = ctl(site, args)?;
     match code {
         1 => Ok(err),
@@ -78,7 +78,7 @@ fn refused(site: &Site, args: &str) -> Result<String, String> {
     }
 }
 
-fn has(what: &str, text: &str, part: &str) -> Outcome {
+pub fn has(what: &str, text: &str, part: &str) -> Outcome {
     match text.contains(part) {
         true => Ok(()),
         false => Err(format!("{what}: no {part:?} in\n{text}")),

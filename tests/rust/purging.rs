@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use super::levers::{done, has, refused};
 use super::site::{Gate, Origin, Site, answer, crowd, equal, eventually};
 use super::{Outcome, Test};
 use crate::harness::wire::Conn;
@@ -28,6 +29,8 @@ pub fn tests() -> Vec<Test> {
             "purging::memory_of_what_is_purged_is_freed",
             memory_is_freed,
         ),
+        ("purging::by_command", by_command),
+        ("purging::by_the_admin_listener", by_the_admin_listener),
     ]
 }
 
@@ -198,4 +201,150 @@ fn memory_is_freed() -> Outcome {
         freed().or_else(|_| freed()).or_else(|_| freed())?;
     }
     Ok(())
+}
+
+/// Answers with a tag of the path's own and one of all, and how often it was asked.
+fn counting() -> Result<(Origin, Site), String> {
+    let asked = AtomicUsize::new(0);
+    let origin = Origin::start(move |request, conn: &mut Conn| {
+        let n = asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let fields = format!(
+            "Cache-Control: max-age=600, stale-while-revalidate=600\r\nSurrogate-Key: all {}\r\n",
+            request.target.trim_start_matches('/').replace('/', "-")
+        );
+        answer(conn, 200, &fields, n.to_string().as_bytes())
+    })?;
+    let site = Site::start(origin.address, "")?;
+    site.proxy.healthy()?;
+    Ok((origin, site))
+}
+
+const PATHS: [&str; 4] = ["/", "/blog/a", "/blog/b", "/other"];
+
+/// Which pages have been fetched anew since the last time, by their numbers.
+fn anew(site: &Site, seen: &mut [String; 4]) -> Result<Vec<&'static str>, String> {
+    let mut client = site.client()?;
+    let mut all = Vec::new();
+    for (path, seen) in PATHS.iter().zip(seen) {
+        let page = client.get(path, "")?.is(200)?.text();
+        if *seen != page {
+            all.push(*path);
+            *seen = page;
+        }
+    }
+    Ok(all)
+}
+
+fn by_command() -> Outcome {
+    let (_origin, site) = counting()?;
+    let mut seen = Default::default();
+    anew(&site, &mut seen)?;
+    equal("stored", anew(&site, &mut seen)?, vec![])?;
+    let base = "http://a.test";
+    let told = done(&site, "purge all --dry-run")?;
+    has(
+        "what would be",
+        &told,
+        "would be purged: 4 pages, 4 of them",
+    )?;
+    has("what would be", &told, "found ")?;
+    equal("after a dry run", anew(&site, &mut seen)?, vec![])?;
+    let commands: [(String, &str, &[&str]); 5] = [
+        (
+            format!("url {base}/blog/a"),
+            "purged: 1 page\n",
+            &["/blog/a"],
+        ),
+        (
+            format!("prefix {base}/blog/"),
+            "purged: 2 pages\n",
+            &["/blog/a", "/blog/b"],
+        ),
+        (
+            "tag other blog-b".into(),
+            "purged: 2 pages\n        1  other\n",
+            &["/blog/b", "/other"],
+        ),
+        ("host a.test".into(), "purged: 4 pages\n", &PATHS),
+        ("all".into(), "purged: 4 pages\n", &PATHS),
+    ];
+    for (what, says, gone) in commands {
+        let told = done(&site, &format!("purge {what} --reason wrong"))?;
+        has(&what, &told, says)?;
+        equal(&what, anew(&site, &mut seen)?, gone.to_vec())?;
+    }
+    // Softly: it is there while it is fetched.
+    let told = done(&site, "purge tag blog-a --soft")?;
+    has("soft", &told, "marked stale: 1 page\n")?;
+    let stale = site.client()?.get("/blog/a", "")?.is(200)?;
+    equal("softly", stale.text(), seen[1].clone())?;
+    eventually("the new page", || {
+        let page = site.client()?.get("/blog/a", "")?.is(200)?;
+        Ok((page.text() != seen[1]).then_some(()))
+    })?;
+    // All of it is understood, or none of it is done.
+    anew(&site, &mut seen)?;
+    let why = refused(&site, &format!("purge url {base}/ nowhere"))?;
+    has("no URL", &why, "\"nowhere\": a URL begins with http")?;
+    equal("after a mistake", anew(&site, &mut seen)?, vec![])?;
+    let audit = done(&site, "audit")?;
+    has("audit", &audit, "wrong")?;
+    has("audit", &audit, "4 answers")?;
+    for (body, why) in [
+        ("{}", "kind"),
+        ("{\"kind\":\"all\",\"names\":[\"a\"]}", "takes no"),
+        ("{\"kind\":\"tag\"}", "what to purge"),
+        ("{\"kind\":\"tag\",\"names\":[\"\"]}", "1 to 1,024"),
+        ("{\"kind\":\"host\",\"names\":[\"a b\"]}", "a b"),
+        ("{\"kind\":\"all\",\"sofd\":true}", "sofd"),
+    ] {
+        let told = site.proxy.api("POST", "/v1/purge", body)?;
+        equal(body, told.status, 400)?;
+        has(body, &told.body, why)?;
+    }
+    equal("after mistakes", anew(&site, &mut seen)?, vec![])
+}
+
+fn by_the_admin_listener() -> Outcome {
+    let (_origin, site) = counting()?;
+    let mut seen = Default::default();
+    anew(&site, &mut seen)?;
+    let host = "Host: a.test\r\n".to_owned();
+    let token = format!("Authorization: Bearer {}\r\n{host}", site.proxy.token()?);
+    let purges: [(&str, &str, &[&str]); 4] = [
+        ("/blog/a", "", &["/blog/a"]),
+        ("/blog/*", "", &["/blog/a", "/blog/b"]),
+        (
+            "/",
+            "Surrogate-Key: other blog-b\r\n",
+            &["/blog/b", "/other"],
+        ),
+        ("/other", "Cache-Tag: all\r\n", &PATHS),
+    ];
+    for (target, fields, gone) in purges {
+        // Who has no token changes nothing, nor does a browser.
+        for (bad, status) in [
+            (host.clone(), 401),
+            (format!("Authorization: Bearer wrong\r\n{host}"), 401),
+            (format!("{token}Origin: http://evil.example\r\n"), 403),
+        ] {
+            let told = site
+                .proxy
+                .api_with("PURGE", target, &format!("{bad}{fields}"), "")?;
+            equal("a stranger", told.status, status)?;
+        }
+        equal("strangers", anew(&site, &mut seen)?, vec![])?;
+        let told = site
+            .proxy
+            .api_with("PURGE", target, &format!("{token}{fields}"), "")?;
+        equal(target, told.status, 200)?;
+        equal(target, anew(&site, &mut seen)?, gone.to_vec())?;
+    }
+    let soft = format!("{token}Soft-Purge: 1\r\n");
+    let told = site.proxy.api_with("PURGE", "/other", &soft, "")?;
+    has("soft", &told.body, "\"soft\":true")?;
+    // On the visitors' listener it is no method without `purge_from`.
+    site.client()?.ask("PURGE", "/", "", b"")?.is(405)?;
+    let audit = done(&site, "audit")?;
+    has("audit", &audit, "PURGE /blog/*")
 }

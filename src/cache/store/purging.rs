@@ -24,8 +24,10 @@ const LATELY: Duration = Duration::from_secs(60);
 pub struct Purged {
     /// Entries, each variant one.
     pub objects: u64,
-    /// Those of them that were asked for, or stored, in the last minute; told of dry runs only.
+    /// Those of them that were asked for, or stored, in the last minute; told by dry runs only.
     pub hot: Option<u64>,
+    /// About how often their pages were found since they are stored; likewise.
+    pub hits: Option<u64>,
     /// There was no time to count them all.
     pub at_least: bool,
 }
@@ -57,8 +59,9 @@ impl Store {
                 }
                 self.purges.start(&start, purge.soft);
                 Purged {
-                    hot: None,
-                    ..weighed
+                    objects: weighed.objects,
+                    at_least: weighed.at_least,
+                    ..Purged::default()
                 }
             }
             (page, None) => self.purge_page(page, purge.soft, now),
@@ -218,6 +221,7 @@ impl Store {
         let until = clock::instant() + time;
         let mut weighed = Purged {
             hot: Some(0),
+            hits: Some(0),
             ..Purged::default()
         };
         if let Some(keys) = what.keys() {
@@ -260,7 +264,11 @@ impl Store {
 
 impl Purged {
     fn add(&mut self, objects: u64, slot: &Slot, now: Moment) {
+        if objects == 0 {
+            return;
+        }
         self.objects += objects;
+        *self.hits.get_or_insert(0) += slot.found();
         let touched = Moment(slot.touched.load(Ordering::Relaxed));
         if now.since(touched) < LATELY {
             *self.hot.get_or_insert(0) += objects;

@@ -252,6 +252,7 @@ fn a_dry_run_tells_and_purges_nothing() {
         let expected = Purged {
             objects,
             hot: Some(hot),
+            hits: Some(hot),
             at_least: false,
         };
         assert_eq!(told, expected, "{purge:?}");

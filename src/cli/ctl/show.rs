@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use crate::admin::{
-    Audit, Changed, ConfigVersion, Configs, Levers, Plan, Pulled, PulledLever, Status, Top,
+    Audit, Changed, ConfigVersion, Configs, Levers, Plan, Pulled, PulledLever, Purged, Status, Top,
 };
 
 pub fn status(status: &Status) -> String {
@@ -99,6 +99,33 @@ pub fn status(status: &Status) -> String {
             limit.logged,
             limit.clients
         );
+    }
+    out + "\n"
+}
+
+pub fn purged(purged: &Purged) -> String {
+    let what = match (purged.dry_run, purged.soft) {
+        (false, false) => "purged",
+        (false, true) => "marked stale",
+        (true, false) => "would be purged",
+        (true, true) => "would be marked stale",
+    };
+    let counted = |objects: u64| match (objects, purged.at_least) {
+        (objects, true) => format!("{objects} pages and more"),
+        (1, false) => "1 page".to_owned(),
+        (objects, false) => format!("{objects} pages"),
+    };
+    let mut out = format!("{what}: {}", counted(purged.objects));
+    if let Some(hot) = purged.hot {
+        let _ = write!(out, ", {hot} of them asked for in the last minute");
+    }
+    if let Some(hits) = purged.hits {
+        let _ = write!(out, ", found {hits} times since they were stored");
+    }
+    if purged.names.len() > 1 {
+        for name in &purged.names {
+            let _ = write!(out, "\n{:>9}  {}", name.objects, plain(&name.name));
+        }
     }
     out + "\n"
 }
