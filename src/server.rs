@@ -224,7 +224,7 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
     change::warn_of_open(&policy);
     Ok(Arc::new(Site {
         guard: Guard::new(&policy, None, metrics)?,
-        identities: change::identities(&policy, None, metrics)?,
+        identities: limits::Identities::by(&policy.identity, None, metrics)?,
         guests: Arc::new(guests),
         limits: Arc::new(limits::Limits::new(
             &policy.limits,
@@ -244,6 +244,7 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
         images: Memory::new(images),
         waiters: Arc::default(),
         health: Arc::clone(health),
+        recent: Arc::default(),
         policy: Arc::new(policy),
     }))
 }

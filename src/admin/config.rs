@@ -14,6 +14,8 @@ use super::{Admin, Desk};
 use crate::clock;
 use crate::config::live::{By, Done, Live, Refused, Version};
 use crate::config::plan;
+use crate::levers::apply;
+use crate::rules::replay::Replay;
 use crate::rules::time::Moment;
 use crate::telemetry::access::stamp;
 
@@ -61,6 +63,64 @@ pub struct Plan {
     pub changes: Vec<String>,
     /// Options that would wait for a restart
     pub waits: Vec<String>,
+    /// What it would have done with the last minutes' requests
+    pub replay: Replayed,
+}
+
+/// What a config would have done with the last minutes' requests, against the one in force.
+#[derive(Serialize, Deserialize, ToSchema)]
+pub struct Replayed {
+    /// How many it was tried on: those that are remembered, 4,096 at most
+    pub requests: u64,
+    /// From the first of them to now
+    pub seconds: u64,
+    /// Of how many of a thousand clients they are
+    pub per_mille: u32,
+    /// How many another route would have taken, or none
+    pub routed: u64,
+    /// How many would have gone past the cache instead, been looked for there instead, or under another key
+    pub cached: u64,
+    /// How many limits would have refused or delayed, or would have no longer. What counts for limits only when it reaches an
+    /// origin, and how many are in hand at once, is not replayed
+    pub limited: u64,
+    /// How many lists and rules would have turned away or asked for a pass, or would have no longer
+    pub blocked: u64,
+    /// By kind, the 20 most frequent
+    pub differences: Vec<Difference>,
+    /// Limits that were not tried, since by them all clients count together
+    pub left_out: Vec<String>,
+}
+
+/// Requests of which the same would have been otherwise.
+#[derive(Serialize, Deserialize, ToSchema)]
+pub struct Difference {
+    pub before: String,
+    pub after: String,
+    pub requests: u64,
+    /// One of them
+    pub example: String,
+}
+
+impl From<Replay> for Replayed {
+    fn from(replay: Replay) -> Replayed {
+        let differences = replay.differences.into_iter().map(|one| Difference {
+            before: one.before,
+            after: one.after,
+            requests: one.requests,
+            example: one.example,
+        });
+        Replayed {
+            requests: replay.requests,
+            seconds: replay.seconds,
+            per_mille: replay.per_mille,
+            routed: replay.routed,
+            cached: replay.cached,
+            limited: replay.limited,
+            blocked: replay.blocked,
+            differences: differences.collect(),
+            left_out: replay.left_out,
+        }
+    }
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -177,14 +237,18 @@ pub(super) async fn confirm(
 /// Tells what a config would change, and changes nothing
 #[utoipa::path(post, path = "/v1/config/plan", request_body = Planned, responses((status = 200, body = Plan)))]
 pub(super) async fn plan(admin: Desk, Asked(asked): Asked<Planned>) -> Result<Json<Plan>, Problem> {
+    let (facts, board) = (Arc::clone(&admin.facts), Arc::clone(&admin.board));
     let plan = off_the_runtime(&admin, move |live| {
         let text = match asked.text {
             Some(text) => text,
             None => live.written()?,
         };
         let believed = live.believe(&text);
-        let (_, waits) = believed.map_err(|report| Refused::Mistakes(Box::new(report)))?;
+        let (policy, waits) = believed.map_err(|report| Refused::Mistakes(Box::new(report)))?;
+        let policy = apply::over(&policy, &board.levers());
+        let replay = facts.replay(policy).map_err(Refused::Failed)?;
         Ok(Plan {
+            replay: replay.into(),
             changes: plan::changes(&live.version().text, &text),
             waits: waits.into_iter().map(str::to_owned).collect(),
         })

@@ -34,7 +34,7 @@ use crate::state;
 use crate::telemetry::Metrics;
 
 pub use audit::{Audit, Told as AuditEntry};
-pub use config::{Changed, Configs, Plan, Told as ConfigVersion};
+pub use config::{Changed, Configs, Plan, Replayed, Told as ConfigVersion};
 pub use gate::{Asked, Asking, Caller, Gate};
 pub use health::{Health, Heartbeat, Page, State};
 pub use levers::{Levers, Pulled, Told as PulledLever};

@@ -15,6 +15,7 @@ use crate::fetch::Fetcher;
 use crate::limits::Limit;
 use crate::origin::Upstream;
 use crate::rules::breaker;
+use crate::rules::replay::Replay;
 use crate::telemetry::Limited;
 use crate::telemetry::access::stamp;
 
@@ -27,6 +28,11 @@ pub trait Facts: Send + Sync {
     fn connections(&self) -> (usize, usize);
     /// Requests that wait for a flight's head or for a permit.
     fn waiters(&self) -> usize;
+    /// What another config, under the levers that are pulled, would have done with the last minutes' requests.
+    ///
+    /// # Errors
+    /// A file that it names can't be read; for people.
+    fn replay(&self, policy: Policy) -> Result<Replay, String>;
 }
 
 /// What runs, and how it is.

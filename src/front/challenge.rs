@@ -49,12 +49,20 @@ impl Challenges {
         SystemRandom::new()
             .fill(&mut secret)
             .map_err(|_| "no random bytes for the key of challenges".to_owned())?;
-        Ok(Challenges {
-            own: Key::new(&secret),
-            counted: std::array::from_fn(|at| {
-                metrics.counter(&names::CHALLENGES, &[ChallengeResult::LABELS[at]])
-            }),
-        })
+        Ok(Challenges::with(Key::new(&secret), metrics))
+    }
+
+    /// With the key of another, and counts of its own.
+    pub fn beside(other: &Challenges, metrics: &Metrics) -> Challenges {
+        Challenges::with(other.own.clone(), metrics)
+    }
+
+    fn with(own: Key, metrics: &Metrics) -> Challenges {
+        let count = |at| metrics.counter(&names::CHALLENGES, &[ChallengeResult::LABELS[at]]);
+        Challenges {
+            own,
+            counted: std::array::from_fn(count),
+        }
     }
 
     fn key<'a>(&'a self, policy: &'a Policy) -> &'a Key {

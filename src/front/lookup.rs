@@ -133,7 +133,10 @@ pub fn decide(
             Decision::Refuse(Problem::reject(*reject))
         }
         Ok(Parsed::Complete { request, head_len }) => {
+            let came = from;
             let from = from.of(policy, request);
+            let head = buf.get(..*head_len).unwrap_or_default();
+            site.recent.hear(head, came, from.client, began);
             *noted = Noted::of(buf, request, *head_len, from, began);
             another_host = (!known.lent(request.host, from.scheme)).then_some(from.scheme);
             let listed = site.guard.find(from.client);
@@ -223,7 +226,7 @@ pub fn again<T>(
 }
 
 /// What the rules say. It is decided for each request once, before anything is looked up.
-fn judge(site: &Site, asking: &Asking, listed: Listed, noted: &mut Noted) -> Verdict {
+pub fn judge(site: &Site, asking: &Asking, listed: Listed, noted: &mut Noted) -> Verdict {
     if !site.guard.has_rules() {
         return Verdict::Through;
     }
@@ -287,10 +290,7 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
             false => pass(site, asking, noted),
         };
     }
-    let cacheable = matches!(request.method, Method::Get | Method::Head)
-        && request.body == RequestBody::None
-        && !asking.upgrades();
-    if !cacheable {
+    if !is_cacheable(asking) {
         return pass(site, asking, noted);
     }
     if request.known.cdn_loop
@@ -415,6 +415,14 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
             false,
         ),
     }
+}
+
+/// Whether a request may be answered with what is stored.
+pub fn is_cacheable(asking: &Asking) -> bool {
+    let request = asking.request;
+    matches!(request.method, Method::Get | Method::Head)
+        && request.body == RequestBody::None
+        && !asking.upgrades()
 }
 
 /// What needs neither page nor origin.

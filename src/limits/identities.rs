@@ -93,6 +93,24 @@ pub fn check_jwks(text: &str) -> Result<(), String> {
 }
 
 impl Identities {
+    /// What visitors are known by: what was `before`, if it is the same; none, if by nothing.
+    ///
+    /// # Errors
+    /// Keys that can't be read; for people.
+    pub fn by(
+        spec: &IdentitySpec,
+        before: Option<&Arc<Identities>>,
+        metrics: &Metrics,
+    ) -> Result<Option<Arc<Identities>>, String> {
+        if spec.keys.is_none() && spec.jwt.is_none() {
+            return Ok(None);
+        }
+        if let Some(before) = before.filter(|before| before.is_by(spec)) {
+            return Ok(Some(Arc::clone(before)));
+        }
+        Identities::new(spec, before.map(|before| &**before), metrics).map(Some)
+    }
+
     /// Reads the files that `spec` names. `before`: who knew it until now, and by which hashes.
     ///
     /// # Errors

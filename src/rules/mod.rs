@@ -79,6 +79,7 @@ pub mod range;
 pub mod recent;
 pub mod refresh;
 pub mod rendezvous;
+pub mod replay;
 pub mod request;
 pub mod resolve;
 pub mod response;

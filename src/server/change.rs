@@ -64,7 +64,7 @@ fn renewed(
     let new: Vec<_> = upstreams.iter().filter(is_new).cloned().collect();
     warn_of_open(&policy);
     let guard = Guard::new(&policy, Some(&before.guard), metrics)?;
-    let identities = identities(&policy, before.identities.as_ref(), metrics)?;
+    let identities = Identities::by(&policy.identity, before.identities.as_ref(), metrics)?;
     let limits = before.limits.renewed(
         &policy.limits,
         policy.routes.len(),
@@ -177,22 +177,6 @@ pub fn look_at_files(in_force: &InForce) -> Result<(), String> {
         true
     };
     files::watch("files", files::LOOK, look).map_err(|e| format!("cannot start a thread: {e}"))
-}
-
-/// What visitors are known by: what was `before`, if it is the same.
-pub fn identities(
-    policy: &Policy,
-    before: Option<&Arc<Identities>>,
-    metrics: &Metrics,
-) -> Result<Option<Arc<Identities>>, String> {
-    let spec = &policy.identity;
-    if spec.keys.is_none() && spec.jwt.is_none() {
-        return Ok(None);
-    }
-    if let Some(before) = before.filter(|before| before.is_by(spec)) {
-        return Ok(Some(Arc::clone(before)));
-    }
-    Identities::new(spec, before.map(|before| &**before), metrics).map(Some)
 }
 
 /// Warns of secrets that are none.

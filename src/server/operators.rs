@@ -13,9 +13,10 @@ use crate::config::Policy;
 use crate::config::live::Live;
 use crate::config::policy::{SocketPlace, StateDir};
 use crate::fetch::Fetcher;
-use crate::front::Site;
+use crate::front::{self, Site};
 use crate::levers::board::Board;
 use crate::limits::Limit;
+use crate::rules::replay::Replay;
 use crate::state::{self, Dir, audit::Audit};
 use crate::telemetry::Metrics;
 
@@ -156,5 +157,9 @@ impl Facts for ArcSwap<Site> {
 
     fn waiters(&self) -> usize {
         self.load().waiters.load(Ordering::Relaxed)
+    }
+
+    fn replay(&self, policy: Policy) -> Result<Replay, String> {
+        front::replay::replay(&self.load_full(), policy)
     }
 }

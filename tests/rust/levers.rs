@@ -25,6 +25,7 @@ pub fn tests() -> Vec<Test> {
         ("levers::they_outlive_restarts_and_configs", outlive),
         ("levers::a_mistake_is_told_and_changes_nothing", mistakes),
         ("levers::a_config_is_planned_tried_and_taken_back", configs),
+        ("levers::a_plan_is_tried_on_the_last_requests", replay),
     ]
 }
 
@@ -331,4 +332,93 @@ fn configs() -> Outcome {
     let why = refused(&site, &format!("apply {file}"))?;
     has("why", &why, "error: unclosed array table")?;
     marked(false)
+}
+
+fn replay() -> Outcome {
+    const CONFIG: &str = "
+        [[route]]
+        name = 'all'
+        [[rule]]
+        name = 'odd'
+        when = 'path == \"/odd\"'
+        action = 'count'
+        [[limit]]
+        name = 'pace'
+        rate = '100/s'
+        [log]
+        hide_query = ['token']
+    ";
+    let (origin, site) = site(CONFIG)?;
+    let path = site.dir.path().join("tidegate.toml");
+    let text = fs::read_to_string(&path).map_err(|e| e.to_string())?;
+    let other = site.dir.path().join("other.toml");
+    let plan = |with: &str| -> Result<String, String> {
+        let text = lay_over(&text, with)?;
+        fs::write(&other, text).map_err(|e| e.to_string())?;
+        done(&site, &format!("plan {}", other.display()))
+    };
+    has("none yet", &plan("")?, "no requests of late")?;
+    let mut client = site.client()?;
+    for path in [
+        "/kept?utm_source=a",
+        "/kept?utm_source=b",
+        "/shop/1?token=hush",
+        "/odd",
+    ] {
+        client.get(path, "Cookie: secret=1\r\n")?.is(200)?;
+    }
+    client.ask("POST", "/shop/2", "", b"order")?.is(200)?;
+    let asked = origin.asked("");
+    let told = plan("")?;
+    has("the same", &told, "nothing would change\n")?;
+    has("the same", &told, "tried on 5 requests of the last ")?;
+    has("the same", &told, " all as before\n")?;
+    let told = plan("[[route]]\nquery_drop = ['utm_*']")?;
+    has("keys", &told, " 2 cached otherwise")?;
+    has(
+        "keys",
+        &told,
+        "2  all, by the cache -> all, by the cache under another key, as GET /kept?utm_source=a",
+    )?;
+    let shop = "[[route]]\n[[route]]\nname = 'shop'\npath = '/shop'\ncache = false";
+    let told = plan(shop)?;
+    has("routes", &told, " 2 routed otherwise, 1 cached otherwise")?;
+    has(
+        "routes",
+        &told,
+        "1  all, by the cache -> shop, past the cache, as GET /shop/1?token=",
+    )?;
+    equal(
+        &told,
+        told.contains("hush") || told.contains("secret"),
+        false,
+    )?;
+    let told = plan("[[rule]]\naction = 'block'")?;
+    has("rules", &told, " 1 blocked or challenged otherwise")?;
+    has(
+        "rules",
+        &told,
+        "1  all, by the cache -> all, blocked, as GET /odd",
+    )?;
+    let told = plan("[[limit]]\nrate = '2/h'\nburst = 2")?;
+    has("limits", &told, " 3 limited otherwise")?;
+    has(
+        "limits",
+        &told,
+        "all, past the cache -> all, refused by a limit, as POST /shop/2",
+    )?;
+    // It was a thought.
+    for metric in ["tidegate_rule_matches_total", "tidegate_limited_total"] {
+        let page = site.proxy.api("GET", "/metrics", "")?.is(200)?.body;
+        let others = page
+            .lines()
+            .filter(|line| line.starts_with(metric) && line.contains("block"));
+        equal(metric, others.count(), 0)?;
+    }
+    equal(
+        "rules counted",
+        site.metric("tidegate_rule_matches_total")?,
+        1.0,
+    )?;
+    equal("the origin was not asked", origin.asked(""), asked)
 }

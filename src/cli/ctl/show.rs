@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use crate::admin::{
-    Audit, Changed, ConfigVersion, Configs, Levers, Plan, Pulled, PulledLever, Purged, Status, Top,
+    Audit, Changed, ConfigVersion, Configs, Levers, Plan, Pulled, PulledLever, Purged, Replayed,
+    Status, Top,
 };
 
 pub fn status(status: &Status) -> String {
@@ -270,7 +271,58 @@ pub fn plan(plan: &Plan) -> String {
             waits.join(", ")
         );
     }
-    out
+    out + &replayed(&plan.replay)
+}
+
+fn replayed(replay: &Replayed) -> String {
+    if replay.requests == 0 {
+        return "no requests of late to try it on\n".to_owned();
+    }
+    let mut out = format!(
+        "tried on {} requests of the last {}",
+        replay.requests,
+        time(replay.seconds)
+    );
+    if replay.per_mille < 1000 {
+        let percent = f64::from(replay.per_mille) / 10.0;
+        let _ = write!(out, ", of {percent} % of the clients");
+    }
+    out += ":";
+    let kinds = [
+        (replay.routed, "routed"),
+        (replay.cached, "cached"),
+        (replay.limited, "limited"),
+        (replay.blocked, "blocked or challenged"),
+    ];
+    let kinds: Vec<_> = kinds
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, how)| format!(" {count} {how} otherwise"))
+        .collect();
+    out += match kinds.is_empty() {
+        true => " all as before",
+        false => "",
+    };
+    out += &kinds.join(",");
+    for one in &replay.differences {
+        let _ = write!(
+            out,
+            "\n{:>8}  {} -> {}, as {}",
+            one.requests,
+            plain(&one.before),
+            plain(&one.after),
+            plain(&one.example)
+        );
+    }
+    if !replay.left_out.is_empty() {
+        let names: Vec<_> = replay.left_out.iter().map(|name| plain(name)).collect();
+        let _ = write!(
+            out,
+            "\nnot tried, as all clients count together: {}",
+            names.join(", ")
+        );
+    }
+    out + "\n"
 }
 
 pub fn configs(configs: &Configs) -> String {
