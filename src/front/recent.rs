@@ -176,6 +176,8 @@ mod tests {
         let recent = Recent::default();
         recent.share.store(EVERYBODY / 2, Ordering::Relaxed);
         let at = clock::tick();
+        // Not the first of a second.
+        recent.ring.lock().second = at.uptime_millis() / 1000;
         for _ in 0..2 {
             for last in 0..40 {
                 recent.hear(b"GET / HTTP/1.1\r\n\r\n", from(last), from(last).peer, at);
