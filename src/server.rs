@@ -38,6 +38,7 @@ use crate::guard::Guard;
 use crate::limits;
 use crate::origin::{self, FirstRound};
 use crate::rules::breaker;
+use crate::state;
 use crate::telemetry::{self, Metrics, Telemetry, names};
 use leave::{Entrance, Leave};
 use operators::Operators;
@@ -83,13 +84,22 @@ fn run_with(
     let operators = Operators::prepare(&policy, &telemetry.metrics)?;
     let health = Health::new();
     let base = Arc::new(policy);
-    let kept = operators.levers();
+    let (kept, history) = (
+        operators.file(state::LEVERS),
+        operators.file(state::CONFIGS),
+    );
     let site = site(reload::begun(&base, kept.as_deref()), telemetry, &health)?;
     let policy = Arc::clone(&site.policy);
     let in_force: InForce = Arc::new(ArcSwap::new(Arc::clone(&site)));
     gauges::site(&telemetry.metrics, &in_force);
     let board = reload::board(kept, base, &in_force, &telemetry.metrics);
-    let live = reload::live(source, text, &in_force, &board, &telemetry.metrics);
+    let live = reload::live(
+        (source, text),
+        history,
+        &in_force,
+        &board,
+        &telemetry.metrics,
+    );
     let tls = tls(&policy, &telemetry.metrics)?;
     // Nobody comes in before it is known where the servers are,
     let leave = first(leave, origin::resolve(site.fetcher.upstreams())?)?;

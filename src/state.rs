@@ -3,6 +3,7 @@
 //! It is this user's alone. A proxy without one serves all the same; what needs it says so and is not to be had.
 
 pub mod audit;
+pub mod kept;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -17,6 +18,8 @@ pub const SOCKET: &str = "admin.sock";
 pub const TOKEN: &str = "token";
 /// The levers that are pulled.
 pub const LEVERS: &str = "levers.json";
+/// The configs that were in force.
+pub const CONFIGS: &str = "configs.json";
 /// The audit log.
 pub const AUDIT: &str = "audit.jsonl";
 

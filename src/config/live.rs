@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use super::{Flags, Policy, Report, fixed};
 use crate::rules::time::{Moment, Now};
+use crate::state::kept;
 
 /// How many configs are remembered that were in force.
 pub const REMEMBERED: usize = 20;
@@ -26,7 +28,7 @@ pub struct Source {
 }
 
 /// Who wants a change, and why.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct By {
     pub who: String,
     pub reason: String,
@@ -42,9 +44,9 @@ impl By {
 }
 
 /// A config that is in force, or was.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Version {
-    /// Rising from 1, which is what the process started with.
+    /// Rising from 1, over restarts too where they are remembered.
     pub number: u64,
     /// When it came into force, in Unix seconds.
     pub since: u64,
@@ -92,6 +94,8 @@ type InForce = Box<dyn Fn() -> Arc<Policy> + Send + Sync>;
 /// See the module.
 pub struct Live {
     source: Source,
+    /// Where versions are remembered over restarts, if anywhere.
+    history: Option<PathBuf>,
     /// What there is instead of a file, if there is none.
     text: Arc<str>,
     in_force: InForce,
@@ -123,6 +127,26 @@ struct Trial {
     before: Arc<Version>,
 }
 
+impl State {
+    fn forget(&mut self) {
+        while self.versions.len() > REMEMBERED + 1 {
+            self.versions.pop_front();
+        }
+    }
+}
+
+impl Version {
+    fn numbered(&self, number: u64) -> Version {
+        Version {
+            number,
+            since: self.since,
+            by: self.by.clone(),
+            text: Arc::clone(&self.text),
+            from_file: self.from_file,
+        }
+    }
+}
+
 impl Live {
     /// `text`: what the process has started with.
     pub fn new(source: Source, text: &str, now: Now, in_force: InForce, put: Put) -> Live {
@@ -135,6 +159,7 @@ impl Live {
         };
         Live {
             source,
+            history: None,
             text: text.into(),
             in_force,
             put,
@@ -145,6 +170,49 @@ impl Live {
                 refused: None,
             }),
             counts: Counts::default(),
+        }
+    }
+
+    /// With the versions that earlier processes have kept at `path`; from now on they are kept there. What the process has
+    /// started with comes after them.
+    pub fn remembering(self, path: PathBuf) -> Live {
+        let (versions, why) = kept::read::<Vec<Version>>(&path);
+        if let Some(why) = why {
+            tracing::error!(why, "the configs of before are lost");
+        }
+        let mut state = self.state.lock();
+        let is_known = |first: &Version, last: &Version| {
+            (&last.text, last.from_file) == (&first.text, first.from_file)
+        };
+        if let Some(first) = state.versions.pop_front() {
+            let mut before: VecDeque<_> = versions.into_iter().map(Arc::new).collect();
+            match before.back() {
+                Some(last) if is_known(&first, last) => {}
+                last => {
+                    let number = last.map_or(1, |last| last.number + 1);
+                    before.push_back(Arc::new(first.numbered(number)));
+                }
+            }
+            state.versions = before;
+        }
+        state.forget();
+        drop(state);
+        let live = Live {
+            history: Some(path),
+            ..self
+        };
+        live.keep();
+        live
+    }
+
+    fn keep(&self) {
+        let Some(path) = &self.history else {
+            return;
+        };
+        let versions: Vec<_> = self.state.lock().versions.iter().cloned().collect();
+        let all: Vec<&Version> = versions.iter().map(|version| &**version).collect();
+        if let Err(error) = kept::write(path, &all) {
+            tracing::warn!(path = %path.display(), %error, "a restart will not know of the configs of before");
         }
     }
 
@@ -307,9 +375,11 @@ impl Live {
         };
         if !same {
             state.versions.push_back(Arc::clone(&version));
-            while state.versions.len() > REMEMBERED + 1 {
-                state.versions.pop_front();
-            }
+            state.forget();
+        }
+        drop(state);
+        if !same {
+            self.keep();
         }
         Ok(Done {
             by,

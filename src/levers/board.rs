@@ -1,7 +1,5 @@
 //! Which levers are pulled: kept in a file, so that a restart undoes nothing; undone by command or by themselves.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Lever, Order, Pull, apply};
 use crate::config::policy::Policy;
+use crate::state::kept;
 
 /// So many may be pulled at once.
 pub const MOST: usize = 256;
@@ -52,34 +51,16 @@ pub struct Pulled {
 /// The levers that were kept in a file and are not over `now` (Unix seconds), and why they could not be read, if they were not: then that file lies beside, with
 /// `.bad` behind its name.
 pub fn read(path: &Path, now: u64) -> (Vec<Lever>, Option<String>) {
-    let (kept, why) = read_all(path);
+    let (kept, why) = kept::read::<Kept>(path);
     let is_on = |lever: &Lever| lever.until.is_none_or(|until| until > now);
     (kept.levers.into_iter().filter(is_on).collect(), why)
-}
-
-fn read_all(path: &Path) -> (Kept, Option<String>) {
-    let told = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
-    match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (Kept::default(), None),
-        Err(error) => (Kept::default(), Some(told(&error))),
-        Ok(bytes) => match serde_json::from_slice(&bytes) {
-            Ok(kept) => (kept, None),
-            Err(error) => {
-                let mut aside = path.as_os_str().to_owned();
-                aside.push(".bad");
-                // It is of no use where it is, either.
-                let _ = fs::rename(path, aside);
-                (Kept::default(), Some(told(&error)))
-            }
-        },
-    }
 }
 
 impl Board {
     /// With what is kept at `path`. `base`: the config's policy. Nothing is put in force: the process has begun with
     /// [`over`](apply::over) these.
     pub fn new(path: Option<PathBuf>, base: Arc<Policy>, put: Put) -> Board {
-        let kept = path.as_deref().map(|path| read_all(path).0);
+        let kept = path.as_deref().map(|path| kept::read::<Kept>(path).0);
         Board {
             path,
             put,
@@ -188,26 +169,15 @@ impl Board {
     fn change(&self, state: &mut State, kept: Kept) -> Result<Option<String>, String> {
         (self.put)(apply::over(&state.base, &kept.levers))?;
         state.kept = kept;
-        let written = self.path.as_deref().map(|path| write(path, &state.kept));
+        let written = self
+            .path
+            .as_deref()
+            .map(|path| kept::write(path, &state.kept));
         Ok(match written {
             None => Some("there is no directory to keep it in".to_owned()),
             Some(Ok(())) => None,
             Some(Err(error)) => Some(error.to_string()),
         })
-    }
-}
-
-/// All of it at once, or nothing: whoever is killed in the middle leaves the file as it was.
-fn write(path: &Path, kept: &Kept) -> io::Result<()> {
-    let next = path.with_extension("next");
-    let mut file = File::create(&next)?;
-    serde_json::to_writer_pretty(&mut file, kept)?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    fs::rename(&next, path)?;
-    match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
     }
 }
 

@@ -50,9 +50,9 @@ impl Operators {
         })
     }
 
-    /// Where levers are kept, if anywhere.
-    pub fn levers(&self) -> Option<PathBuf> {
-        self.dir.as_ref().map(|dir| dir.file(state::LEVERS))
+    /// Where what is called so is kept, if anything is.
+    pub fn file(&self, name: &str) -> Option<PathBuf> {
+        self.dir.as_ref().map(|dir| dir.file(name))
     }
 
     /// Binds the socket beside its place.

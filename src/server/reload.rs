@@ -21,21 +21,25 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// The config of what is in force now, which came from `source` and was `text`.
 pub fn live(
-    source: Source,
-    text: &str,
+    (source, text): (Source, &str),
+    history: Option<PathBuf>,
     in_force: &InForce,
     board: &Arc<Board>,
     metrics: &Arc<Metrics>,
 ) -> Arc<Live> {
     let read = Arc::clone(in_force);
     let board = Arc::clone(board);
-    let live = Arc::new(Live::new(
+    let live = Live::new(
         source,
         text,
         clock::now(),
         Box::new(move || Arc::clone(&read.load().policy)),
         Box::new(move |policy| board.rebase(policy)),
-    ));
+    );
+    let live = Arc::new(match history {
+        Some(path) => live.remembering(path),
+        None => live,
+    });
     let of = |read: fn(&Live) -> f64| {
         let live = Arc::clone(&live);
         move || read(&live)

@@ -125,7 +125,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // What an upstream is, is the origin's to say, and what a limit or an identity is, the limits'.
     (
         "config",
-        &["origin", "limits", "rules", "telemetry", "clock"],
+        &["origin", "limits", "rules", "state", "telemetry", "clock"],
     ),
     ("rules", &[]),
     ("state", &["telemetry", "clock"]),

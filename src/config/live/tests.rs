@@ -138,3 +138,36 @@ fn the_file_is_read_anew_and_what_is_fixed_stays() {
     std::fs::write(&path, FIRST).unwrap();
     assert_eq!(live.reload(by(), now(3)).unwrap().waits, [""; 0]);
 }
+
+#[test]
+fn a_restart_knows_of_the_configs_of_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("configs.json");
+    let start = || with(None).0.remembering(path.clone());
+    let numbers = |live: &Live| -> Vec<u64> {
+        live.versions()
+            .iter()
+            .map(|version| version.number)
+            .collect()
+    };
+    let live = start();
+    live.apply(&text(7), by(), None, now(1)).unwrap();
+    assert_eq!(numbers(&live), [2, 1]);
+    // What was applied was for that process.
+    let live = start();
+    assert_eq!(numbers(&live), [3, 2, 1]);
+    let (version, before) = (live.version(), live.find(Some(2)).unwrap());
+    assert_eq!((&*version.text, version.from_file), (FIRST, true));
+    assert_eq!((&*before.text, &*before.by.who), (&*text(7), "ada"));
+    live.roll_back(Some(2), by(), now(2)).unwrap();
+    live.roll_back(None, by(), now(2)).unwrap();
+    // The same again is no other version.
+    assert_eq!(numbers(&start()), [5, 4, 3, 2, 1]);
+    for queue in 20..60 {
+        live.apply(&text(queue), by(), None, now(3)).unwrap();
+    }
+    assert_eq!(numbers(&start()).len(), REMEMBERED + 1);
+    // Whoever can't read it begins anew.
+    std::fs::write(&path, "[").unwrap();
+    assert_eq!(numbers(&start()), [1]);
+}
