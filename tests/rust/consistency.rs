@@ -51,14 +51,14 @@ fn read(reply: &Reply, at: usize) -> Result<u64, String> {
 }
 
 /// Numbers that follow from a seed.
-struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
-    fn of(seed: u64) -> Dice {
+    pub fn of(seed: u64) -> Dice {
         Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    fn below(&mut self, most: u64) -> u64 {
+    pub fn below(&mut self, most: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

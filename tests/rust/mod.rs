@@ -2,7 +2,7 @@
 //! architecture, the admin API and `tidegate ctl`, a browser at the demo site, hot pages and compressed ones, origins and clients that speak TLS and HTTP/2,
 //! servers that fail, fall ill and get well, those that come and go with DNS, origins that are down as a whole, how requests
 //! are spread over servers, who is kept out, who is known and counted for himself, browsers that have to solve a puzzle first, purges, more requests than an origin can bear, routes that may have some of its places only, what
-//! `tidegate health` makes of odd answers, clocks that jump, configs that change, what happens when files, memory or disk run out, that the
+//! `tidegate health` makes of odd answers, clocks that jump, configs that change, processes that are killed, what happens when files, memory or disk run out, that the
 //! container's files say what is true, mutated requests at a strict origin, the corpora of what is fuzzed.
 
 mod addresses;
@@ -30,6 +30,7 @@ mod hot;
 mod http2;
 mod identities;
 mod invariants;
+mod kills;
 mod levers;
 mod lifecycle;
 mod limits;
@@ -76,6 +77,7 @@ pub fn tests() -> Vec<Test> {
         http2::tests(),
         identities::tests(),
         invariants::tests(),
+        kills::tests(),
         levers::tests(),
         lifecycle::tests(),
         limits::tests(),
