@@ -103,7 +103,7 @@ bench-fleet: build ## Share a limit over Redis, for half a minute each way; kill
 	TIDEGATE_SECONDS=30 TIDEGATE_BIN=$(abspath $(TARGET))/release/tidegate \
 		cargo test --locked --test main -- fleet:: --test-threads 1
 
-bench-upgrade: build ## Change the binary and restart it under load
+bench-upgrade: build ## Change the config, change the binary and restart it under load
 	cargo bench --locked --bench upgrade -- $(ARGS)
 
 bench-hostile: build ## Run the hostile wire scripts against nginx, Varnish and HAProxy too

@@ -16,6 +16,9 @@ pub struct Outcome {
     pub status: u16,
     pub cache_status: Option<String>,
     pub request_id: Option<String>,
+    /// What it says of limits, and whether it has an X-Cache: marks of the config that it was answered by.
+    pub policy: Option<String>,
+    pub x_cache: bool,
 }
 
 struct Slot {
@@ -154,6 +157,8 @@ impl Clients {
             status: asking.response.status,
             cache_status: asking.response.field("cache-status").map(str::to_owned),
             request_id: asking.response.field("x-request-id").map(str::to_owned),
+            policy: asking.response.field("ratelimit-policy").map(str::to_owned),
+            x_cache: asking.response.field("x-cache").is_some(),
         })
     }
 

@@ -1,4 +1,7 @@
-//! Another binary in the place of the running one, and restarts, under load: what clients that connect again see of it.
+//! Other configs, another binary in the place of the running one, and restarts, under load: what clients see of it.
+//!
+//! Configs alternate between two with two marks each on their answers, made from different tables; an answer with marks of both is a
+//! mixture. One in five is bad.
 //!
 //! A request is accepted when the proxy has read it. Each that it has, by its access log, must have reached its client
 //! whole; and through upgrades, where the sockets live on, no client may notice anything at all.
@@ -11,6 +14,8 @@ mod support;
 
 use std::collections::{HashSet, VecDeque};
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -36,9 +41,13 @@ const PAUSE: Duration = Duration::from_millis(500);
 fn main() -> ExitCode {
     args::run(
         "upgrade",
-        "Upgrades and restarts under load, and what clients see of them.",
+        "Reloads, upgrades and restarts under load, and what clients see of them.",
         &[
             ("--rate", "requests a second, 5000"),
+            (
+                "--reloads",
+                "configs put in force, one in five of them bad, 100",
+            ),
             ("--times", "upgrades, and then restarts, 10"),
         ],
         measure,
@@ -50,6 +59,20 @@ fn measure(args: &Args) -> Result<Checks, String> {
     let times = args.number("--times", if args.quick { 2 } else { 10 });
     sys::raise_open_files();
     let mut checks = Checks::default();
+    let reloads = args.number("--reloads", if args.quick { 10 } else { 100 });
+    println!("{reloads} reloads at {rate} requests/s on a schedule");
+    let seen = run(reload, reloads, rate)?;
+    told(&mut checks, "reloads", &seen);
+    checks.check(
+        seen.mixed == 0,
+        "reloads: no answer mixes two configs",
+        format!(
+            "{} mixed; {} by one, {} by the other",
+            seen.mixed,
+            count(seen.by[0]),
+            count(seen.by[1])
+        ),
+    );
     for (what, change) in [("upgrades", upgrade as Change), ("restarts", restart)] {
         println!("{times} {what} at {rate} requests/s on a schedule, {PAGES} pages of 10 KB");
         let seen = run(change, times, rate)?;
@@ -59,7 +82,7 @@ fn measure(args: &Args) -> Result<Checks, String> {
 }
 
 /// Puts another process in the place of the running one.
-type Change = fn(Server, &Place) -> Result<Server, String>;
+type Change = fn(Server, &Place, u64) -> Result<Server, String>;
 
 /// Where the processes run.
 struct Place<'a> {
@@ -78,7 +101,7 @@ impl Place<'_> {
     }
 }
 
-fn upgrade(old: Server, place: &Place) -> Result<Server, String> {
+fn upgrade(old: Server, place: &Place, _: u64) -> Result<Server, String> {
     let output = place.folder.join("successor.out");
     let mut command = place.command(&["--upgrade"])?;
     let waits = "waiting for the running process";
@@ -87,7 +110,71 @@ fn upgrade(old: Server, place: &Place) -> Result<Server, String> {
     Ok(new)
 }
 
-fn restart(old: Server, place: &Place) -> Result<Server, String> {
+/// What the config says of the route and after it.
+fn marked(number: u64) -> String {
+    format!(
+        "x_cache = {}\n\n[[limit]]\nname = \"n{number}\"\nrate = \"{}/s\"\ntell = \"always\"\n",
+        number % 2 == 1,
+        1_000_000 + number
+    )
+}
+
+/// Another config, the `turn`-th, counted from 1.
+fn reload(old: Server, place: &Place, turn: u64) -> Result<Server, String> {
+    let (first, next) = (
+        place.folder.join("first.toml"),
+        place.folder.join("next.toml"),
+    );
+    if turn == 1 {
+        fs::copy(place.config, &first).map_err(|e| e.to_string())?;
+    }
+    let text = fs::read_to_string(&first).map_err(|e| e.to_string())?;
+    let to = match turn.is_multiple_of(5) {
+        true => "[[rout".to_owned(),
+        false => text.replace(&marked(0), &marked(turn)),
+    };
+    fs::write(&next, to).map_err(|e| e.to_string())?;
+    fs::rename(&next, place.config).map_err(|e| e.to_string())?;
+    sys::signal(old.pid(), libc::SIGHUP);
+    let admin = text.split("[admin]\naddress = \"").nth(1);
+    let admin = admin
+        .and_then(|rest| rest.split('"').next())
+        .unwrap_or_default();
+    let waits_until = sys::now() + 5_000_000_000;
+    loop {
+        let changes = changes(admin)?;
+        match changes.0 + changes.1 >= turn {
+            true if changes.1 == turn / 5 => return Ok(old),
+            _ if sys::now() > waits_until => {
+                return Err(format!(
+                    "turn {turn}: {changes:?} configs were taken and refused"
+                ));
+            }
+            _ => std::thread::sleep(Duration::from_millis(2)),
+        }
+    }
+}
+
+/// How many configs were put in force, and refused.
+fn changes(admin: &str) -> Result<(u64, u64), String> {
+    let told = |e: std::io::Error| format!("the admin listener: {e}");
+    let mut stream = TcpStream::connect(admin).map_err(told)?;
+    let ask = format!("GET /metrics HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
+    stream.write_all(ask.as_bytes()).map_err(told)?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).map_err(told)?;
+    let count = |result: &str| {
+        let name = format!("tidegate_config_changes_total{{result=\"{result}\"}} ");
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name.as_str()));
+        line.and_then(|count| count.parse::<u64>().ok())
+            .unwrap_or(0)
+    };
+    Ok((count("done"), count("refused")))
+}
+
+fn restart(old: Server, place: &Place, _: u64) -> Result<Server, String> {
     old.end(libc::SIGTERM)?;
     let output = place.folder.join("restarted.out");
     Server::start(&mut place.command(&[])?, place.core, place.port, &output)
@@ -112,6 +199,9 @@ struct Seen {
     /// Of the requests that the proxies read, by their access log.
     logged: u64,
     lost: u64,
+    /// With marks of two configs; and those of either kind.
+    mixed: u64,
+    by: [u64; 2],
 }
 
 fn run(change: Change, times: u64, rate: u64) -> Result<Seen, String> {
@@ -128,7 +218,7 @@ fn run(change: Change, times: u64, rate: u64) -> Result<Seen, String> {
         core: server_core,
         cache: "",
         upstream: "",
-        route: "",
+        route: &marked(0),
         build: None,
     };
     let tidegate = Tidegate::start(folder.path(), &setup)?;
@@ -142,13 +232,18 @@ fn run(change: Change, times: u64, rate: u64) -> Result<Seen, String> {
         core: server_core,
     };
     let left = AtomicUsize::new(times as usize);
+    let pause = PAUSE.min(Duration::from_secs(10) / times.max(1) as u32);
     let mut seen = std::thread::scope(|scope| {
         let changes = scope.spawn(|| {
             let mut running = tidegate.server;
             let mut all = || {
-                for _ in 0..times {
-                    std::thread::sleep(PAUSE);
-                    running = change(std::mem::replace(&mut running, Server::none()), &place)?;
+                for turn in 1..=times {
+                    std::thread::sleep(pause);
+                    running = change(
+                        std::mem::replace(&mut running, Server::none()),
+                        &place,
+                        turn,
+                    )?;
                     left.fetch_sub(1, Relaxed);
                 }
                 std::thread::sleep(PAUSE);
@@ -217,6 +312,13 @@ fn load(port: u16, rate: u64, over: impl Fn() -> bool) -> Seen {
             idle.push(outcome.connection);
             match (outcome.end, outcome.status) {
                 (End::Whole, 200) => {
+                    let policy = outcome.policy.as_deref().and_then(|said| {
+                        let number = said.strip_prefix("\"n")?.split('"').next()?;
+                        number.parse::<u64>().ok()
+                    });
+                    let odd = usize::from(outcome.x_cache);
+                    seen.by[odd] += 1;
+                    seen.mixed += u64::from(policy.is_none_or(|n| n % 2 != odd as u64));
                     seen.whole.extend(outcome.request_id);
                     seen.latencies.push(outcome.done - outcome.intended);
                 }
@@ -265,9 +367,9 @@ fn told(checks: &mut Checks, what: &str, seen: &Seen) {
         ms(quantile(&seen.latencies, 1.0))
     );
     match what {
-        "upgrades" => checks.check(
+        "upgrades" | "reloads" => checks.check(
             seen.crossed + seen.refused == 0,
-            "upgrades: nobody had to ask twice",
+            format!("{what}: nobody had to ask twice"),
             again,
         ),
         _ => println!("      {what}: asked again: {again}"),
