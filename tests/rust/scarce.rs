@@ -195,9 +195,9 @@ fn c87_files() -> Outcome {
     eventually("all files are in use", || {
         Ok((files(pid)? >= FILES).then_some(()))
     })?;
-    // Others stand at the door.
+    // Others stand at the door: no more than there is room for, half of the files, while nobody is idle.
     let mut newcomers: Vec<Client> = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..FILES / 2 - BUSY - 1 {
         let mut client = site.client()?;
         client.send("GET", "/hot", "", b"")?;
         newcomers.push(client);
