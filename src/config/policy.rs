@@ -35,6 +35,7 @@ use crate::telemetry::Output;
 pub struct Policy {
     pub listen: Listen,
     pub cache: Cache,
+    pub fallback: Fallback,
     pub challenge: Challenge,
     pub upstreams: Vec<UpstreamSpec>,
     /// In the order of the file; a route's `id` is its place here.
@@ -165,6 +166,15 @@ pub struct Cache {
     pub pass_buffer: usize,
     pub hit_for_miss: Duration,
     pub cdn_id: String,
+}
+
+/// What there is when the app is gone.
+#[derive(Clone, Debug)]
+pub struct Fallback {
+    /// How much of the disk the last good pages may take, in bytes; 0: none are kept.
+    pub snapshot: u64,
+    /// How fast they are written, in bytes a second.
+    pub snapshot_rate: u64,
 }
 
 #[derive(Clone, Debug)]

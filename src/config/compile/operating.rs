@@ -2,7 +2,7 @@
 
 use super::Compile;
 use crate::config::options;
-use crate::config::policy::{Admin, SocketPlace, StateDir};
+use crate::config::policy::{Admin, Fallback, SocketPlace, StateDir};
 use crate::config::value::OrOff;
 
 impl Compile<'_, '_> {
@@ -41,6 +41,13 @@ pub(in crate::config) fn socket(admin: &options::Admin) -> SocketPlace {
         None => SocketPlace::Usual,
         Some(OrOff::Off) => SocketPlace::Off,
         Some(OrOff::On(path)) => SocketPlace::At(path),
+    }
+}
+
+pub(super) fn fallback(fallback: &options::Fallback) -> Fallback {
+    Fallback {
+        snapshot: fallback.snapshot.value.0,
+        snapshot_rate: fallback.snapshot_rate.value.0,
     }
 }
 
