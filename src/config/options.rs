@@ -950,6 +950,18 @@ table! {
 
     /// How fast they are written, at most.
     snapshot_rate: Rate = Default("16MB/s"), "64KiB/s" to "64GiB/s";
+
+    /// A folder of files for a route in fallback, for pages that no copy is stored of: `/about` is `about`, `about.html` or
+    /// `about/index.html`, `/` is `index.html`, and beside each there may be one compressed before (`.br`, `.zst`, `.gz`). A folder in it
+    /// with a host's name is that host's alone. No link in it is followed, and no file over `max_object_size` read.
+    dir: Option<PathBuf> = Unset("/srv/blog/static");
+
+    /// The maintenance page (HTML, 1MiB at most), for pages that there is nothing of; else a bundled one. It is read at start and at each reload,
+    /// and sent with status 503. Programs that ask for JSON get that.
+    page: Option<PathBuf> = Unset("/etc/tidegate/maintenance.html");
+
+    /// When those who got the maintenance page are to come again, at the least (`Retry-After`).
+    retry_after: Duration = Default("30s"), "1s" to "1h";
 }
 
 table! {

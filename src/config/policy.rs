@@ -175,6 +175,12 @@ pub struct Fallback {
     pub snapshot: u64,
     /// How fast they are written, in bytes a second.
     pub snapshot_rate: u64,
+    /// Where files lie that stand in for pages.
+    pub dir: Option<PathBuf>,
+    /// What visitors get where there is nothing else; none: the bundled page.
+    pub page: Option<Arc<[u8]>>,
+    /// When they are to come again.
+    pub retry_after: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -250,6 +256,8 @@ pub struct Pulled {
     pub readonly: bool,
     /// Its requests go to the origin each for itself; what is stored stands in where that fails.
     pub bypass: bool,
+    /// Its visitors get what there is without the app.
+    pub fallback: bool,
 }
 
 /// Who may purge by requests.
