@@ -26,6 +26,7 @@ use crate::cache::store::Store;
 use crate::clock;
 use crate::config::live::{Live, Source};
 use crate::config::policy::Policy;
+use crate::fallback::Reserve;
 use crate::fetch::Fetcher;
 use crate::files::Watched;
 use crate::front;
@@ -235,6 +236,7 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
     Ok(Arc::new(Site {
         guard: Guard::new(&policy, None, metrics)?,
         identities: limits::Identities::by(&policy.identity, None, metrics)?,
+        reserve: Arc::new(Reserve::new(&policy, None, metrics)),
         guests: Arc::new(guests),
         limits: Arc::new(limits::Limits::new(
             &policy.limits,
@@ -363,6 +365,7 @@ fn origins(site: &Site) -> State {
         return State::Ok(told);
     }
     match site.fetcher.store.size().0 {
+        0 if site.reserve.has_files() => State::Ok(format!("{told}; files to fall back on")),
         0 => State::Failing(told),
         pages => State::Ok(format!("{told}; entries stored: {pages}")),
     }

@@ -11,6 +11,7 @@ use super::Desk;
 use super::health::Told;
 use crate::clock;
 use crate::config::Policy;
+use crate::fallback::Reserve;
 use crate::fetch::Fetcher;
 use crate::limits::Limit;
 use crate::origin::Upstream;
@@ -26,6 +27,8 @@ pub trait Facts: Send + Sync {
     fn limits(&self) -> Vec<Arc<Limit>>;
     /// Client connections open, and how many there may be.
     fn connections(&self) -> (usize, usize);
+    /// What there is without apps, under the policy in force.
+    fn reserve(&self) -> (Arc<Policy>, Arc<Reserve>);
     /// Requests that wait for a flight's head or for a permit.
     fn waiters(&self) -> usize;
     /// What another config, under the levers that are pulled, would have done with the last minutes' requests.

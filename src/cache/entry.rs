@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::encoded::Encoded;
@@ -146,20 +146,20 @@ fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) -> (u
 }
 
 /// Writes `HTTP/1.1 200 OK` and its line end.
-pub fn write_status_line(status: u16, out: &mut BytesMut) {
+pub fn write_status_line(status: u16, out: &mut impl BufMut) {
     let reason = StatusCode::from_u16(status)
         .ok()
         .and_then(|code| code.canonical_reason())
         .unwrap_or("");
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(&[
+    out.put_slice(b"HTTP/1.1 ");
+    out.put_slice(&[
         b'0' + (status / 100) as u8,
         b'0' + (status / 10 % 10) as u8,
         b'0' + (status % 10) as u8,
     ]);
-    out.extend_from_slice(b" ");
-    out.extend_from_slice(reason.as_bytes());
-    out.extend_from_slice(b"\r\n");
+    out.put_slice(b" ");
+    out.put_slice(reason.as_bytes());
+    out.put_slice(b"\r\n");
 }
 
 /// `content-type` as people write it: `Content-Type`. Names are caseless; this is for eyes and for old clients.

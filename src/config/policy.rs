@@ -35,6 +35,7 @@ use crate::telemetry::Output;
 pub struct Policy {
     pub listen: Listen,
     pub cache: Cache,
+    pub fallback: Fallback,
     pub challenge: Challenge,
     pub upstreams: Vec<UpstreamSpec>,
     /// In the order of the file; a route's `id` is its place here.
@@ -167,6 +168,21 @@ pub struct Cache {
     pub cdn_id: String,
 }
 
+/// What there is when the app is gone.
+#[derive(Clone, Debug)]
+pub struct Fallback {
+    /// How much of the disk the last good pages may take, in bytes; 0: none are kept.
+    pub snapshot: u64,
+    /// How fast they are written, in bytes a second.
+    pub snapshot_rate: u64,
+    /// Where files lie that stand in for pages.
+    pub dir: Option<PathBuf>,
+    /// What visitors get where there is nothing else; none: the bundled page.
+    pub page: Option<Arc<[u8]>>,
+    /// When they are to come again.
+    pub retry_after: Duration,
+}
+
 #[derive(Clone, Debug)]
 pub struct Challenge {
     pub terms: proof::Terms,
@@ -240,6 +256,8 @@ pub struct Pulled {
     pub readonly: bool,
     /// Its requests go to the origin each for itself; what is stored stands in where that fails.
     pub bypass: bool,
+    /// Its visitors get what there is without the app.
+    pub fallback: bool,
 }
 
 /// Who may purge by requests.

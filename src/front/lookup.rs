@@ -11,6 +11,7 @@ use super::Site;
 use super::asking::{Asking, Noted, Whence, with_route};
 use super::challenge::{self, Challenge};
 use super::down::Down;
+use super::fallback::{self, Instead};
 use super::liked::in_liked_coding;
 use super::limited::{self, Gate, Refused, Who};
 use super::part::Part;
@@ -60,6 +61,8 @@ pub enum Decision {
     Limited(Refused),
     /// It is its turn so much later.
     Later(Duration),
+    /// By what there is without the app.
+    Instead(Box<Instead>),
     /// Something is to be taken out of the cache.
     Purge(Box<Order>),
 }
@@ -276,13 +279,16 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
     if let Some(purges) = purging::decide(site, asking) {
         return purges;
     }
-    if asking.route.pulled.readonly && !request.method.is_safe() {
-        return Decision::Here(Problem::readonly());
-    }
     if (noted.marks.needs_pass() || asking.policy.challenge.is_on(asking.route))
         && let challenge::Demand::Challenge(challenge) = challenge::demand(site, asking, noted)
     {
         return Decision::Challenge(challenge);
+    }
+    if site.reserve.is_on(asking.route) {
+        return fallback::decide(site, asking, noted, now);
+    }
+    if asking.route.pulled.readonly && !request.method.is_safe() {
+        return Decision::Here(Problem::readonly());
     }
     if noted.marks.bypasses() {
         return match asking.only_if_cached {

@@ -93,6 +93,9 @@ fn pull(policy: &mut Policy, pull: &Pull) -> Result<(), String> {
         Pull::Readonly { route } => on_routes(policy, route.as_deref(), |route| {
             route.pulled.readonly = true
         }),
+        Pull::Fallback { route } => on_routes(policy, route.as_deref(), |route| {
+            route.pulled.fallback = true;
+        }),
         Pull::Bypass { route } => on_routes(policy, Some(route), |route| {
             route.pulled.bypass = true;
         }),

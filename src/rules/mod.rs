@@ -38,6 +38,7 @@
 //! | [`validate`] | is what is stored still right | RFC 9111 §4.3 |
 //! | [`invalidate`] | what an unsafe request makes wrong | RFC 9111 §4.4 |
 //! | [`tags`], [`purge`], [`prefixes`] | what an answer calls itself, and whether a purge means it | RFC 9875 |
+//! | [`fallback`] | which files stand in for it when its app is gone | |
 //! | [`cache_status`] | what the client is told of all this | RFC 9211 |
 //!
 //! Towards the servers of an upstream: [`rendezvous`], which of them a key belongs to; [`sticky`], which a visitor does; and
@@ -56,6 +57,7 @@ pub mod date;
 pub mod decimal;
 pub mod encoding;
 pub mod expression;
+pub mod fallback;
 pub mod fields;
 pub mod forward;
 pub mod fresh;

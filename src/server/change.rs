@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::cache::memory::Memory;
 use crate::config::policy::{Policy, Pulled, Route};
+use crate::fallback::Reserve;
 use crate::fetch::Limits;
 use crate::files;
 use crate::front::{InForce, Site};
@@ -39,6 +40,7 @@ pub fn put_in_force(in_force: &InForce, policy: Policy, metrics: &Metrics) -> Re
         site.limits.take_over(&before.limits);
     }
     in_force.store(Arc::clone(&site));
+    site.reserve.announce(&site.policy);
     for upstream in known {
         if !upstreams.iter().any(|one| Arc::ptr_eq(one, upstream)) {
             upstream.retire();
@@ -89,8 +91,10 @@ fn renewed(
     let watched = watched(upstreams, metrics);
     let fetcher =
         (before.fetcher).renewed(upstreams.to_vec(), watched, fetching(&policy), elsewhere);
+    let reserve = Reserve::new(&policy, Some(&before.reserve), metrics);
     Ok(Site {
         fetcher,
+        reserve: Arc::new(reserve),
         routes: routes(&policy, metrics),
         limits: Arc::new(limits),
         guard,

@@ -139,8 +139,16 @@ impl Told<'_> {
         });
     }
 
-    /// Those of routes that may have only some of the permits.
+    /// Those of routes that may have only some of the permits, and which are in fallback.
     fn routes(&self) {
+        self.series(&names::FALLBACK_ACTIVE, |site| {
+            let routes = site.policy.routes.iter();
+            let told = |route: &Arc<Route>| {
+                let on = site.reserve.is_on(route);
+                (vec![route.name.clone()], f64::from(u8::from(on)))
+            };
+            routes.map(told).collect()
+        });
         let of = |read: fn((usize, usize)) -> usize| {
             move |site: &Site| {
                 let bound = |route: &Arc<Route>| route.bulkhead.map(|b| (Arc::clone(route), b));

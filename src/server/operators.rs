@@ -12,6 +12,7 @@ use crate::admin::{self, Admin, Beside, Facts, Gate, Health, Listeners, Listenin
 use crate::config::Policy;
 use crate::config::live::Live;
 use crate::config::policy::{SocketPlace, StateDir};
+use crate::fallback::Reserve;
 use crate::fetch::Fetcher;
 use crate::front::{self, Site};
 use crate::levers::board::Board;
@@ -153,6 +154,11 @@ impl Facts for ArcSwap<Site> {
     fn connections(&self) -> (usize, usize) {
         let site = self.load();
         (site.guests.open(), site.guests.most(&site.policy.listen))
+    }
+
+    fn reserve(&self) -> (Arc<Policy>, Arc<Reserve>) {
+        let site = self.load();
+        (Arc::clone(&site.policy), Arc::clone(&site.reserve))
     }
 
     fn waiters(&self) -> usize {

@@ -50,6 +50,9 @@ families! {
 
     LEVER_ACTIVE: Gauge "tidegate_lever_active" ["lever"] "Levers of a kind that are pulled.";
 
+    FALLBACK_ACTIVE: Gauge "tidegate_fallback_active" ["route"] "1 while a route's visitors get what there is without its app, else 0.";
+    FALLBACK_ANSWERS: Counter "tidegate_fallback_answers_total" ["route", "source"] "Answers without the app: from the cache, a file, the maintenance page; refused, what can't be had without it.";
+
     LIST_ENTRIES: Gauge "tidegate_list_entries" ["list"] "Addresses and networks in a list.";
     LIST_DENIED: Counter "tidegate_list_denied_total" ["list"] "Requests of clients that a list keeps out.";
     LIST_RELOADS: Counter "tidegate_list_reloads_total" ["list", "result"] "Changes of a list's file: done, or refused and what was read last kept.";
@@ -149,7 +152,7 @@ mod tests {
                 assert!(
                     [
                         "route", "upstream", "server", "result", "reason", "status", "version",
-                        "list", "database", "rule", "limit", "action", "lever", "kind"
+                        "list", "database", "rule", "limit", "action", "lever", "kind", "source"
                     ]
                     .contains(label),
                     "{name}: {label}"

@@ -61,6 +61,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
+            "fallback",
             "front",
             "admin",
             "cache",
@@ -80,6 +81,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "front",
         &[
+            "fallback",
             "guard",
             "cache",
             "fetch",
@@ -96,6 +98,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "admin",
         &[
+            "fallback",
             "cache",
             "fetch",
             "origin",
@@ -120,6 +123,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "levers",
         &["config", "rules", "state", "telemetry", "clock"],
+    ),
+    (
+        "fallback",
+        &["cache", "config", "origin", "rules", "telemetry"],
     ),
     ("guard", &["config", "rules", "telemetry", "clock", "files"]),
     // What an upstream is, is the origin's to say, and what a limit or an identity is, the limits'.

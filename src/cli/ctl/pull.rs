@@ -29,7 +29,7 @@ pub struct Pulling {
 pub struct Where {
     /// For this route alone
     #[arg(long, value_name = "NAME")]
-    route: Option<String>,
+    pub route: Option<String>,
 }
 
 #[derive(clap::Subcommand, Clone, Debug)]
@@ -138,18 +138,7 @@ impl Lever {
     /// What was typed is no network; for people.
     pub fn body(&self) -> Result<Value, String> {
         let (pull, how) = self.pull()?;
-        // What is not said is not written down either.
-        let mut body = json!({ "pull": pull });
-        if let Some(time) = how.time {
-            body["for_seconds"] = time.as_secs().max(1).into();
-        }
-        if !how.reason.is_empty() {
-            body["reason"] = how.reason.as_str().into();
-        }
-        if how.force {
-            body["force"] = true.into();
-        }
-        Ok(body)
+        Ok(order(&pull, how))
     }
 
     fn pull(&self) -> Result<(Pull, &Pulling), String> {
@@ -220,6 +209,27 @@ impl Lever {
             | Lever::Readonly { how, .. } => how,
         }
     }
+}
+
+/// What is to be asked for to do without the app.
+pub fn fallback(at: &Where, how: &Pulling) -> Value {
+    let route = at.route.clone();
+    order(&Pull::Fallback { route }, how)
+}
+
+fn order(pull: &Pull, how: &Pulling) -> Value {
+    // What is not said is not written down either.
+    let mut body = json!({ "pull": pull });
+    if let Some(time) = how.time {
+        body["for_seconds"] = time.as_secs().max(1).into();
+    }
+    if !how.reason.is_empty() {
+        body["reason"] = how.reason.as_str().into();
+    }
+    if how.force {
+        body["force"] = true.into();
+    }
+    body
 }
 
 /// An address is a network of one.

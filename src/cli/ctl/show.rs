@@ -382,7 +382,7 @@ pub fn undone(pulled: &Pulled) -> String {
     out
 }
 
-fn lever(lever: &PulledLever) -> String {
+pub fn lever(lever: &PulledLever) -> String {
     let mut out = format!("{:>4}", lever.id);
     if let Value::Object(words) = &lever.pull {
         let word = |value: &Value| match value {

@@ -1,8 +1,11 @@
 //! What operators ask by, and where the process keeps what outlives it, as believed.
 
+use std::io;
+use std::sync::Arc;
+
 use super::Compile;
 use crate::config::options;
-use crate::config::policy::{Admin, SocketPlace, StateDir};
+use crate::config::policy::{Admin, Fallback, SocketPlace, StateDir};
 use crate::config::value::OrOff;
 
 impl Compile<'_, '_> {
@@ -33,7 +36,46 @@ impl Compile<'_, '_> {
             token,
         }
     }
+
+    pub(super) fn fallback(&mut self, fallback: &options::Fallback) -> Fallback {
+        if let Some(dir) = &fallback.dir.value {
+            let help = "a folder that this user can read";
+            match (self.world.readable)(dir) {
+                Err(error) if error.kind() == io::ErrorKind::IsADirectory => {}
+                Err(error) => {
+                    let what = format!("`dir`: {}: {error}", dir.display());
+                    self.tell(&fallback.dir.at, what, help);
+                }
+                Ok(()) => {
+                    let what = format!("`dir`: {} is no folder", dir.display());
+                    self.tell(&fallback.dir.at, what, help);
+                }
+            }
+        }
+        Fallback {
+            snapshot: fallback.snapshot.value.0,
+            snapshot_rate: fallback.snapshot_rate.value.0,
+            dir: fallback.dir.value.clone(),
+            page: self.page(fallback),
+            retry_after: fallback.retry_after.value,
+        }
+    }
+
+    fn page(&mut self, fallback: &options::Fallback) -> Option<Arc<[u8]>> {
+        let path = fallback.page.value.as_ref()?;
+        let at = &fallback.page.at;
+        let bytes = self.read(path, at, "a page of HTML, readable by this user")?;
+        if bytes.is_empty() || bytes.len() > PAGE_MOST {
+            let size = bytes.len();
+            let what = format!("`page`: {} has {size} bytes", path.display());
+            self.tell(at, what, "a page of 1MiB at most, and not an empty one");
+        }
+        Some(bytes.into())
+    }
 }
+
+/// The largest maintenance page: every visitor gets it.
+const PAGE_MOST: usize = 1 << 20;
 
 /// Where operators' socket is.
 pub(in crate::config) fn socket(admin: &options::Admin) -> SocketPlace {

@@ -55,3 +55,23 @@ fn c52_what_is_no_token_is_told() {
         assert!(!what.contains("hunter2"), "{what}");
     }
 }
+
+#[test]
+fn what_stands_in_for_an_app_is_there() {
+    let usual = policy(UPSTREAM).fallback;
+    assert_eq!((usual.dir, usual.page), (None, None));
+    let text = format!("{UPSTREAM}[fallback]\ndir = \"/static\"\npage = \"/page\"\n");
+    let own = policy(&text).fallback;
+    assert_eq!(own.dir.as_deref(), Some(Path::new("/static")));
+    assert_eq!(own.page.as_deref(), Some(&b"<p>Later"[..]));
+    for (line, says) in [
+        ("dir = \"/ca.pem\"", "/ca.pem is no folder"),
+        ("dir = \"/gone\"", "/gone: entity not found"),
+        ("page = \"/gone\"", "/gone: entity not found"),
+        ("page = \"/nothing\"", "has 0 bytes"),
+    ] {
+        let (at, what, _) = one_mistake(&format!("{UPSTREAM}[fallback]\n{line}\n"));
+        assert_eq!(at, 4, "{line}");
+        assert!(what.contains(says), "{line}: {what}");
+    }
+}
