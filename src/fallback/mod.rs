@@ -54,6 +54,7 @@ struct Sway {
     upstream: String,
     /// It is on by itself for its routes.
     is_on: AtomicBool,
+    turns: AtomicU64,
     /// When somebody was sent to see whether it is back, in milliseconds.
     sent: AtomicU64,
 }
@@ -63,6 +64,7 @@ impl Sway {
         Sway {
             upstream: upstream.to_owned(),
             is_on: AtomicBool::new(false),
+            turns: AtomicU64::new(0),
             sent: AtomicU64::new(0),
         }
     }
@@ -118,6 +120,23 @@ impl Reserve {
     pub fn is_on_by_itself(&self, route: &Route) -> bool {
         let sway = self.sways.get(route.upstream);
         sway.is_some_and(|sway| sway.is_on.load(Ordering::Relaxed))
+    }
+
+    /// It goes on or off by itself for the routes of an upstream; those who wait for that are told.
+    pub fn sway(&self, upstream: &str, is_on: bool) {
+        for sway in self.sways.iter().filter(|sway| sway.upstream == upstream) {
+            sway.is_on.store(is_on, Ordering::Relaxed);
+            sway.turns.fetch_add(1, Ordering::Relaxed);
+        }
+        if is_on {
+            self.news.turned.notify_waiters();
+        }
+    }
+
+    /// How often it has gone on or off by itself, by upstream.
+    pub fn turns(&self) -> impl Iterator<Item = (&str, u64)> {
+        let sways = self.sways.iter();
+        sways.map(|sway| (&*sway.upstream, sway.turns.load(Ordering::Relaxed)))
     }
 
     /// Whether somebody is to go and see now whether a route's upstream is back, and nobody has gone just before.
