@@ -261,6 +261,8 @@ pub struct Pulled {
     pub bypass: bool,
     /// Its visitors get what there is without the app.
     pub fallback: bool,
+    /// Of how many of its requests that is tried: so many of 2^32. 0: of none.
+    pub drill: u32,
 }
 
 /// Who may purge by requests.

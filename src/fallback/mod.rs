@@ -23,7 +23,8 @@ use crate::cache::memory::Memory;
 use crate::config::policy::{Policy, Route};
 use crate::origin::UpstreamSpec;
 use crate::rules::time::Moment;
-use crate::telemetry::{Counter, FallbackSource, Metrics, names};
+use crate::telemetry::names::{self, Family};
+use crate::telemetry::{Counter, FallbackSource, Metrics};
 pub use file::Wanted;
 
 /// So many look for files at once: more would wait for the same disk.
@@ -41,6 +42,7 @@ pub struct Reserve {
     pub retry_after: Duration,
     /// By route id.
     counts: Vec<Counts>,
+    drills: Vec<Counts>,
     /// By the upstream's place.
     sways: Vec<Arc<Sway>>,
     news: Arc<News>,
@@ -84,12 +86,14 @@ impl Reserve {
         let fallback = &policy.fallback;
         let page = fallback.page.as_ref();
         let own = page.map(|page| Bytes::copy_from_slice(page));
-        let counts = |route: &Arc<Route>| {
-            let count = |source: &FallbackSource| {
-                let labels = [&route.name[..], source.label()];
-                metrics.counter(&names::FALLBACK_ANSWERS, &labels)
+        let counts = |family: &'static Family| {
+            let of = |route: &Arc<Route>| {
+                let count = |source: &FallbackSource| {
+                    metrics.counter(family, &[&route.name[..], source.label()])
+                };
+                std::array::from_fn(|at| count(&FallbackSource::ALL[at]))
             };
-            std::array::from_fn(|at| count(&FallbackSource::ALL[at]))
+            policy.routes.iter().map(of).collect()
         };
         let sway = |upstream: &UpstreamSpec| {
             let mut known = before.into_iter().flat_map(|before| &before.sways);
@@ -101,7 +105,8 @@ impl Reserve {
             dir: fallback.dir.clone(),
             page: own.unwrap_or(Bytes::from_static(MAINTENANCE)),
             retry_after: fallback.retry_after,
-            counts: policy.routes.iter().map(counts).collect(),
+            counts: counts(&names::FALLBACK_ANSWERS),
+            drills: counts(&names::FALLBACK_DRILLED),
             sways: policy.upstreams.iter().map(sway).collect(),
             news: before.map_or_else(Arc::default, |before| Arc::clone(&before.news)),
             readers: before.map_or_else(
@@ -197,6 +202,19 @@ impl Reserve {
         if let Some(counts) = self.counts.get(route.id) {
             counts[source as usize].add(1);
         }
+    }
+
+    /// It was tried on a request, and this is where its answer came from, or, for the maintenance page, would have.
+    pub fn count_drill(&self, route: &Route, source: FallbackSource) {
+        if let Some(counts) = self.drills.get(route.id) {
+            counts[source as usize].add(1);
+        }
+    }
+
+    /// On how many requests it was tried, by what that came to.
+    pub fn drilled(&self, route: &Route, source: FallbackSource) -> u64 {
+        let counts = self.drills.get(route.id);
+        counts.map_or(0, |counts| counts[source as usize].total())
     }
 
     /// How many answers to a route's visitors came from there since the process began.

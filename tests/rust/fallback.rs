@@ -37,6 +37,10 @@ pub fn tests() -> Vec<Test> {
         ("fallback::by_itself_where_a_breaker_is_open", by_a_breaker),
         ("fallback::by_itself_where_all_servers_are_ill", by_health),
         ("fallback::nobody_goes_to_the_app_but_to_see", only_to_see),
+        (
+            "fallback::a_drill_asks_the_app_where_there_is_nothing",
+            drill,
+        ),
         ("fallback::c57_flips_mix_nothing_and_fail_nobody", c57_flips),
     ]
 }
@@ -669,6 +673,81 @@ fn by_health() -> Outcome {
         site.get("/", "")?.is(200)?.text(),
         "live".to_owned(),
     )
+}
+
+fn drill() -> Outcome {
+    let app = pages()?;
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    write(&folder.path().join("about.html"), "about us");
+    let config = format!("[fallback]\ndir = {:?}\n", folder.path());
+    let site = Site::start(app.origin.address, &config)?;
+    site.proxy.healthy()?;
+    site.get("/strict", "")?.is(200)?;
+    site.proxy.advance(Duration::from_secs(60))?;
+    has(
+        "share",
+        &refused(&site, "fallback drill --share 0.00001%")?,
+        "more than 0 %",
+    )?;
+    has(
+        "for a while",
+        &done(&site, "fallback drill --share 100%")?,
+        "for another 10 min",
+    )?;
+    let asked = app.origin.asked("");
+    let kept = site.get("/strict", "")?.is(200)?;
+    equal(
+        "kept",
+        (from(&kept), kept.field("cache-control")),
+        ("cache; drill", "no-store"),
+    )?;
+    let file = site.get("/about", "")?.is(200)?;
+    equal(
+        "file",
+        (from(&file), file.text().as_str()),
+        ("file; drill", "about us"),
+    )?;
+    equal("asked", app.origin.asked(""), asked)?;
+    // Where there is nothing, for somebody in particular, and for what changes something the app answers.
+    equal("nothing", from(&site.get("/none", "")?.is(200)?), "")?;
+    equal(
+        "own",
+        from(&site.get("/strict", "Cookie: session=a\r\n")?.is(200)?),
+        "",
+    )?;
+    let mut client = site.client()?;
+    equal(
+        "post",
+        from(&client.ask("POST", "/about", "", b"x")?.is(200)?),
+        "",
+    )?;
+    equal("asked", app.origin.asked(""), asked + 3)?;
+    let status = done(&site, "fallback status")?;
+    has(
+        "status",
+        &status,
+        "tried on 3 requests of /: 66.7 % could be answered, 1 from the cache, 1 by files",
+    )?;
+    equal(
+        "drilled",
+        site.metric("tidegate_fallback_drilled_total")?,
+        3.0,
+    )?;
+    equal("active", site.metric("tidegate_fallback_active")?, 0.0)?;
+    // A small share is a few of many.
+    done(&site, "fallback drill --share 10% --for 1h")?;
+    let mut tried = 0;
+    for _ in 0..1_000 {
+        tried += usize::from(from(&client.get("/about", "")?.is(200)?) == "file; drill");
+    }
+    equal(
+        &format!("{tried} of a thousand"),
+        (40..=180).contains(&tried),
+        true,
+    )?;
+    site.proxy.advance(Duration::from_secs(3601))?;
+    site.until("tidegate_lever_active", |pulled| pulled == 0.0)?;
+    equal("over", from(&site.get("/about", "")?.is(200)?), "")
 }
 
 /// Each page says of itself which one it is, so that none that is put together of two goes unseen.
