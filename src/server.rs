@@ -9,6 +9,7 @@ mod leave;
 mod operators;
 mod reload;
 mod sockets;
+mod standby;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -124,6 +125,7 @@ fn run_with(
     let about = (Arc::clone(&telemetry.metrics), Arc::clone(&health));
     sweep(&in_force)?;
     change::look_at_files(&in_force)?;
+    standby::watch(&in_force, operators.audit())?;
     if let Some(fleet) = &policy.fleet {
         site.limits.join(fleet, &telemetry.metrics)?;
     }

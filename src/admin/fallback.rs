@@ -18,7 +18,7 @@ use crate::telemetry::FallbackSource;
 pub struct Fallback {
     /// In the order of the config
     pub routes: Vec<FallbackRoute>,
-    /// The levers that have it on
+    /// The levers that have it on, or have it tried
     pub levers: Vec<PulledLever>,
 }
 
@@ -31,6 +31,23 @@ pub struct FallbackRoute {
     /// It is on by itself: nothing healthy is left of its upstream
     pub by_itself: bool,
     pub answers: FallbackAnswers,
+    /// Requests on which it was tried while the app was there
+    pub drill: FallbackDrill,
+}
+
+/// What trying it came to.
+#[derive(Serialize, Deserialize, ToSchema)]
+pub struct FallbackDrill {
+    pub cache: u64,
+    pub file: u64,
+    /// There was nothing, so the app answered
+    pub maintenance: u64,
+}
+
+impl FallbackDrill {
+    pub fn all(&self) -> u64 {
+        self.cache + self.file + self.maintenance
+    }
 }
 
 /// Where answers came from since the process began.
@@ -51,7 +68,8 @@ pub struct FallbackAnswers {
 pub(super) async fn fallback(admin: Desk) -> Json<Fallback> {
     let (policy, reserve) = admin.facts.reserve();
     let levers = admin.board.levers().into_iter();
-    let levers = levers.filter(|lever| matches!(lever.pull, Pull::Fallback { .. }));
+    let levers =
+        levers.filter(|lever| matches!(lever.pull, Pull::Fallback { .. } | Pull::Drill { .. }));
     Json(Fallback {
         routes: (policy.routes.iter())
             .map(|route| of_route(route, &reserve))
@@ -62,6 +80,7 @@ pub(super) async fn fallback(admin: Desk) -> Json<Fallback> {
 
 fn of_route(route: &Arc<Route>, reserve: &Reserve) -> FallbackRoute {
     let counted = |source| reserve.counted(route, source);
+    let drilled = |source| reserve.drilled(route, source);
     FallbackRoute {
         name: route.name.clone(),
         on: reserve.is_on(route),
@@ -71,6 +90,11 @@ fn of_route(route: &Arc<Route>, reserve: &Reserve) -> FallbackRoute {
             file: counted(FallbackSource::File),
             maintenance: counted(FallbackSource::Maintenance),
             refused: counted(FallbackSource::Refused),
+        },
+        drill: FallbackDrill {
+            cache: drilled(FallbackSource::Cache),
+            file: drilled(FallbackSource::File),
+            maintenance: drilled(FallbackSource::Maintenance),
         },
     }
 }

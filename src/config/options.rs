@@ -962,6 +962,17 @@ table! {
 
     /// When those who got the maintenance page are to come again, at the least (`Retry-After`).
     retry_after: Duration = Default("30s"), "1s" to "1h";
+
+    /// Whether a route goes into fallback by itself when nothing healthy is left of its upstream: all servers are ill by their health
+    /// check, or its breaker is open. Without it, where `dir` or `page` says that something was prepared for that: else stale copies
+    /// and 503 do until a second after the app is back, and what forbids stale use is not served.
+    auto: Option<bool> = Unset("true");
+
+    /// How long nothing healthy has to be left before it goes on by itself.
+    auto_after: Duration = Default("5s"), "0" to "1h";
+
+    /// How long the upstream has to be healthy before it goes off by itself.
+    auto_hold: Duration = Default("10s"), "0" to "1h";
 }
 
 table! {

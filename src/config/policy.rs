@@ -26,6 +26,7 @@ use crate::rules::proof;
 use crate::rules::pulled;
 use crate::rules::purge::{self, Located, What};
 use crate::rules::request::HeadLimits;
+use crate::rules::standby;
 use crate::rules::storing::StoreTerms;
 use crate::rules::target::{self, QueryRules};
 use crate::telemetry::Output;
@@ -181,6 +182,8 @@ pub struct Fallback {
     pub page: Option<Arc<[u8]>>,
     /// When they are to come again.
     pub retry_after: Duration,
+    /// When it goes on and off by itself; none: never.
+    pub auto: Option<standby::Terms>,
 }
 
 #[derive(Clone, Debug)]
@@ -258,6 +261,8 @@ pub struct Pulled {
     pub bypass: bool,
     /// Its visitors get what there is without the app.
     pub fallback: bool,
+    /// Of how many of its requests that is tried: so many of 2^32. 0: of none.
+    pub drill: u32,
 }
 
 /// Who may purge by requests.

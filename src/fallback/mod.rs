@@ -23,7 +23,8 @@ use crate::cache::memory::Memory;
 use crate::config::policy::{Policy, Route};
 use crate::origin::UpstreamSpec;
 use crate::rules::time::Moment;
-use crate::telemetry::{Counter, FallbackSource, Metrics, names};
+use crate::telemetry::names::{self, Family};
+use crate::telemetry::{Counter, FallbackSource, Metrics};
 pub use file::Wanted;
 
 /// So many look for files at once: more would wait for the same disk.
@@ -41,6 +42,7 @@ pub struct Reserve {
     pub retry_after: Duration,
     /// By route id.
     counts: Vec<Counts>,
+    drills: Vec<Counts>,
     /// By the upstream's place.
     sways: Vec<Arc<Sway>>,
     news: Arc<News>,
@@ -54,6 +56,7 @@ struct Sway {
     upstream: String,
     /// It is on by itself for its routes.
     is_on: AtomicBool,
+    turns: AtomicU64,
     /// When somebody was sent to see whether it is back, in milliseconds.
     sent: AtomicU64,
 }
@@ -63,6 +66,7 @@ impl Sway {
         Sway {
             upstream: upstream.to_owned(),
             is_on: AtomicBool::new(false),
+            turns: AtomicU64::new(0),
             sent: AtomicU64::new(0),
         }
     }
@@ -82,12 +86,14 @@ impl Reserve {
         let fallback = &policy.fallback;
         let page = fallback.page.as_ref();
         let own = page.map(|page| Bytes::copy_from_slice(page));
-        let counts = |route: &Arc<Route>| {
-            let count = |source: &FallbackSource| {
-                let labels = [&route.name[..], source.label()];
-                metrics.counter(&names::FALLBACK_ANSWERS, &labels)
+        let counts = |family: &'static Family| {
+            let of = |route: &Arc<Route>| {
+                let count = |source: &FallbackSource| {
+                    metrics.counter(family, &[&route.name[..], source.label()])
+                };
+                std::array::from_fn(|at| count(&FallbackSource::ALL[at]))
             };
-            std::array::from_fn(|at| count(&FallbackSource::ALL[at]))
+            policy.routes.iter().map(of).collect()
         };
         let sway = |upstream: &UpstreamSpec| {
             let mut known = before.into_iter().flat_map(|before| &before.sways);
@@ -99,7 +105,8 @@ impl Reserve {
             dir: fallback.dir.clone(),
             page: own.unwrap_or(Bytes::from_static(MAINTENANCE)),
             retry_after: fallback.retry_after,
-            counts: policy.routes.iter().map(counts).collect(),
+            counts: counts(&names::FALLBACK_ANSWERS),
+            drills: counts(&names::FALLBACK_DRILLED),
             sways: policy.upstreams.iter().map(sway).collect(),
             news: before.map_or_else(Arc::default, |before| Arc::clone(&before.news)),
             readers: before.map_or_else(
@@ -118,6 +125,23 @@ impl Reserve {
     pub fn is_on_by_itself(&self, route: &Route) -> bool {
         let sway = self.sways.get(route.upstream);
         sway.is_some_and(|sway| sway.is_on.load(Ordering::Relaxed))
+    }
+
+    /// It goes on or off by itself for the routes of an upstream; those who wait for that are told.
+    pub fn sway(&self, upstream: &str, is_on: bool) {
+        for sway in self.sways.iter().filter(|sway| sway.upstream == upstream) {
+            sway.is_on.store(is_on, Ordering::Relaxed);
+            sway.turns.fetch_add(1, Ordering::Relaxed);
+        }
+        if is_on {
+            self.news.turned.notify_waiters();
+        }
+    }
+
+    /// How often it has gone on or off by itself, by upstream.
+    pub fn turns(&self) -> impl Iterator<Item = (&str, u64)> {
+        let sways = self.sways.iter();
+        sways.map(|sway| (&*sway.upstream, sway.turns.load(Ordering::Relaxed)))
     }
 
     /// Whether somebody is to go and see now whether a route's upstream is back, and nobody has gone just before.
@@ -178,6 +202,19 @@ impl Reserve {
         if let Some(counts) = self.counts.get(route.id) {
             counts[source as usize].add(1);
         }
+    }
+
+    /// It was tried on a request, and this is where its answer came from, or, for the maintenance page, would have.
+    pub fn count_drill(&self, route: &Route, source: FallbackSource) {
+        if let Some(counts) = self.drills.get(route.id) {
+            counts[source as usize].add(1);
+        }
+    }
+
+    /// On how many requests it was tried, by what that came to.
+    pub fn drilled(&self, route: &Route, source: FallbackSource) -> u64 {
+        let counts = self.drills.get(route.id);
+        counts.map_or(0, |counts| counts[source as usize].total())
     }
 
     /// How many answers to a route's visitors came from there since the process began.

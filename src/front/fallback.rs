@@ -4,6 +4,7 @@
 //! Downstream nobody is to keep any of it as the page, but for a cached one that is as fresh as ever: that is the page.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Instead {
     route: Arc<Route>,
     what: What,
+    /// It is only tried: what is done if that comes to nothing.
+    live: Option<Decision>,
+    is_drill: bool,
     /// Where the route wants it told.
     status_key: Option<Box<[u8]>>,
 }
@@ -123,7 +127,45 @@ fn instead(site: &Site, asking: &Asking, now: Now) -> Instead {
     Instead {
         route: Arc::clone(asking.route),
         what,
+        live: None,
+        is_drill: false,
         status_key: asking.route.status_key.then(|| asking.key.bytes().into()),
+    }
+}
+
+/// Whether a request is one of those on which it is tried what there is without the app, and what that comes to. None: it is not.
+pub fn drill(site: &Site, asking: &Asking, now: Now) -> Option<Instead> {
+    let share = asking.route.pulled.drill;
+    let is_one = share > 0 && (ids::random() >> 32) as u32 <= share;
+    if !is_one || asking.class != Class::Anonymous || asking.only_if_cached {
+        return None;
+    }
+    let instead = Instead {
+        is_drill: true,
+        ..instead(site, asking, now)
+    };
+    (!matches!(instead.what, What::Nothing)).then_some(instead)
+}
+
+impl Instead {
+    /// Answers so if it can, else does what is done with others.
+    pub fn or_else(self, site: &Site, live: impl FnOnce() -> Decision) -> Decision {
+        let may_be_found = match &self.what {
+            What::Stored(_) => return Decision::Instead(Box::new(self)),
+            What::Look(look) => !look.files.is_empty(),
+            What::Nothing => false,
+        };
+        match live() {
+            live @ (Decision::Miss(_) | Decision::Down(_)) if may_be_found => {
+                let live = Some(live);
+                Decision::Instead(Box::new(Instead { live, ..self }))
+            }
+            live => {
+                site.reserve
+                    .count_drill(&self.route, FallbackSource::Maintenance);
+                live
+            }
+        }
     }
 }
 
@@ -197,6 +239,8 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, instead: Instead) -> io::Resu
         route,
         what,
         status_key,
+        live,
+        is_drill,
     } = instead;
     let key = status_key.as_deref();
     match what {
@@ -208,6 +252,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, instead: Instead) -> io::Resu
             let guise = Guise {
                 source: FallbackSource::Cache,
                 keeps: stored.keeps,
+                is_drill,
             };
             let (entry, part) = (&stored.told, &stored.part);
             send(conn, noted, &route, (entry, part), &told, guise).await
@@ -221,14 +266,31 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, instead: Instead) -> io::Resu
                 let guise = Guise {
                     source: FallbackSource::File,
                     keeps: false,
+                    is_drill,
                 };
                 let part = super::miss::part_of(conn, &entry.head, Some(entry.body.len()));
                 send(conn, noted, &route, (&entry, &part), &told, guise).await
             }
-            None => maintenance(conn, noted, &route, FallbackSource::Maintenance, key).await,
+            None => match live {
+                Some(live) => {
+                    let reserve = &conn.site.reserve;
+                    reserve.count_drill(&route, FallbackSource::Maintenance);
+                    go_on(conn, noted, live).await
+                }
+                None => maintenance(conn, noted, &route, FallbackSource::Maintenance, key).await,
+            },
         },
         What::Nothing => maintenance(conn, noted, &route, FallbackSource::Refused, key).await,
     }
+}
+
+/// Has the app answer after all.
+fn go_on<'a>(
+    conn: &'a mut Conn,
+    noted: &'a Noted,
+    live: Decision,
+) -> Pin<Box<dyn Future<Output = io::Result<Outcome>> + Send + 'a>> {
+    Box::pin(conn.carry_out(noted, live))
 }
 
 /// Answers a request so that has waited for the app until now.
@@ -244,6 +306,8 @@ pub async fn after_all(conn: &mut Conn, noted: &Noted, miss: &Miss) -> io::Resul
     let instead = found.unwrap_or_else(|| Instead {
         route: Arc::clone(&miss.route),
         what: What::Nothing,
+        live: None,
+        is_drill: false,
         status_key: miss.status_key.clone(),
     });
     serve(conn, noted, instead).await
@@ -257,7 +321,10 @@ async fn send(
     told: &Told<'_>,
     guise: Guise,
 ) -> io::Result<Outcome> {
-    conn.site.reserve.count(route, guise.source);
+    match guise.is_drill {
+        true => conn.site.reserve.count_drill(route, guise.source),
+        false => conn.site.reserve.count(route, guise.source),
+    }
     deliver::disguised(conn, noted, route, page, told, guise).await
 }
 
@@ -331,7 +398,7 @@ async fn maintenance(
     if route.x_cache {
         out.extend_from_slice(format!("X-Cache: {}\r\n", told.x_cache()).as_bytes());
     }
-    Guise::line(source, out);
+    Guise::line(source, false, out);
     common_lines(noted, close, out);
     out.extend_from_slice(b"\r\n");
     let pieces: &[Bytes] = match noted.method {

@@ -287,6 +287,15 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
     if site.reserve.is_on(asking.route) {
         return fallback::decide(site, asking, noted, now);
     }
+    match fallback::drill(site, asking, now) {
+        Some(instead) => instead.or_else(site, || live(site, asking, noted, now)),
+        None => live(site, asking, noted, now),
+    }
+}
+
+/// With the app behind it.
+fn live(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
+    let request = asking.request;
     if asking.route.pulled.readonly && !request.method.is_safe() {
         return Decision::Here(Problem::readonly());
     }

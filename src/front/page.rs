@@ -30,13 +30,18 @@ pub struct Guise {
     pub source: FallbackSource,
     /// Whoever is downstream may keep it as its origin said.
     pub keeps: bool,
+    /// The app is there: it is only tried.
+    pub is_drill: bool,
 }
 
 impl Guise {
     /// Appends the line that tells where it is from.
-    pub fn line(source: FallbackSource, out: &mut impl BufMut) {
+    pub fn line(source: FallbackSource, is_drill: bool, out: &mut impl BufMut) {
         out.put_slice(b"Tidegate-Fallback: ");
         out.put_slice(source.label().as_bytes());
+        if is_drill {
+            out.put_slice(b"; drill");
+        }
         out.put_slice(b"\r\n");
     }
 
@@ -72,7 +77,7 @@ impl Page<'_> {
         if !guise.keeps {
             out.put_slice(b"Cache-Control: no-store\r\n");
         }
-        Guise::line(guise.source, out);
+        Guise::line(guise.source, guise.is_drill, out);
     }
 
     /// Appends the head of the whole page's answer. Where in `out` the request's id begins.

@@ -80,6 +80,12 @@ pub enum Pull {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         route: Option<String>,
     },
+    /// That is tried on a part of the requests: they get such a page, where there is one.
+    Drill {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        route: Option<String>,
+        share: f64,
+    },
     /// Unsafe methods are refused.
     Readonly {
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -118,12 +124,13 @@ impl Pull {
             Pull::Budget { .. } => "budget",
             Pull::Bypass { .. } => "bypass",
             Pull::Fallback { .. } => "fallback",
+            Pull::Drill { .. } => "drill",
             Pull::Readonly { .. } => "readonly",
         }
     }
 
     /// All of [`name`](Self::name).
-    pub const NAMES: [&'static str; 13] = [
+    pub const NAMES: [&'static str; 14] = [
         "ttl",
         "stale",
         "limit",
@@ -136,6 +143,7 @@ impl Pull {
         "budget",
         "bypass",
         "fallback",
+        "drill",
         "readonly",
     ];
 
@@ -148,6 +156,7 @@ impl Pull {
             | (Limit { limit: a, .. }, Limit { limit: b, .. })
             | (Challenge { route: a }, Challenge { route: b })
             | (Fallback { route: a }, Fallback { route: b })
+            | (Drill { route: a, .. }, Drill { route: b, .. })
             | (Readonly { route: a }, Readonly { route: b }) => a == b,
             (
                 Block { network: a } | Allow { network: a },

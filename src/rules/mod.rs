@@ -43,7 +43,7 @@
 //!
 //! Towards the servers of an upstream: [`rendezvous`], which of them a key belongs to; [`sticky`], which a visitor does; and
 //! beside all requests [`health`], which are well; [`concurrency`], how many at once one is good for; [`outlier`], which of them
-//! fails more than the others ([`recent`] counts); [`breaker`], whether there is one at all; [`retry_after`], when those who were refused are to come back; [`resolve`], where servers are. [`secret`] is what none of them shows.
+//! fails more than the others ([`recent`] counts); [`breaker`], whether there is one at all; [`standby`], when to go on without; [`retry_after`], when those who were refused are to come back; [`resolve`], where servers are. [`secret`] is what none of them shows.
 
 pub mod breaker;
 pub mod cache_control;
@@ -88,6 +88,7 @@ pub mod response;
 pub mod retry_after;
 pub mod reuse;
 pub mod secret;
+pub mod standby;
 pub mod sticky;
 pub mod storing;
 pub mod tags;

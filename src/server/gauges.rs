@@ -149,6 +149,11 @@ impl Told<'_> {
             };
             routes.map(told).collect()
         });
+        self.series(&names::FALLBACK_TURNS, |site| {
+            let turns = site.reserve.turns();
+            let told = |(upstream, turns): (&str, u64)| (owned(&[upstream]), turns as f64);
+            turns.map(told).collect()
+        });
         let of = |read: fn((usize, usize)) -> usize| {
             move |site: &Site| {
                 let bound = |route: &Arc<Route>| route.bulkhead.map(|b| (Arc::clone(route), b));

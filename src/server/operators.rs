@@ -51,6 +51,11 @@ impl Operators {
         })
     }
 
+    /// The audit log, if there is one.
+    pub fn audit(&self) -> Option<Arc<Audit>> {
+        self.audit.clone()
+    }
+
     /// Where what is called so is kept, if anything is.
     pub fn file(&self, name: &str) -> Option<PathBuf> {
         self.dir.as_ref().map(|dir| dir.file(name))

@@ -34,7 +34,13 @@ pub fn tests() -> Vec<Test> {
         ("fallback::who_waits_for_the_app_is_answered", who_waits),
         ("fallback::one_route_and_not_the_others", one_route),
         ("fallback::over_http2", over_http2),
+        ("fallback::by_itself_where_a_breaker_is_open", by_a_breaker),
+        ("fallback::by_itself_where_all_servers_are_ill", by_health),
         ("fallback::nobody_goes_to_the_app_but_to_see", only_to_see),
+        (
+            "fallback::a_drill_asks_the_app_where_there_is_nothing",
+            drill,
+        ),
         ("fallback::c57_flips_mix_nothing_and_fail_nobody", c57_flips),
     ]
 }
@@ -571,6 +577,177 @@ fn only_to_see() -> Outcome {
         site.get("/another", "")?;
     }
     equal("nobody else", origin.asked("GET"), asked)
+}
+
+/// An app without a health check: whether it is back is found out by who asks for a page.
+fn by_a_breaker() -> Outcome {
+    let app = pages()?;
+    let config = "[fallback]\nauto = true\nauto_after = \"5s\"\nauto_hold = \"10s\"\n";
+    let site = Site::start(app.origin.address, config)?;
+    site.proxy.healthy()?;
+    site.get("/strict", "")?.is(200)?;
+    site.proxy.advance(Duration::from_secs(60))?;
+    app.goes(true);
+    eventually("an open breaker", || {
+        site.get("/other", "")?;
+        Ok((site.metric("tidegate_origin_breaker_state")? >= 1.0).then_some(()))
+    })?;
+    // Before its time is over all is as ever.
+    let early = site.get("/strict", "")?;
+    equal("early", (early.status >= 500, from(&early)), (true, ""))?;
+    site.proxy.advance(Duration::from_secs(6))?;
+    site.until("tidegate_fallback_active", |active| active == 1.0)?;
+    is_from(site.get("/strict", "")?, 200, "cache")?;
+    has("status", &done(&site, "fallback status")?, "on, by itself")?;
+    has(
+        "off",
+        &refused(&site, "fallback off")?,
+        "nobody has pulled it",
+    )?;
+    app.goes(false);
+    let before = app.origin.asked("");
+    eventually("a closed breaker", || {
+        is_from(site.get("/other", "")?, 503, "maintenance")?;
+        Ok((site.metric("tidegate_origin_breaker_state")? == 0.0).then_some(()))
+    })?;
+    let seen = app.origin.asked("") - before;
+    equal("went to see", (1..=3).contains(&seen), true)?;
+    // It has to stay so for a while. The thread that looks has seen it by the time that it sees the next change.
+    site.proxy.advance(Duration::from_millis(9_000))?;
+    is_from(site.get("/strict", "")?, 200, "cache")?;
+    eventually("a look", || {
+        site.proxy.advance(Duration::from_millis(500))?;
+        let active = site.metric("tidegate_fallback_active")?;
+        Ok((active == 0.0).then_some(()))
+    })?;
+    equal(
+        "live",
+        site.get("/strict", "")?.is(200)?.text(),
+        "live".to_owned(),
+    )?;
+    equal("turns", site.metric("tidegate_fallback_turns_total")?, 2.0)?;
+    let audit = done(&site, "audit")?;
+    has("audit", &audit, "fallback on")?;
+    has("audit", &audit, "fallback off")
+}
+
+fn by_health() -> Outcome {
+    let is_ill = Arc::new(AtomicBool::new(false));
+    let at_origin = Arc::clone(&is_ill);
+    let origin = Origin::start(move |asked, conn: &mut Conn| {
+        let status = match asked.target == "/healthz" && at_origin.load(Ordering::SeqCst) {
+            true => 500,
+            false => 200,
+        };
+        answer(conn, status, "Cache-Control: no-store\r\n", b"live")
+    })?;
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    write(&folder.path().join("index.html"), "home");
+    // A directory says that it is to go on by itself.
+    let config = format!(
+        "[[upstream]]\nhealth = \"http\"\nhealth_path = \"/healthz\"\nhealth_interval = \"100ms\"\n\
+         [fallback]\ndir = {:?}\nauto_after = \"0s\"\nauto_hold = \"0s\"\n",
+        folder.path()
+    );
+    let site = Site::start(origin.address, &config)?;
+    site.proxy.healthy()?;
+    equal(
+        "live",
+        site.get("/", "")?.is(200)?.text(),
+        "live".to_owned(),
+    )?;
+    is_ill.store(true, Ordering::SeqCst);
+    site.until("tidegate_fallback_active", |active| active == 1.0)?;
+    let asked = origin.asked("GET /x");
+    equal(
+        "home",
+        is_from(site.get("/", "")?, 200, "file")?.text(),
+        "home".to_owned(),
+    )?;
+    is_from(site.get("/x", "")?, 503, "maintenance")?;
+    equal("asked", origin.asked("GET /x"), asked)?;
+    is_ill.store(false, Ordering::SeqCst);
+    site.until("tidegate_fallback_active", |active| active == 0.0)?;
+    equal(
+        "live",
+        site.get("/", "")?.is(200)?.text(),
+        "live".to_owned(),
+    )
+}
+
+fn drill() -> Outcome {
+    let app = pages()?;
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    write(&folder.path().join("about.html"), "about us");
+    let config = format!("[fallback]\ndir = {:?}\n", folder.path());
+    let site = Site::start(app.origin.address, &config)?;
+    site.proxy.healthy()?;
+    site.get("/strict", "")?.is(200)?;
+    site.proxy.advance(Duration::from_secs(60))?;
+    has(
+        "share",
+        &refused(&site, "fallback drill --share 0.00001%")?,
+        "more than 0 %",
+    )?;
+    has(
+        "for a while",
+        &done(&site, "fallback drill --share 100%")?,
+        "for another 10 min",
+    )?;
+    let asked = app.origin.asked("");
+    let kept = site.get("/strict", "")?.is(200)?;
+    equal(
+        "kept",
+        (from(&kept), kept.field("cache-control")),
+        ("cache; drill", "no-store"),
+    )?;
+    let file = site.get("/about", "")?.is(200)?;
+    equal(
+        "file",
+        (from(&file), file.text().as_str()),
+        ("file; drill", "about us"),
+    )?;
+    equal("asked", app.origin.asked(""), asked)?;
+    // Where there is nothing, for somebody in particular, and for what changes something the app answers.
+    equal("nothing", from(&site.get("/none", "")?.is(200)?), "")?;
+    equal(
+        "own",
+        from(&site.get("/strict", "Cookie: session=a\r\n")?.is(200)?),
+        "",
+    )?;
+    let mut client = site.client()?;
+    equal(
+        "post",
+        from(&client.ask("POST", "/about", "", b"x")?.is(200)?),
+        "",
+    )?;
+    equal("asked", app.origin.asked(""), asked + 3)?;
+    let status = done(&site, "fallback status")?;
+    has(
+        "status",
+        &status,
+        "tried on 3 requests of /: 66.7 % could be answered, 1 from the cache, 1 by files",
+    )?;
+    equal(
+        "drilled",
+        site.metric("tidegate_fallback_drilled_total")?,
+        3.0,
+    )?;
+    equal("active", site.metric("tidegate_fallback_active")?, 0.0)?;
+    // A small share is a few of many.
+    done(&site, "fallback drill --share 10% --for 1h")?;
+    let mut tried = 0;
+    for _ in 0..1_000 {
+        tried += usize::from(from(&client.get("/about", "")?.is(200)?) == "file; drill");
+    }
+    equal(
+        &format!("{tried} of a thousand"),
+        (40..=180).contains(&tried),
+        true,
+    )?;
+    site.proxy.advance(Duration::from_secs(3601))?;
+    site.until("tidegate_lever_active", |pulled| pulled == 0.0)?;
+    equal("over", from(&site.get("/about", "")?.is(200)?), "")
 }
 
 /// Each page says of itself which one it is, so that none that is put together of two goes unseen.

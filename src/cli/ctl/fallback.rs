@@ -24,6 +24,16 @@ pub enum What {
         #[command(flatten)]
         at: Where,
     },
+    /// Try it on a share of the anonymous requests; the app answers where there is nothing
+    Drill {
+        /// Of how many of them, as in 1%
+        #[arg(long, value_name = "PERCENT", value_parser = pull::share())]
+        share: f64,
+        #[command(flatten)]
+        at: Where,
+        #[command(flatten)]
+        how: Pulling,
+    },
     /// For whom it is on, since whose word, and what visitors got
     Status,
 }
@@ -33,6 +43,10 @@ impl What {
         match self {
             What::On { at, how } => {
                 let body = pull::fallback(at, how);
+                desk.say_to("POST", "/v1/levers", Some(&body), show::pulled)
+            }
+            What::Drill { share, at, how } => {
+                let body = pull::drill(at, *share, how);
                 desk.say_to("POST", "/v1/levers", Some(&body), show::pulled)
             }
             What::Off { at } => off(desk, at.route.as_deref()),
@@ -93,6 +107,17 @@ fn status(fallback: &Fallback) -> String {
                 (true, false) => ": on",
                 (true, true) => ": on, by itself: nothing healthy is left of its upstream",
             }
+        );
+    }
+    for route in fallback.routes.iter().filter(|route| route.drill.all() > 0) {
+        let (drill, all) = (&route.drill, route.drill.all());
+        let share = (all - drill.maintenance) as f64 * 100.0 / all as f64;
+        let _ = writeln!(
+            out,
+            "tried on {all} requests of {}: {share:.1} % could be answered, {} from the cache, {} by files",
+            plain(&route.name),
+            drill.cache,
+            drill.file
         );
     }
     out.extend(fallback.levers.iter().map(lever));

@@ -7,6 +7,7 @@ use super::Compile;
 use crate::config::options;
 use crate::config::policy::{Admin, Fallback, SocketPlace, StateDir};
 use crate::config::value::OrOff;
+use crate::rules::standby;
 
 impl Compile<'_, '_> {
     pub(super) fn admin(&mut self, admin: &options::Admin, listen: &options::Listen) -> Admin {
@@ -58,6 +59,7 @@ impl Compile<'_, '_> {
             dir: fallback.dir.value.clone(),
             page: self.page(fallback),
             retry_after: fallback.retry_after.value,
+            auto: auto(fallback),
         }
     }
 
@@ -76,6 +78,16 @@ impl Compile<'_, '_> {
 
 /// The largest maintenance page: every visitor gets it.
 const PAGE_MOST: usize = 1 << 20;
+
+fn auto(fallback: &options::Fallback) -> Option<standby::Terms> {
+    let is_prepared = fallback.dir.value.is_some() || fallback.page.value.is_some();
+    let terms = standby::Terms {
+        after: fallback.auto_after.value,
+        hold: fallback.auto_hold.value,
+    };
+    let auto = fallback.auto.value.unwrap_or(is_prepared);
+    auto.then_some(terms)
+}
 
 /// Where operators' socket is.
 pub(in crate::config) fn socket(admin: &options::Admin) -> SocketPlace {
