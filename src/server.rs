@@ -10,8 +10,10 @@ mod operators;
 mod reload;
 mod sockets;
 mod standby;
+mod warm;
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +42,7 @@ use crate::guard::Guard;
 use crate::limits;
 use crate::origin::{self, FirstRound};
 use crate::rules::breaker;
+use crate::snapshot::{self, Snapshot};
 use crate::state;
 use crate::telemetry::{self, Metrics, Telemetry, names};
 use leave::{Entrance, Leave};
@@ -90,7 +93,8 @@ fn run_with(
         operators.file(state::LEVERS),
         operators.file(state::CONFIGS),
     );
-    let site = site(reload::begun(&base, kept.as_deref()), telemetry, &health)?;
+    let begun = reload::begun(&base, kept.as_deref());
+    let site = site(begun, telemetry, &health, operators.state())?;
     let policy = Arc::clone(&site.policy);
     let in_force: InForce = Arc::new(ArcSwap::new(Arc::clone(&site)));
     gauges::site(&telemetry.metrics, &in_force);
@@ -117,6 +121,7 @@ fn run_with(
             (leave, Sockets::open(&policy, handed)?, Some(successor))
         }
     };
+    warm::begin(&in_force)?;
     let copies = sockets.copies().map_err(|e| e.to_string())?;
     let listen = sockets.public.local_addr().map_err(|e| e.to_string())?;
     let doors = Doors::new(1 + usize::from(sockets.redirect.is_some()));
@@ -222,7 +227,12 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<Arc<Site>, String> {
+fn site(
+    policy: Policy,
+    telemetry: &Telemetry,
+    health: &Arc<Health>,
+    state: Option<&Path>,
+) -> Result<Arc<Site>, String> {
     let metrics = &telemetry.metrics;
     let guests = Guests::new(told(metrics));
     files::leave_room(&policy, &guests);
@@ -230,7 +240,10 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
     // account of their own, so that they never keep a page from being stored.
     let images = policy.cache.max_memory / 64;
     let memory = Memory::new(policy.cache.max_memory / 16 * 15 - images);
-    let store = Store::new(Arc::clone(&memory), policy.cache.max_variants);
+    let tags = snapshot::tags_key(state).map_err(|e| e.to_string())?;
+    let (variants, cap) = (policy.cache.max_variants, Arc::clone(&memory));
+    let store = Arc::new(Store::keyed(cap, variants, Some(tags)));
+    let snapshot = Snapshot::new(state, tags, change::kept(&policy), &store, &memory);
     let upstreams = change::upstreams(&policy, &[])?;
     let watched = change::watched(&upstreams, metrics);
     let fetching = change::fetching(&policy);
@@ -247,7 +260,7 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
             change::room(&memory),
             metrics,
         )),
-        fetcher: Fetcher::new(store, memory, upstreams, watched, fetching),
+        fetcher: Fetcher::new(store, memory, upstreams, watched, fetching).remembering(snapshot),
         watch: Arc::new(Watch::default()),
         access: Arc::clone(&telemetry.access),
         routes: change::routes(&policy, metrics),

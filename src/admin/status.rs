@@ -17,6 +17,7 @@ use crate::limits::Limit;
 use crate::origin::Upstream;
 use crate::rules::breaker;
 use crate::rules::replay::Replay;
+use crate::snapshot;
 use crate::telemetry::Limited;
 use crate::telemetry::access::stamp;
 
@@ -55,6 +56,7 @@ pub struct Status {
     pub readiness: std::collections::BTreeMap<String, Told>,
     pub connections: Connections,
     pub cache: Cache,
+    pub snapshot: Snapshot,
     pub upstreams: Vec<UpstreamStatus>,
     pub limits: Vec<LimitStatus>,
 }
@@ -86,6 +88,21 @@ pub struct Cache {
     pub flights: usize,
     /// Requests that wait for one, or for a place at an upstream
     pub waiters: usize,
+}
+
+/// The last good pages, on the disk
+#[derive(Serialize, Deserialize, ToSchema)]
+pub struct Snapshot {
+    /// Whether they are kept
+    pub on: bool,
+    /// Each with each variant
+    pub pages: usize,
+    pub bytes: u64,
+    pub bytes_max: u64,
+    /// Pages that are yet to be written
+    pub queued: usize,
+    /// Why pages can't be written, while they can't
+    pub error: Option<String>,
 }
 
 #[derive(Serialize, Deserialize, ToSchema)]
@@ -155,9 +172,21 @@ pub(super) async fn status(admin: Desk) -> Json<Status> {
             flights: (fetcher.counts.flying).load(std::sync::atomic::Ordering::Relaxed),
             waiters: admin.facts.waiters(),
         },
+        snapshot: snapshot(&fetcher.snapshot.told()),
         upstreams: fetcher.upstreams().iter().map(upstream).collect(),
         limits: admin.facts.limits().iter().map(limit).collect(),
     })
+}
+
+fn snapshot(told: &snapshot::Told) -> Snapshot {
+    Snapshot {
+        on: told.is_on,
+        pages: told.pages,
+        bytes: told.bytes,
+        bytes_max: told.bytes_max,
+        queued: told.queued,
+        error: told.error.clone(),
+    }
 }
 
 fn upstream(upstream: &Arc<Upstream>) -> UpstreamStatus {

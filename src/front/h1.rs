@@ -22,7 +22,7 @@ use super::watch::Post;
 use super::wire::{Inbox, Pace, Wire};
 use super::{
     InForce, Site, blocked, challenge, deliver, down, fallback, h2, limited, lines, miss, pass,
-    purging,
+    purging, thaw,
 };
 use crate::clock::{self, Tick};
 use crate::config::policy::Policy;
@@ -214,6 +214,7 @@ impl Conn {
             Decision::Limited(refused) => limited::refuse(self, noted, refused).await,
             Decision::Later(wait) => limited::wait(self, noted, wait).await,
             Decision::Purge(order) => purging::carry_out(self, noted, *order).await,
+            Decision::Cold(what) => thaw::serve(self, noted, *what).await,
             Decision::Here(mut problem) => {
                 // Its body must never be taken for the next request.
                 problem.close |= noted.has_body;

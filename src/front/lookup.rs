@@ -17,6 +17,7 @@ use super::limited::{self, Gate, Refused, Who};
 use super::part::Part;
 use super::problem::Problem;
 use super::purging::{self, Order};
+use super::thaw::{self, Cold};
 use crate::cache::entry::Entry;
 use crate::clock::{self, Tick};
 use crate::config::policy::{Policy, Route};
@@ -65,6 +66,8 @@ pub enum Decision {
     Instead(Box<Instead>),
     /// Something is to be taken out of the cache.
     Purge(Box<Order>),
+    /// The page lies on the disk, and is to be brought back first.
+    Cold(Box<Cold>),
 }
 
 /// An answer from memory.
@@ -329,6 +332,10 @@ fn live(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
         })
     });
     let (Some(slot), Some(entry)) = (&slot, entry) else {
+        let is_cold = || site.fetcher.is_cold(asking.key, asking.route);
+        if let Some(cold) = thaw::decide(asking, is_cold) {
+            return cold;
+        }
         let why = if slot.is_some() {
             Fwd::VaryMiss
         } else {

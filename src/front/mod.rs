@@ -41,6 +41,7 @@ mod recent;
 mod record;
 pub mod replay;
 mod stream;
+mod thaw;
 pub mod tls;
 mod translate;
 pub mod watch;

@@ -11,6 +11,7 @@ use crate::origin::{Bulkhead, Server, Upstream};
 use crate::rules::breaker;
 use crate::rules::encoding::Coding;
 use crate::rules::purge::Kind;
+use crate::snapshot::Skipped;
 use crate::telemetry::metrics::Series;
 use crate::telemetry::names::Family;
 use crate::telemetry::{Metrics, ProbeResult, ResolveResult, names};
@@ -40,6 +41,7 @@ pub fn certificates(metrics: &Metrics, certificates: &Arc<Certificates>) {
 pub fn site(metrics: &Metrics, in_force: &InForce) {
     let told = Told { metrics, in_force };
     told.cache();
+    told.snapshot();
     told.clients();
     told.limits();
     told.fleet();
@@ -96,6 +98,23 @@ impl Told<'_> {
         self.count(&names::CACHE_ENCODED, &["put_off"], |site| {
             site.fetcher.encoder.counts.put_off.load(Ordering::Relaxed)
         });
+    }
+
+    fn snapshot(&self) {
+        self.gauge(&names::SNAPSHOT_PAGES, |site| {
+            site.fetcher.snapshot.told().pages
+        });
+        self.gauge(&names::SNAPSHOT_BYTES, |site| {
+            usize::try_from(site.fetcher.snapshot.told().bytes).unwrap_or(usize::MAX)
+        });
+        self.count(&names::SNAPSHOT_WRITTEN, &[], |site| {
+            site.fetcher.snapshot.written()
+        });
+        for why in Skipped::ALL {
+            self.count(&names::SNAPSHOT_SKIPPED, &[why.label()], move |site| {
+                site.fetcher.snapshot.skips(why)
+            });
+        }
     }
 
     fn clients(&self) {

@@ -1,7 +1,7 @@
 //! What operators ask: the state directory, the token, the socket, and what they are told of.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
@@ -54,6 +54,11 @@ impl Operators {
     /// The audit log, if there is one.
     pub fn audit(&self) -> Option<Arc<Audit>> {
         self.audit.clone()
+    }
+
+    /// The state directory, if there is one.
+    pub fn state(&self) -> Option<&Path> {
+        self.dir.as_ref().map(Dir::path)
     }
 
     /// Where what is called so is kept, if anything is.

@@ -78,6 +78,10 @@ families! {
     PURGES: Counter "tidegate_purges_total" ["kind", "action"] "Purges, by what they name (url, prefix, tag, host, all), hard or soft.";
     PURGED_ENTRIES: Counter "tidegate_purged_entries_total" [] "Entries that were taken out or marked stale by purges, as they are found.";
     CACHE_ENCODED: Counter "tidegate_cache_encoded_total" ["result"] "Pages compressed, by coding, and those that were not: no_shorter; put_off, for want of time or memory.";
+    SNAPSHOT_PAGES: Gauge "tidegate_snapshot_pages" [] "Pages on the disk, each variant one.";
+    SNAPSHOT_BYTES: Gauge "tidegate_snapshot_bytes" [] "Bytes that they take there.";
+    SNAPSHOT_WRITTEN: Counter "tidegate_snapshot_written_bytes_total" [] "Bytes written there.";
+    SNAPSHOT_SKIPPED: Counter "tidegate_snapshot_skipped_total" ["reason"] "Pages that are not there though they should be: torn, on the disk; large; behind, too many waited; memory, to remember where they are; error, they could not be written.";
     HIT_FOR_MISS: Gauge "tidegate_cache_hit_for_miss" [] "Marks on keys known to be uncacheable.";
     FLIGHTS: Gauge "tidegate_flights" [] "Objects being fetched.";
     WAITERS: Gauge "tidegate_waiters" [] "Requests waiting for a flight's head or for a permit.";

@@ -1,7 +1,7 @@
 //! The rooms of `src/` and the arrows between them, read off the source: who names whom.
 //!
 //! ```text
-//! main → cli → server → {front, admin} → {cache, fetch, origin, guard, limits, config} → rules      leaves: state, telemetry, clock
+//! main → cli → server → {front, admin} → {fetch, snapshot, cache, origin, guard, limits, config} → rules      leaves: state, telemetry, clock
 //! ```
 //!
 //! Words in comments and strings name nobody.
@@ -65,6 +65,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "front",
             "admin",
             "cache",
+            "snapshot",
             "fetch",
             "origin",
             "limits",
@@ -100,6 +101,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "fallback",
             "cache",
+            "snapshot",
             "fetch",
             "origin",
             "limits",
@@ -115,8 +117,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     // A fetch is what joins its neighbours: it asks an origin and fills the cache, as a route of the config says.
     (
         "fetch",
-        &["cache", "origin", "config", "rules", "telemetry", "clock"],
+        &[
+            "cache",
+            "snapshot",
+            "origin",
+            "config",
+            "rules",
+            "telemetry",
+            "clock",
+        ],
     ),
+    // What it keeps, it takes from the cache and gives back to it.
+    ("snapshot", &["cache", "rules", "telemetry", "clock"]),
     ("cache", &["rules", "telemetry", "clock"]),
     ("origin", &["rules", "telemetry", "clock"]),
     ("limits", &["rules", "telemetry", "clock", "files"]),
