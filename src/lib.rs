@@ -5,7 +5,7 @@
 //! take it, [`limits`] how often; [`levers`] are what a person pulls over all that; [`fallback`] is what there is while
 //! an app is gone; [`cache`] is what both sides touch, and [`snapshot`] what of it lies on the disk;
 //! [`fetch`] is the origin side, which asks [`origin`]. [`rules`] are pure decisions, a file per section of an RFC. [`admin`]
-//! answers operators; [`state`] is what outlives the process; [`telemetry`], [`clock`] and [`files`] are leaves. [`bench`]
+//! answers operators; [`state`] is what outlives the process; how Redis is spoken to, [`redis`](mod@redis) knows; [`telemetry`], [`clock`] and [`files`] are leaves. [`bench`]
 //! measures: crowds and origins to order.
 
 pub mod admin;
@@ -22,6 +22,7 @@ pub mod guard;
 pub mod levers;
 pub mod limits;
 pub mod origin;
+pub mod redis;
 pub mod rules;
 pub mod server;
 pub mod snapshot;

@@ -131,7 +131,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("snapshot", &["cache", "rules", "telemetry", "clock"]),
     ("cache", &["rules", "telemetry", "clock"]),
     ("origin", &["rules", "telemetry", "clock"]),
-    ("limits", &["rules", "telemetry", "clock", "files"]),
+    ("limits", &["redis", "rules", "telemetry", "clock", "files"]),
     (
         "levers",
         &["config", "rules", "state", "telemetry", "clock"],
@@ -144,8 +144,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     // What an upstream is, is the origin's to say, and what a limit or an identity is, the limits'.
     (
         "config",
-        &["origin", "limits", "rules", "state", "telemetry", "clock"],
+        &[
+            "origin",
+            "limits",
+            "redis",
+            "rules",
+            "state",
+            "telemetry",
+            "clock",
+        ],
     ),
+    ("redis", &["telemetry"]),
     ("rules", &[]),
     ("state", &["telemetry", "clock"]),
     ("telemetry", &["rules", "clock"]),

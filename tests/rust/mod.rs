@@ -45,7 +45,7 @@ mod properties;
 mod purging;
 mod reloads;
 mod scarce;
-#[path = "../../src/limits/fleet/tests/server.rs"]
+#[path = "../../src/redis/server.rs"]
 #[expect(dead_code, reason = "the crate's own tests use the rest")]
 mod server;
 mod site;
