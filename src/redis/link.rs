@@ -29,6 +29,8 @@ use super::{Failure, LONGEST_ANSWER, RedisSpec, Server, late, unreachable};
 use crate::telemetry::RedisResult;
 
 const LONGEST_CONNECTING: Duration = Duration::from_secs(1);
+/// In place of the bytes that an answer may still have.
+const OVERRUN: usize = usize::MAX;
 
 /// What is said in one go.
 pub enum Words<'a> {
@@ -114,9 +116,11 @@ impl Link {
     ) -> Result<T, Failure> {
         let limit = self.longest;
         let said = timeout(limit, self.try_to_say(words)).await;
-        let said = said.unwrap_or_else(|_| Err(late(limit))).and_then(read);
-        if said.is_err() {
-            self.connection = None;
+        let mut said = said.unwrap_or_else(|_| Err(late(limit))).and_then(read);
+        if let Err(failure) = &mut said {
+            if self.connection.take().is_some_and(|one| one.has_overrun()) {
+                failure.result = RedisResult::Unbelievable;
+            }
             self.node = None;
             self.at = (self.at + 1) % self.spec.servers.len();
         }
@@ -236,6 +240,11 @@ impl Link {
 }
 
 impl Connection {
+    /// Whether an answer was too long.
+    fn has_overrun(&self) -> bool {
+        self.left.load(Relaxed) == OVERRUN
+    }
+
     /// Gives the script to Redis, which may have lost it.
     async fn load(&mut self, script: &str, limit: Duration) -> Result<(), Failure> {
         let mut load = redis::cmd("SCRIPT");
@@ -354,6 +363,7 @@ impl AsyncRead for Bounded {
         let came = buf.filled().len() - before;
         let left = self.left.load(Relaxed);
         if came > left {
+            self.left.store(OVERRUN, Relaxed);
             let too_long = "an answer that is too long";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, too_long)));
         }

@@ -62,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "server",
         &[
             "fallback",
+            "fleet",
             "front",
             "admin",
             "cache",
@@ -83,6 +84,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "front",
         &[
             "fallback",
+            "fleet",
             "guard",
             "cache",
             "fetch",
@@ -100,6 +102,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "admin",
         &[
             "fallback",
+            "fleet",
             "cache",
             "snapshot",
             "fetch",
@@ -139,6 +142,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "fallback",
         &["cache", "config", "origin", "rules", "telemetry"],
+    ),
+    (
+        "fleet",
+        &["levers", "config", "redis", "rules", "telemetry", "clock"],
     ),
     ("guard", &["config", "rules", "telemetry", "clock", "files"]),
     // What an upstream is, is the origin's to say, and what a limit or an identity is, the limits'.
