@@ -3,6 +3,7 @@
 
 mod change;
 mod files;
+mod fleet;
 mod gauges;
 mod handover;
 mod leave;
@@ -32,6 +33,7 @@ use crate::config::policy::Policy;
 use crate::fallback::Reserve;
 use crate::fetch::Fetcher;
 use crate::files::Watched;
+use crate::fleet::Fleet;
 use crate::front;
 use crate::front::door::{Door, Doors, Front};
 use crate::front::guests::{Guests, Told};
@@ -93,8 +95,10 @@ fn run_with(
         operators.file(state::LEVERS),
         operators.file(state::CONFIGS),
     );
+    let place = operators.file(state::FLEET);
+    let fleet = fleet::alone(base.listen.address.port(), place);
     let begun = reload::begun(&base, kept.as_deref());
-    let site = site(begun, telemetry, &health, operators.state())?;
+    let site = site(begun, telemetry, &health, fleet, operators.state())?;
     let policy = Arc::clone(&site.policy);
     let in_force: InForce = Arc::new(ArcSwap::new(Arc::clone(&site)));
     gauges::site(&telemetry.metrics, &in_force);
@@ -134,6 +138,7 @@ fn run_with(
     if let Some(fleet) = &policy.fleet {
         site.limits.join(fleet, &telemetry.metrics)?;
     }
+    fleet::join(&in_force, &board, &telemetry.metrics)?;
     tracing::info!(address = %listen, threads = policy.listen.threads, "listening");
     let mut fronts = vec![front(&in_force, tls, None, sockets.public, &doors)];
     fronts.extend(sockets.redirect.map(|listener| {
@@ -231,6 +236,7 @@ fn site(
     policy: Policy,
     telemetry: &Telemetry,
     health: &Arc<Health>,
+    fleet: Arc<Fleet>,
     state: Option<&Path>,
 ) -> Result<Arc<Site>, String> {
     let metrics = &telemetry.metrics;
@@ -272,6 +278,7 @@ fn site(
         waiters: Arc::default(),
         health: Arc::clone(health),
         recent: Arc::default(),
+        fleet,
         policy: Arc::new(policy),
     }))
 }

@@ -7,6 +7,7 @@
 mod audit;
 mod config;
 mod fallback;
+mod fleet;
 mod gate;
 mod health;
 mod levers;
@@ -37,6 +38,7 @@ use crate::telemetry::Metrics;
 pub use audit::{Audit, Told as AuditEntry};
 pub use config::{Changed, Configs, Plan, Replayed, Told as ConfigVersion};
 pub use fallback::Fallback;
+pub use fleet::{Everywhere, FleetStatus};
 pub use gate::{Asked, Asking, Caller, Gate};
 pub use health::{Health, Heartbeat, Page, State};
 pub use levers::{Levers, Pulled, Told as PulledLever};

@@ -8,11 +8,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Desk;
+use super::fleet::{self, FleetStatus};
 use super::health::Told;
 use crate::clock;
 use crate::config::Policy;
 use crate::fallback::Reserve;
 use crate::fetch::Fetcher;
+use crate::fleet::Fleet;
 use crate::limits::Limit;
 use crate::origin::Upstream;
 use crate::rules::breaker;
@@ -37,6 +39,7 @@ pub trait Facts: Send + Sync {
     /// # Errors
     /// A file that it names can't be read; for people.
     fn replay(&self, policy: Policy) -> Result<Replay, String>;
+    fn fleet(&self) -> Arc<Fleet>;
 }
 
 /// What runs, and how it is.
@@ -59,6 +62,8 @@ pub struct Status {
     pub snapshot: Snapshot,
     pub upstreams: Vec<UpstreamStatus>,
     pub limits: Vec<LimitStatus>,
+    /// The proxies that tell each other of purges and levers; nothing without `[redis]`
+    pub fleet: Option<FleetStatus>,
 }
 
 #[derive(Serialize, Deserialize, ToSchema)]
@@ -175,6 +180,7 @@ pub(super) async fn status(admin: Desk) -> Json<Status> {
         snapshot: snapshot(&fetcher.snapshot.told()),
         upstreams: fetcher.upstreams().iter().map(upstream).collect(),
         limits: admin.facts.limits().iter().map(limit).collect(),
+        fleet: fleet::status(&admin.facts.fleet()),
     })
 }
 

@@ -105,6 +105,7 @@ pub struct Fetcher {
     pub counts: Arc<Counts>,
     pub encoder: Arc<Encoder>,
     sweeper: Arc<purge::Sweeper>,
+    told: Arc<purge::Told>,
 }
 
 /// What fetches did, for gauges and counters.
@@ -159,6 +160,7 @@ impl Fetcher {
             counts: Arc::default(),
             encoder: Arc::default(),
             sweeper: Arc::default(),
+            told: Arc::default(),
         })
     }
 

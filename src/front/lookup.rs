@@ -64,6 +64,8 @@ pub enum Decision {
     Later(Duration),
     /// By what there is without the app.
     Instead(Box<Instead>),
+    /// Once it is known what other proxies have purged.
+    CatchUp,
     /// Something is to be taken out of the cache.
     Purge(Box<Order>),
     /// The page lies on the disk, and is to be brought back first.
@@ -155,7 +157,7 @@ pub fn decide(
                     return Decision::Block(Some(Arc::clone(asking.route)));
                 }
                 let limited = limited::at_the_door(site, &asking.who(), noted);
-                limited.unwrap_or_else(|| on_route(site, asking, noted, now))
+                limited.unwrap_or_else(|| on_route(site, asking, noted, now, Turn::First))
             };
             let decision = match challenge::is_ours(request) {
                 false => with_route(policy, request, *head_len, from, known, on_route),
@@ -194,6 +196,13 @@ fn learned(
     decision
 }
 
+/// Whether a request has waited for its turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    Waited,
+}
+
 /// Decides on the request at the start of `buf`, whose turn it is now.
 pub fn after_wait(site: &Site, buf: &[u8], from: Whence, noted: &Noted) -> Decision {
     let policy = &*site.policy;
@@ -202,7 +211,7 @@ pub fn after_wait(site: &Site, buf: &[u8], from: Whence, noted: &Noted) -> Decis
     match &request::parse(buf, &mut lines, &policy.listen.head) {
         Ok(Parsed::Complete { request, head_len }) => {
             let from = from.of(policy, request);
-            let on_route = |asking: &Asking| on_route(site, asking, noted, now);
+            let on_route = |asking: &Asking| on_route(site, asking, noted, now, Turn::Waited);
             let known = KnownHost::NONE;
             let decision = match challenge::is_ours(request) {
                 false => with_route(policy, request, *head_len, from, known, on_route),
@@ -271,7 +280,7 @@ fn off_route(
     })
 }
 
-fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
+fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now, turn: Turn) -> Decision {
     let request = asking.request;
     if let Some(port) = asking.redirect {
         return Decision::Here(Problem::to_https(request, port));
@@ -286,6 +295,9 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
         && let challenge::Demand::Challenge(challenge) = challenge::demand(site, asking, noted)
     {
         return Decision::Challenge(challenge);
+    }
+    if turn == Turn::First && !site.fleet.is_current(noted.began) && is_cacheable(asking) {
+        return Decision::CatchUp;
     }
     if site.reserve.is_on(asking.route) {
         return fallback::decide(site, asking, noted, now);

@@ -57,6 +57,7 @@ use crate::cache::memory::Memory;
 use crate::config::policy::Policy;
 use crate::fallback::Reserve;
 use crate::fetch::Fetcher;
+use crate::fleet::Fleet;
 use crate::guard::Guard;
 use crate::limits::{Identities, Limits};
 use crate::telemetry::sharded::Counter;
@@ -95,6 +96,7 @@ pub struct Site {
     pub waiters: Arc<AtomicUsize>,
     pub health: Arc<Health>,
     pub recent: Arc<Recent>,
+    pub fleet: Arc<Fleet>,
 }
 
 /// HTTP/2, as TLS's protocol negotiation knows it (RFC 9113 §3.2).

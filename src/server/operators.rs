@@ -14,6 +14,7 @@ use crate::config::live::Live;
 use crate::config::policy::{SocketPlace, StateDir};
 use crate::fallback::Reserve;
 use crate::fetch::Fetcher;
+use crate::fleet::Fleet;
 use crate::front::{self, Site};
 use crate::levers::board::Board;
 use crate::limits::Limit;
@@ -169,6 +170,10 @@ impl Facts for ArcSwap<Site> {
     fn reserve(&self) -> (Arc<Policy>, Arc<Reserve>) {
         let site = self.load();
         (Arc::clone(&site.policy), Arc::clone(&site.reserve))
+    }
+
+    fn fleet(&self) -> Arc<Fleet> {
+        Arc::clone(&self.load().fleet)
     }
 
     fn waiters(&self) -> usize {

@@ -62,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "server",
         &[
             "fallback",
+            "fleet",
             "front",
             "admin",
             "cache",
@@ -83,6 +84,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "front",
         &[
             "fallback",
+            "fleet",
             "guard",
             "cache",
             "fetch",
@@ -100,6 +102,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "admin",
         &[
             "fallback",
+            "fleet",
             "cache",
             "snapshot",
             "fetch",
@@ -131,7 +134,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("snapshot", &["cache", "rules", "telemetry", "clock"]),
     ("cache", &["rules", "telemetry", "clock"]),
     ("origin", &["rules", "telemetry", "clock"]),
-    ("limits", &["rules", "telemetry", "clock", "files"]),
+    ("limits", &["redis", "rules", "telemetry", "clock", "files"]),
     (
         "levers",
         &["config", "rules", "state", "telemetry", "clock"],
@@ -140,12 +143,25 @@ const ARROWS: &[(&str, &[&str])] = &[
         "fallback",
         &["cache", "config", "origin", "rules", "telemetry"],
     ),
+    (
+        "fleet",
+        &["levers", "config", "redis", "rules", "telemetry", "clock"],
+    ),
     ("guard", &["config", "rules", "telemetry", "clock", "files"]),
     // What an upstream is, is the origin's to say, and what a limit or an identity is, the limits'.
     (
         "config",
-        &["origin", "limits", "rules", "state", "telemetry", "clock"],
+        &[
+            "origin",
+            "limits",
+            "redis",
+            "rules",
+            "state",
+            "telemetry",
+            "clock",
+        ],
     ),
+    ("redis", &["telemetry"]),
     ("rules", &[]),
     ("state", &["telemetry", "clock"]),
     ("telemetry", &["rules", "clock"]),
