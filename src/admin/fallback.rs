@@ -78,19 +78,24 @@ pub(super) async fn fallback(admin: Desk) -> Json<Fallback> {
     })
 }
 
+impl FallbackAnswers {
+    pub(super) fn new(of: impl Fn(FallbackSource) -> u64) -> FallbackAnswers {
+        FallbackAnswers {
+            cache: of(FallbackSource::Cache),
+            file: of(FallbackSource::File),
+            maintenance: of(FallbackSource::Maintenance),
+            refused: of(FallbackSource::Refused),
+        }
+    }
+}
+
 fn of_route(route: &Arc<Route>, reserve: &Reserve) -> FallbackRoute {
-    let counted = |source| reserve.counted(route, source);
     let drilled = |source| reserve.drilled(route, source);
     FallbackRoute {
         name: route.name.clone(),
         on: reserve.is_on(route),
         by_itself: reserve.is_on_by_itself(route),
-        answers: FallbackAnswers {
-            cache: counted(FallbackSource::Cache),
-            file: counted(FallbackSource::File),
-            maintenance: counted(FallbackSource::Maintenance),
-            refused: counted(FallbackSource::Refused),
-        },
+        answers: FallbackAnswers::new(|source| reserve.counted(route, source)),
         drill: FallbackDrill {
             cache: drilled(FallbackSource::Cache),
             file: drilled(FallbackSource::File),

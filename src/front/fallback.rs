@@ -78,6 +78,51 @@ struct Look {
     own: Vec<(HeaderName, HeaderValue)>,
 }
 
+impl Look {
+    fn wanted(&self, site: &Site) -> Wanted<'_> {
+        Wanted {
+            host: &self.host,
+            files: &self.files,
+            codings: self.codings,
+            most: site.policy.cache.max_object_size,
+            own: &self.own,
+            now: clock::now(),
+        }
+    }
+}
+
+/// Where an answer would come from.
+pub enum Found {
+    Cached,
+    /// From where only a look at the disk finds out.
+    Elsewhere(Elsewhere),
+    /// It can't be had without the app.
+    Nothing,
+}
+
+/// What is to be looked for.
+pub struct Elsewhere(Box<Look>);
+
+impl Elsewhere {
+    /// Where it is found. Blocks.
+    pub fn source(&self, site: &Site) -> FallbackSource {
+        let wanted = self.0.wanted(site);
+        match site.reserve.has_file(&wanted) {
+            true => FallbackSource::File,
+            false => FallbackSource::Maintenance,
+        }
+    }
+}
+
+/// Where a request's answer would come from.
+pub fn found(site: &Site, asking: &Asking, now: Now) -> Found {
+    match instead(site, asking, now).what {
+        What::Stored(_) => Found::Cached,
+        What::Look(look) => Found::Elsewhere(Elsewhere(look)),
+        What::Nothing => Found::Nothing,
+    }
+}
+
 /// Decides on a request of a route that is in fallback.
 pub fn decide(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
     let instead = instead(site, asking, now);
@@ -339,15 +384,7 @@ async fn file(conn: &Conn, look: Look) -> Option<Arc<Entry>> {
         let turn = turn.acquire_owned().await.ok()?;
         let found = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let wanted = Wanted {
-                host: &look.host,
-                files: &look.files,
-                codings: look.codings,
-                most: site.policy.cache.max_object_size,
-                own: &look.own,
-                now: clock::now(),
-            };
-            site.reserve.file(&wanted, &site.fetcher.memory)
+            site.reserve.file(&look.wanted(&site), &site.fetcher.memory)
         });
         found.await.ok()?
     };

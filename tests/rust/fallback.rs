@@ -41,6 +41,8 @@ pub fn tests() -> Vec<Test> {
             "fallback::a_drill_asks_the_app_where_there_is_nothing",
             drill,
         ),
+        ("fallback::what_would_be_there_is_told_before", check),
+        ("fallback::an_export_is_a_site_that_can_be_served", export),
         ("fallback::c57_flips_mix_nothing_and_fail_nobody", c57_flips),
     ]
 }
@@ -748,6 +750,126 @@ fn drill() -> Outcome {
     site.proxy.advance(Duration::from_secs(3601))?;
     site.until("tidegate_lever_active", |pulled| pulled == 0.0)?;
     equal("over", from(&site.get("/about", "")?.is(200)?), "")
+}
+
+fn check() -> Outcome {
+    let app = pages()?;
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    write(&folder.path().join("about.html"), "about us");
+    let config = format!(
+        "[log]\nhide_query = [\"token\"]\n[fallback]\ndir = {:?}\n",
+        folder.path()
+    );
+    let site = Site::start(app.origin.address, &config)?;
+    site.proxy.healthy()?;
+    let mut client = site.client()?;
+    for (path, times) in [
+        ("/strict", 5),
+        ("/about", 3),
+        ("/none?token=x", 1),
+        ("/other", 2),
+    ] {
+        for _ in 0..times {
+            client.get(path, "")?.is(200)?;
+        }
+    }
+    client.ask("POST", "/strict", "", b"x")?.is(200)?;
+    client.get("/strict", "")?.is(200)?;
+    let asked = app.origin.asked("");
+    let told = done(&site, "fallback check")?;
+    has("share", &told, "of 12 requests for pages")?;
+    has(
+        "share",
+        &told,
+        "75.0 % could be answered: 6 from the cache, 3 by files",
+    )?;
+    has(
+        "beside",
+        &told,
+        "beside them 1 were for what only the app can do",
+    )?;
+    let lines: Vec<&str> = told.lines().rev().take(2).map(str::trim).collect();
+    equal(
+        "missing",
+        lines,
+        vec![
+            "1   http://a.test/none?token=***",
+            "2   http://a.test/other",
+        ],
+    )?;
+    equal("nobody was asked", app.origin.asked(""), asked)?;
+    equal(
+        "nor answered",
+        site.metric("tidegate_fallback_answers_total")?,
+        0.0,
+    )
+}
+
+/// What one site exports another one serves, byte for byte.
+fn export() -> Outcome {
+    let origin = Origin::start(|asked, conn: &mut Conn| {
+        let (status, kind) = match &asked.target[..] {
+            "/moved" => (301, "text/html"),
+            "/site.css?v=2" => (200, "text/css"),
+            "/feed" => (200, "application/rss+xml"),
+            "/..%2fetc" => (200, "text/html"),
+            _ => (200, "text/html; charset=utf-8"),
+        };
+        let fields = format!("Cache-Control: max-age=600\r\nContent-Type: {kind}\r\n");
+        let text = format!("<p>page {}", asked.target);
+        answer(conn, status, &fields, text.as_bytes())
+    })?;
+    let site = Site::start(origin.address, "")?;
+    site.proxy.healthy()?;
+    let paths = [
+        "/",
+        "/a",
+        "/a/b",
+        "/a/b/",
+        "/list?page=2",
+        "/site.css?v=2",
+        "/feed",
+    ];
+    for path in paths.iter().chain(&["/moved", "/..%2fetc"]) {
+        site.get(path, "")?;
+    }
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let dir = folder.path().join("site");
+    let told = done(&site, &format!("fallback export {}", dir.display()))?;
+    has("told", &told, "7 pages of")?;
+    has(
+        "left out",
+        &told,
+        "left out: 1, which are errors, or lead elsewhere",
+    )?;
+    has(
+        "left out",
+        &told,
+        "left out: 1, whose address or type makes no name",
+    )?;
+    let beside: Vec<_> = fs::read_dir(folder.path())
+        .map_err(|e| e.to_string())?
+        .collect();
+    equal("nothing beside it", beside.len(), 1)?;
+    let again = refused(&site, &format!("fallback export {}", dir.display()))?;
+    has("again", &again, "not empty")?;
+    let other = Site::start(origin.address, &format!("[fallback]\ndir = {dir:?}\n"))?;
+    other.proxy.healthy()?;
+    done(&other, "fallback on")?;
+    for path in paths {
+        let (live, file) = (site.get(path, "")?.is(200)?, other.get(path, "")?);
+        let file = is_from(file, 200, "file").map_err(|why| format!("{path}: {why}"))?;
+        equal(path, file.text(), live.text())?;
+        let kind = |reply: &Reply| {
+            reply
+                .field("content-type")
+                .split(';')
+                .next()
+                .map(str::to_owned)
+        };
+        equal(path, kind(&file), kind(&live))?;
+    }
+    Ok(())
 }
 
 /// Each page says of itself which one it is, so that none that is put together of two goes unseen.

@@ -1,13 +1,16 @@
 //! `tidegate ctl fallback`: has visitors do without the app, and tells what they get.
 
+mod export;
+
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use serde_json::Value;
 
 use super::pull::{Pulling, Where};
 use super::show::{lever, plain, undone};
 use super::{Desk, FAILED, pull, show};
-use crate::admin::{Fallback, Levers, Pulled, PulledLever};
+use crate::admin::{Fallback, FallbackCheck, Levers, Pulled, PulledLever};
 use crate::cli::{DONE, say};
 
 #[derive(clap::Subcommand, Clone, Debug)]
@@ -34,6 +37,14 @@ pub enum What {
         #[command(flatten)]
         how: Pulling,
     },
+    /// How many of the last minutes' requests could be answered without the app, and which pages could not
+    Check,
+    /// Lay cached pages down as files that `[fallback] dir` can serve
+    Export {
+        /// A new folder, or an empty one
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// For whom it is on, since whose word, and what visitors got
     Status,
 }
@@ -50,6 +61,8 @@ impl What {
                 desk.say_to("POST", "/v1/levers", Some(&body), show::pulled)
             }
             What::Off { at } => off(desk, at.route.as_deref()),
+            What::Check => desk.ask::<FallbackCheck>("/v1/fallback/check", check),
+            What::Export { dir } => export::export(desk, dir),
             What::Status => desk.ask::<Fallback>("/v1/fallback", status),
         }
     }
@@ -88,6 +101,29 @@ fn off(desk: &Desk<'_>, route: Option<&str>) -> u8 {
     };
     let done: Vec<u8> = found.into_iter().map(undo).collect();
     done.into_iter().find(|done| *done != DONE).unwrap_or(DONE)
+}
+
+fn check(check: &FallbackCheck) -> String {
+    let requests = &check.requests;
+    let all = requests.cache + requests.file + requests.maintenance;
+    let mut out = format!(
+        "of {all} requests for pages in {} s (from {} of a thousand clients) {:.1} % could be answered: {} from the cache, {} by files\n",
+        check.seconds, check.per_mille, check.share, requests.cache, requests.file
+    );
+    if requests.refused > 0 {
+        let _ = writeln!(
+            out,
+            "beside them {} were for what only the app can do",
+            requests.refused
+        );
+    }
+    if !check.missing.is_empty() {
+        out += "there is nothing of these:\n";
+    }
+    for page in &check.missing {
+        let _ = writeln!(out, "{:>10}   {}", page.requests, plain(&page.url));
+    }
+    out
 }
 
 fn status(fallback: &Fallback) -> String {
