@@ -1,7 +1,10 @@
-//! `GET /v1/fallback/pages` and `/v1/fallback/page`: what is cached, page by page, so that it can be laid down as files.
+//! `GET /v1/fallback/pages` and `/v1/fallback/page`: what is cached or in the snapshot, page by page, so that it can be laid down as files.
+
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use axum::Json;
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -13,6 +16,9 @@ use super::problem::{Body, Problem};
 use crate::cache::entry::Entry;
 use crate::cache::key::{Key, KeyRef};
 use crate::clock;
+use crate::fetch::{Fetcher, vary_values};
+use crate::rules::identity::Class;
+use crate::rules::vary::{AsSent, Codings};
 
 /// So many pages are told of at once.
 const MOST: usize = 5_000;
@@ -82,7 +88,12 @@ pub(super) async fn pages(
     }
     let fetcher = admin.facts.fetcher();
     // All pages are looked at.
-    let keys = tokio::task::spawn_blocking(move || fetcher.store.keys()).await;
+    let keys = tokio::task::spawn_blocking(move || {
+        let mut keys: HashSet<Key> = fetcher.store.keys().into_iter().collect();
+        keys.extend(fetcher.snapshot.pages().into_iter().map(|page| page.key));
+        keys
+    });
+    let keys = keys.await;
     let keys = keys.map_err(|error| Problem::unavailable(error.to_string()))?;
     let parts = u32::try_from(keys.len().div_ceil(MOST / 2)).unwrap_or(PARTS);
     let is_its = |key: &&Key| key.hash() % u64::from(of) == u64::from(part);
@@ -123,16 +134,14 @@ pub(super) async fn copy(
 ) -> Result<Json<FallbackCopy>, Problem> {
     let key = [&which.scheme[..], &which.host, &which.target].join("\0");
     let fetcher = admin.facts.fetcher();
-    let slot = fetcher.find(KeyRef::new(key.as_bytes()), clock::moment());
-    let slot = slot.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "no copy of it is there"))?;
-    let variants = slot.variants();
-    let plain = variants.iter().find(|entry| coding(entry).is_none());
-    let Some(entry) = plain.or(variants.first()) else {
-        return Err(Problem::new(
-            StatusCode::NOT_FOUND,
-            "no copy of it is there",
-        ));
-    };
+    let found = tokio::task::spawn_blocking(move || {
+        let key = KeyRef::new(key.as_bytes());
+        cached(&fetcher, key).or_else(|| fetcher.snapshot.find(key, plainly))
+    });
+    let found = found.await;
+    let found = found.map_err(|error| Problem::unavailable(error.to_string()))?;
+    let entry =
+        found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "no copy of it is there"))?;
     if entry.body.len() > LARGEST {
         let detail = format!(
             "it has {} bytes; {LARGEST} at most are told",
@@ -142,10 +151,27 @@ pub(super) async fn copy(
     }
     Ok(Json(FallbackCopy {
         status: entry.head.status,
-        content_type: field(entry, &header::CONTENT_TYPE),
-        content_encoding: coding(entry),
+        content_type: field(&entry, &header::CONTENT_TYPE),
+        content_encoding: coding(&entry),
         body: STANDARD.encode(entry.body.pieces().concat()),
     }))
+}
+
+fn cached(fetcher: &Fetcher, key: KeyRef<'_>) -> Option<Arc<Entry>> {
+    let slot = fetcher.find(key, clock::moment())?;
+    let mut variants = slot.variants().iter();
+    let plain = variants.clone().find(|entry| coding(entry).is_none());
+    plain.or(variants.next()).cloned()
+}
+
+/// As a request selects that says nothing of itself.
+fn plainly(names: &[HeaderName]) -> Box<[u8]> {
+    let sent = AsSent {
+        class: Class::Anonymous,
+        codings: Codings::IDENTITY,
+        client: None,
+    };
+    vary_values(names, &HeaderMap::new(), &sent)
 }
 
 fn coding(entry: &Entry) -> Option<String> {

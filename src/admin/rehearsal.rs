@@ -10,10 +10,12 @@ use super::Desk;
 use super::fallback::FallbackAnswers;
 use super::problem::Problem;
 use super::top::url;
-use crate::telemetry::FallbackSource;
+use crate::cache::store::Warm;
 
 /// Pages without anything are told of, so many at most.
 const MOST: usize = 20;
+/// So many of the pages that were found most often are looked at.
+const HOT: usize = 100;
 
 /// How much of what is asked for there would be without the app.
 #[derive(Serialize, Deserialize, ToSchema)]
@@ -26,6 +28,10 @@ pub struct FallbackCheck {
     pub requests: FallbackAnswers,
     /// How many of them could be answered, of those that fallback is for, in hundredths
     pub share: f64,
+    /// The cached pages that were found most often: how many of them were looked at,
+    pub hot: usize,
+    /// and how many are on the disk, too, for after a restart
+    pub hot_on_disk: usize,
     /// The pages of which there is nothing, those first that were asked for most
     pub missing: Vec<MissingPage>,
 }
@@ -42,10 +48,17 @@ pub struct MissingPage {
 #[utoipa::path(get, path = "/v1/fallback/check", responses((status = 200, body = FallbackCheck)))]
 pub(super) async fn check(admin: Desk) -> Result<Json<FallbackCheck>, Problem> {
     let facts = Arc::clone(&admin.facts);
-    let rehearsal = tokio::task::spawn_blocking(move || facts.rehearse()).await;
-    let rehearsal = rehearsal.map_err(|error| Problem::unavailable(error.to_string()))?;
+    let looked = tokio::task::spawn_blocking(move || {
+        let (fetcher, rehearsal) = (facts.fetcher(), facts.rehearse());
+        let hot = fetcher.store.warmest(HOT);
+        let is_on_disk = |page: &&Warm| fetcher.snapshot.covered(page.key.as_ref());
+        (rehearsal, hot.len(), hot.iter().filter(is_on_disk).count())
+    });
+    let looked = looked.await;
+    let (rehearsal, hot, hot_on_disk) =
+        looked.map_err(|error| Problem::unavailable(error.to_string()))?;
     let requests = FallbackAnswers::new(|source| rehearsal.answers[source as usize]);
-    let there = requests.cache + requests.file;
+    let there = requests.cache + requests.snapshot + requests.file;
     let all = there + requests.maintenance;
     let hidden = admin.facts.policy().log.hide_query.clone();
     let missing = rehearsal.missing.iter().take(MOST);
@@ -57,6 +70,8 @@ pub(super) async fn check(admin: Desk) -> Result<Json<FallbackCheck>, Problem> {
             all => there as f64 * 100.0 / all as f64,
         },
         requests,
+        hot,
+        hot_on_disk,
         missing: missing
             .map(|(key, requests)| MissingPage {
                 url: url(key, &hidden),

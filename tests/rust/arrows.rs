@@ -83,6 +83,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "front",
         &[
+            "snapshot",
             "fallback",
             "guard",
             "cache",

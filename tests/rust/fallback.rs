@@ -43,6 +43,7 @@ pub fn tests() -> Vec<Test> {
         ),
         ("fallback::what_would_be_there_is_told_before", check),
         ("fallback::an_export_is_a_site_that_can_be_served", export),
+        ("fallback::the_last_good_copy_on_the_disk", from_disk),
         ("fallback::c57_flips_mix_nothing_and_fail_nobody", c57_flips),
     ]
 }
@@ -728,7 +729,7 @@ fn drill() -> Outcome {
     has(
         "status",
         &status,
-        "tried on 3 requests of /: 66.7 % could be answered, 1 from the cache, 1 by files",
+        "tried on 3 requests of /: 66.7 % could be answered, 1 from the cache, 0 from the disk, 1 by files",
     )?;
     equal(
         "drilled",
@@ -781,7 +782,7 @@ fn check() -> Outcome {
     has(
         "share",
         &told,
-        "75.0 % could be answered: 6 from the cache, 3 by files",
+        "75.0 % could be answered: 6 from the cache, 0 from the disk, 3 by files",
     )?;
     has(
         "beside",
@@ -870,6 +871,80 @@ fn export() -> Outcome {
         equal(path, kind(&file), kind(&live))?;
     }
     Ok(())
+}
+
+/// A page that memory has no room for lies on the disk still, and goes before a file.
+fn from_disk() -> Outcome {
+    const PAGES: usize = 60;
+    let gone = Arc::new(AtomicBool::new(false));
+    let at_origin = Arc::clone(&gone);
+    let origin = Origin::start(move |asked, conn: &mut Conn| {
+        if at_origin.load(Ordering::SeqCst) {
+            return Err("gone".into());
+        }
+        let text = format!("{} ", asked.target).repeat(40_000);
+        let fields = "Cache-Control: max-age=10, must-revalidate\r\nContent-Type: text/plain\r\n";
+        answer(conn, 200, fields, text.as_bytes())
+    })?;
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    for n in 0..PAGES {
+        write(&folder.path().join(format!("{n:02}.html")), "a file");
+    }
+    let config = format!(
+        "[cache]\nmax_memory = \"8MiB\"\n[fallback]\nauto = false\ndir = {:?}\n",
+        folder.path()
+    );
+    let site = Site::start(origin.address, &config)?;
+    site.proxy.healthy()?;
+    for n in 0..PAGES {
+        let page = site.get(&format!("/{n:02}"), "")?.is(200)?;
+        equal("whole", page.body.len(), 4 * 40_000)?;
+        // One after the other, so that each is still there when it is its turn to be written.
+        site.until("tidegate_snapshot_pages", |pages| pages == (n + 1) as f64)?;
+    }
+    gone.store(true, Ordering::SeqCst);
+    site.proxy.advance(Duration::from_secs(60))?;
+    done(&site, "fallback on")?;
+    let mut sources = std::collections::BTreeMap::<String, usize>::new();
+    let mut on_disk = None;
+    for n in 0..PAGES {
+        let path = format!("/{n:02}");
+        let page = site.get(&path, "")?.is(200)?;
+        let source = from(&page).to_owned();
+        equal(
+            &path,
+            page.text() == format!("{path} ").repeat(40_000),
+            true,
+        )?;
+        equal("kept", page.field("cache-control"), "no-store")?;
+        equal(
+            "old",
+            page.field("age").parse::<u64>().is_ok_and(|age| age >= 60),
+            true,
+        )?;
+        if source == "snapshot" {
+            on_disk = Some(path);
+        }
+        *sources.entry(source).or_default() += 1;
+    }
+    let told = format!("{sources:?}");
+    equal(&told, sources.len(), 2)?;
+    equal(
+        &told,
+        sources.contains_key("cache") && sources.contains_key("snapshot"),
+        true,
+    )?;
+    let path = on_disk.ok_or("none from the disk")?;
+    let part = is_from(site.get(&path, "Range: bytes=1-2\r\n")?, 206, "snapshot")?;
+    equal("part", part.text(), path[1..].to_owned())?;
+    has("check", &done(&site, "fallback check")?, " from the disk")?;
+    // All of them can be laid down, and what was purged is nowhere.
+    done(&site, &format!("purge url http://a.test{path}"))?;
+    let purged = site.get(&path, "")?;
+    equal("purged", from(&purged), "file")?;
+    let dir = folder.path().join("export");
+    let told = done(&site, &format!("fallback export {}", dir.display()))?;
+    has("export", &told, &format!("{} pages of", PAGES - 1))
 }
 
 /// Each page says of itself which one it is, so that none that is put together of two goes unseen.

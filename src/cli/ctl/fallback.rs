@@ -27,7 +27,7 @@ pub enum What {
         #[command(flatten)]
         at: Where,
     },
-    /// Try it on a share of the anonymous requests; the app answers where there is nothing
+    /// Try it on a share of the anonymous requests
     Drill {
         /// Of how many of them, as in 1%
         #[arg(long, value_name = "PERCENT", value_parser = pull::share())]
@@ -37,9 +37,9 @@ pub enum What {
         #[command(flatten)]
         how: Pulling,
     },
-    /// How many of the last minutes' requests could be answered without the app, and which pages could not
+    /// How many of the last minutes' requests it could answer, and what is missing
     Check,
-    /// Lay cached pages down as files that `[fallback] dir` can serve
+    /// Lay copies of pages down as files that `[fallback] dir` can serve
     Export {
         /// A new folder, or an empty one
         #[arg(value_name = "DIR")]
@@ -105,10 +105,15 @@ fn off(desk: &Desk<'_>, route: Option<&str>) -> u8 {
 
 fn check(check: &FallbackCheck) -> String {
     let requests = &check.requests;
-    let all = requests.cache + requests.file + requests.maintenance;
+    let all = requests.cache + requests.snapshot + requests.file + requests.maintenance;
     let mut out = format!(
-        "of {all} requests for pages in {} s (from {} of a thousand clients) {:.1} % could be answered: {} from the cache, {} by files\n",
-        check.seconds, check.per_mille, check.share, requests.cache, requests.file
+        "of {all} requests for pages in {} s (from {} of a thousand clients) {:.1} % could be answered: {} from the cache, {} from the disk, {} by files\n",
+        check.seconds,
+        check.per_mille,
+        check.share,
+        requests.cache,
+        requests.snapshot,
+        requests.file
     );
     if requests.refused > 0 {
         let _ = writeln!(
@@ -117,6 +122,11 @@ fn check(check: &FallbackCheck) -> String {
             requests.refused
         );
     }
+    let _ = writeln!(
+        out,
+        "of the {} cached pages that were found most often {} are on the disk, too",
+        check.hot, check.hot_on_disk
+    );
     if !check.missing.is_empty() {
         out += "there is nothing of these:\n";
     }
@@ -127,13 +137,14 @@ fn check(check: &FallbackCheck) -> String {
 }
 
 fn status(fallback: &Fallback) -> String {
-    let mut out = String::from("     cache      file  maintenance   refused   route\n");
+    let mut out = String::from("     cache  snapshot      file  maintenance   refused   route\n");
     for route in &fallback.routes {
         let answers = &route.answers;
         let _ = writeln!(
             out,
-            "{:>10}{:>10}{:>13}{:>10}   {}{}",
+            "{:>10}{:>10}{:>10}{:>13}{:>10}   {}{}",
             answers.cache,
+            answers.snapshot,
             answers.file,
             answers.maintenance,
             answers.refused,
@@ -150,9 +161,10 @@ fn status(fallback: &Fallback) -> String {
         let share = (all - drill.maintenance) as f64 * 100.0 / all as f64;
         let _ = writeln!(
             out,
-            "tried on {all} requests of {}: {share:.1} % could be answered, {} from the cache, {} by files",
+            "tried on {all} requests of {}: {share:.1} % could be answered, {} from the cache, {} from the disk, {} by files",
             plain(&route.name),
             drill.cache,
+            drill.snapshot,
             drill.file
         );
     }
