@@ -6,6 +6,7 @@
 
 mod audit;
 mod config;
+mod copies;
 mod fallback;
 mod fleet;
 mod gate;
@@ -14,6 +15,7 @@ mod levers;
 mod metrics;
 mod problem;
 mod purge;
+mod rehearsal;
 mod router;
 mod serve;
 mod socket;
@@ -37,6 +39,7 @@ use crate::telemetry::Metrics;
 
 pub use audit::{Audit, Told as AuditEntry};
 pub use config::{Changed, Configs, Plan, Replayed, Told as ConfigVersion};
+pub use copies::{FallbackCopy, FallbackPage, FallbackPages};
 pub use fallback::Fallback;
 pub use fleet::{Everywhere, FleetStatus};
 pub use gate::{Asked, Asking, Caller, Gate};
@@ -44,6 +47,7 @@ pub use health::{Health, Heartbeat, Page, State};
 pub use levers::{Levers, Pulled, Told as PulledLever};
 pub use problem::{Body as ProblemBody, Problem};
 pub use purge::{Kind as PurgeKind, Purged};
+pub use rehearsal::FallbackCheck;
 pub use router::openapi;
 pub use socket::Beside;
 pub use status::{Facts, Status};

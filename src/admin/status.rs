@@ -12,7 +12,7 @@ use super::fleet::{self, FleetStatus};
 use super::health::Told;
 use crate::clock;
 use crate::config::Policy;
-use crate::fallback::Reserve;
+use crate::fallback::{Rehearsal, Reserve};
 use crate::fetch::Fetcher;
 use crate::fleet::Fleet;
 use crate::limits::Limit;
@@ -32,6 +32,8 @@ pub trait Facts: Send + Sync {
     fn connections(&self) -> (usize, usize);
     /// What there is without apps, under the policy in force.
     fn reserve(&self) -> (Arc<Policy>, Arc<Reserve>);
+    /// What fallback would have come to with the last minutes' requests. Blocks.
+    fn rehearse(&self) -> Rehearsal;
     /// Requests that wait for a flight's head or for a permit.
     fn waiters(&self) -> usize;
     /// What another config, under the levers that are pulled, would have done with the last minutes' requests.

@@ -12,7 +12,7 @@ use crate::cache::memory::Memory;
 use crate::cache::store::Store;
 use crate::clock;
 use crate::config::{self, Policy};
-use crate::fallback::Reserve;
+use crate::fallback::{Rehearsal, Reserve};
 use crate::fetch::{Fetcher, Limits};
 use crate::fleet::Fleet;
 use crate::limits::Limit;
@@ -64,6 +64,10 @@ impl Facts for Idle {
     fn reserve(&self) -> (Arc<Policy>, Arc<Reserve>) {
         let reserve = Reserve::new(&self.policy, None, &Metrics::new());
         (Arc::clone(&self.policy), Arc::new(reserve))
+    }
+
+    fn rehearse(&self) -> Rehearsal {
+        Rehearsal::default()
     }
 
     fn waiters(&self) -> usize {

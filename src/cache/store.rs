@@ -514,6 +514,14 @@ impl Store {
         warmest.into_iter().map(told).collect()
     }
 
+    /// The keys of all pages. Blocking: it looks at all.
+    pub fn keys(&self) -> Vec<Key> {
+        self.pages
+            .iter()
+            .map(|(_, slot)| slot.key.clone())
+            .collect()
+    }
+
     /// Bytes that are on their way or held by readers, but not stored.
     pub fn outside(&self) -> usize {
         self.memory

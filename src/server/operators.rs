@@ -12,7 +12,7 @@ use crate::admin::{self, Admin, Beside, Facts, Gate, Health, Listeners, Listenin
 use crate::config::Policy;
 use crate::config::live::Live;
 use crate::config::policy::{SocketPlace, StateDir};
-use crate::fallback::Reserve;
+use crate::fallback::{Rehearsal, Reserve};
 use crate::fetch::Fetcher;
 use crate::fleet::Fleet;
 use crate::front::{self, Site};
@@ -174,6 +174,10 @@ impl Facts for ArcSwap<Site> {
 
     fn fleet(&self) -> Arc<Fleet> {
         Arc::clone(&self.load().fleet)
+    }
+
+    fn rehearse(&self) -> Rehearsal {
+        front::rehearse(&self.load_full())
     }
 
     fn waiters(&self) -> usize {

@@ -52,8 +52,8 @@ families! {
 
     FALLBACK_ACTIVE: Gauge "tidegate_fallback_active" ["route"] "1 while a route's visitors get what there is without its app, else 0.";
     FALLBACK_TURNS: Counter "tidegate_fallback_turns_total" ["upstream"] "How often it has gone on or off by itself for the routes of an upstream.";
-    FALLBACK_ANSWERS: Counter "tidegate_fallback_answers_total" ["route", "source"] "Answers without the app: from the cache, a file, the maintenance page; refused, what can't be had without it.";
-    FALLBACK_DRILLED: Counter "tidegate_fallback_drilled_total" ["route", "source"] "Requests on which fallback was tried: answered from the cache or a file; maintenance: from nowhere, so by the app.";
+    FALLBACK_ANSWERS: Counter "tidegate_fallback_answers_total" ["route", "source"] "Answers without the app: from the cache, the snapshot, a file, the maintenance page; refused, what can't be had without it.";
+    FALLBACK_DRILLED: Counter "tidegate_fallback_drilled_total" ["route", "source"] "Requests on which fallback was tried: answered from the cache, the snapshot or a file; maintenance: from nowhere, so by the app.";
 
     LIST_ENTRIES: Gauge "tidegate_list_entries" ["list"] "Addresses and networks in a list.";
     LIST_DENIED: Counter "tidegate_list_denied_total" ["list"] "Requests of clients that a list keeps out.";

@@ -36,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "fallback",
             "server",
             "front",
             "admin",
@@ -83,6 +84,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "front",
         &[
+            "snapshot",
             "fallback",
             "fleet",
             "guard",
