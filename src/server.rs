@@ -103,13 +103,7 @@ fn run_with(
     let in_force: InForce = Arc::new(ArcSwap::new(Arc::clone(&site)));
     gauges::site(&telemetry.metrics, &in_force);
     let board = reload::board(kept, base, &in_force, &telemetry.metrics);
-    let live = reload::live(
-        (source, text),
-        history,
-        &in_force,
-        &board,
-        &telemetry.metrics,
-    );
+    let live = reload::live((source, text), &in_force, &board, &telemetry.metrics);
     let tls = tls(&policy, &telemetry.metrics)?;
     // Nobody comes in before it is known where the servers are,
     let leave = first(leave, origin::resolve(site.fetcher.upstreams())?)?;
@@ -152,6 +146,9 @@ fn run_with(
     };
     let facts = Arc::clone(&in_force);
     let changes = (Arc::clone(&live), Arc::clone(&board));
+    let taken = changes.clone();
+    // In a fleet the others tell what was pulled.
+    let is_late = successor.is_some() && policy.fleet.is_none();
     let begun = async move {
         while !doors.are_open() {
             if doors.is_one_lost() {
@@ -159,10 +156,11 @@ fn run_with(
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        if let Some(successor) = successor {
-            let ready = tokio::task::spawn_blocking(|| successor.ready());
-            ready.await.map_err(|e| e.to_string())??;
-        }
+        let ready = tokio::task::spawn_blocking(move || {
+            reload::take_over(&taken.0, &taken.1, history, is_late);
+            successor.map_or(Ok(()), |successor| successor.ready())
+        });
+        ready.await.map_err(|e| e.to_string())??;
         // Until now operators asked the process before this one, if there was one.
         operators.start(sockets.admin, about, facts, changes)
     };

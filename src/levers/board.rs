@@ -105,6 +105,27 @@ impl Board {
         self.state.lock().kept.levers.clone()
     }
 
+    /// Has in force what is kept now: the process before this one may have pulled some since this one began.
+    ///
+    /// # Errors
+    /// It can't be put in force; then nothing has changed.
+    pub fn read_again(&self) -> Result<(), String> {
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
+        let mut state = self.state.lock();
+        let (kept, why) = kept::read::<Kept>(path);
+        if let Some(why) = why {
+            return Err(why);
+        }
+        if kept.levers == state.kept.levers {
+            return Ok(());
+        }
+        (self.put)(apply::over(&state.base, &kept.levers))?;
+        state.kept = kept;
+        Ok(())
+    }
+
     /// Has another config's policy in force, under the levers.
     ///
     /// # Errors
