@@ -18,6 +18,7 @@ use super::h1::{Conn, Next};
 use super::liked::in_liked_coding;
 use super::lines::{Lines, common_lines};
 use super::lookup::{self, Decision, Miss};
+use super::miss::{Place, part_of};
 use super::page::Guise;
 use super::part::Part;
 use super::record::Outcome;
@@ -392,7 +393,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, instead: Instead) -> io::Resu
                     keeps,
                     is_drill,
                 };
-                let part = super::miss::part_of(conn, &entry.head, Some(entry.body.len()));
+                let part = part_of(conn, &entry.head, Some(entry.body.len()));
                 send(conn, noted, &route, (&entry, &part), &told, guise).await
             }
             None => match live {
@@ -464,6 +465,7 @@ async fn on_disk(conn: &Conn, look: Look) -> Option<Lying> {
     if look.copy.is_none() && look.files.is_empty() {
         return None;
     }
+    let _place = Place::take(&conn.site, conn.policy().cache.max_waiters)?;
     let site = Arc::clone(&conn.site);
     let looks = async move {
         let turn = Arc::clone(site.reserve.readers());

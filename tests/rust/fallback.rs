@@ -1,6 +1,7 @@
 //! What visitors get while an app is gone: cached pages, however stale, files, the maintenance page; and who may still ask it.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use super::http2::{self, H2C};
 use super::levers::{done, has, refused};
 use super::site::{Gate, Origin, Reply, Site, answer, crowd, equal, eventually};
+use super::tls;
 use super::{Outcome, Test};
 use crate::harness::wire::Conn;
 
@@ -34,6 +36,7 @@ pub fn tests() -> Vec<Test> {
         ("fallback::who_waits_for_the_app_is_answered", who_waits),
         ("fallback::one_route_and_not_the_others", one_route),
         ("fallback::over_http2", over_http2),
+        ("fallback::over_tls", over_tls),
         ("fallback::by_itself_where_a_breaker_is_open", by_a_breaker),
         ("fallback::by_itself_where_all_servers_are_ill", by_health),
         ("fallback::nobody_goes_to_the_app_but_to_see", only_to_see),
@@ -533,6 +536,41 @@ fn over_http2() -> Outcome {
         has(path, &String::from_utf8_lossy(&reply.body), text)?;
     }
     Ok(())
+}
+
+fn over_tls() -> Outcome {
+    let app = pages()?;
+    let folder = tls::Folder::new()?;
+    let trusted = folder.write("a", &["a.test"])?;
+    write(&folder.path("static").join("about.html"), "about us");
+    let more = format!(
+        "[fallback]\ndir = {:?}\n[[route]]\nhsts = \"1d\"\n",
+        folder.path("static")
+    );
+    let config = tls::config(&[folder.path("a")], &more);
+    let site = Site::start(app.origin.address, &config)?;
+    site.proxy.healthy()?;
+    done(&site, "fallback on")?;
+    let stream = TcpStream::connect(site.address).map_err(|e| e.to_string())?;
+    let client = http2::Client::over(stream, Some(tls::trusting(&trusted, None)?))?;
+    let request = http::Request::get("https://a.test/about");
+    let request = request.body(()).map_err(|e| e.to_string())?;
+    let reply = client.ask(request, None)?;
+    equal(
+        "http2",
+        (reply.status, reply.field("tidegate-fallback")),
+        (200, "file"),
+    )?;
+    equal(
+        "hsts",
+        reply.field("strict-transport-security").is_empty(),
+        false,
+    )?;
+    let stream = TcpStream::connect(site.address).map_err(|e| e.to_string())?;
+    let mut client = tls::over(stream, "a.test", tls::trusting(&trusted, None)?)?;
+    let text = tls::get(&mut client, "a.test", "/none")?;
+    has("status", &text, "HTTP/1.1 503 ")?;
+    has("source", &text, "Tidegate-Fallback: maintenance\r\n")
 }
 
 fn only_to_see() -> Outcome {
