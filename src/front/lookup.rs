@@ -214,13 +214,7 @@ pub fn after_wait(site: &Site, buf: &[u8], from: Whence, noted: &Noted) -> Decis
 }
 
 /// Decides on the request at the start of `buf` once more.
-pub fn decide_again(
-    site: &Site,
-    buf: &[u8],
-    from: Whence,
-    noted: &Noted,
-    turn: &Turn,
-) -> Decision {
+pub fn decide_again(site: &Site, buf: &[u8], from: Whence, noted: &Noted, turn: &Turn) -> Decision {
     let policy = &*site.policy;
     let mut lines = request::lines();
     let now = clock::now();

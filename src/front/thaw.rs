@@ -8,10 +8,9 @@ use http::HeaderName;
 use super::Site;
 use super::asking::{Asking, Noted};
 use super::h1::Conn;
-use super::lookup::{self, Decision};
+use super::lookup::{self, Decision, Turn};
 use super::record::Outcome;
 use crate::cache::key::Key;
-use crate::cache::store::Slot;
 use crate::config::policy::Route;
 
 /// Which page, and of which route.
@@ -20,30 +19,15 @@ pub struct Cold {
     route: Arc<Route>,
 }
 
-/// Whether a request's page was looked for on the disk, and what was found: memory may have no room to keep it.
-pub enum Thawed {
-    NotYet,
-    Done(Option<Arc<Slot>>),
-}
-
-impl Thawed {
-    pub fn page(&self) -> Option<Arc<Slot>> {
-        match self {
-            Thawed::NotYet => None,
-            Thawed::Done(page) => page.clone(),
-        }
-    }
-}
-
 /// What becomes of a request whose page is not in memory, if the disk has it as `select` says.
 pub fn decide(
     site: &Site,
     asking: &Asking,
-    thawed: &Thawed,
+    turn: &Turn,
     select: impl FnMut(&[HeaderName]) -> Box<[u8]>,
 ) -> Option<Decision> {
     let is_cold =
-        matches!(thawed, Thawed::NotYet) && site.fetcher.is_cold(asking.key, asking.route, select);
+        !matches!(turn, Turn::Thawed(_)) && site.fetcher.is_cold(asking.key, asking.route, select);
     is_cold.then(|| {
         Decision::Cold(Box::new(Cold {
             key: asking.key.to_key(),
@@ -61,7 +45,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, cold: Cold) -> io::Result<Out
     let read = move || fetcher.thaw_now(&cold.key, &cold.route);
     let page = tokio::task::spawn_blocking(read).await.ok().flatten();
     let (site, from) = (&conn.site, conn.whence());
-    let thawed = Thawed::Done(page);
-    let decision = lookup::after_thaw(site, conn.inbox.bytes(), from, noted, &thawed);
+    let turn = Turn::Thawed(page);
+    let decision = lookup::decide_again(site, conn.inbox.bytes(), from, noted, &turn);
     Box::pin(conn.carry_out(noted, decision)).await
 }
