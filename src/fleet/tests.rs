@@ -668,6 +668,27 @@ fn who_is_there_again_was_there_once() {
     .expect("one of that name");
 }
 
+#[test]
+fn of_a_cluster_the_node_is_found_that_has_the_log() {
+    let nodes = [(); 2].map(|()| RedisServer::start(&["--cluster-enabled", "yes"]));
+    for (node, slots) in nodes.iter().zip([["0", "8191"], ["8192", "16383"]]) {
+        node.ask(&["CLUSTER", "ADDSLOTSRANGE", slots[0], slots[1]])
+            .unwrap();
+    }
+    let port = nodes[1].port.to_string();
+    nodes[0]
+        .ask(&["CLUSTER", "MEET", "127.0.0.1", &port])
+        .unwrap();
+    let is_ready =
+        |node: &RedisServer| node.text(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
+    until(|| nodes.iter().all(is_ready)).expect("a cluster");
+    let proxies = [0, 1].map(|at| joined(&nodes[at], ["one:80", "two:80"][at]));
+    proxies[0].purge("there");
+    until(|| proxies[1].purged() == ["there"]).expect("it comes");
+    proxies[1].purge("back");
+    until(|| proxies[0].purged() == ["back"]).expect("it comes");
+}
+
 /// What a proxy told that is dead.
 fn dead(server: &RedisServer, name: &str) -> String {
     let time: Vec<String> = redis::from_redis_value(server.ask(&["TIME"]).unwrap()).unwrap();
