@@ -1,6 +1,6 @@
 //! What lies on the disk when a process begins, or when it may write at last.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -27,8 +27,8 @@ const SHARE: usize = 8;
 pub struct Scanned {
     /// The next number for a file of pages.
     pub next: u64,
-    /// Files of purges that have been carried out.
-    pub purged: Vec<String>,
+    /// Files of purges that have been carried out, and such of pages that can't be read.
+    pub done: Vec<String>,
 }
 
 impl Snapshot {
@@ -49,6 +49,9 @@ impl Snapshot {
         let (good, bad): (Vec<_>, Vec<_>) = opened.partition(Result::is_ok);
         let segments: Vec<_> = good.into_iter().flatten().map(Arc::new).collect();
         self.skipped(Skipped::Torn, bad.len() as u64);
+        let whole: HashSet<u64> = segments.iter().map(|segment| segment.number).collect();
+        let bad = numbers.iter().filter(|number| !whole.contains(number));
+        let bad: Vec<_> = bad.map(|number| Segment::name(*number)).collect();
         let before = Before::read(place, &names, own.as_deref());
         self.skipped(Skipped::Torn, before.torn);
         let epoch = segments
@@ -73,7 +76,7 @@ impl Snapshot {
         self.log.lock().is_scanning = false;
         Ok(Scanned {
             next: numbers.last().map_or(0, |last| last + 1),
-            purged: before.names,
+            done: [before.names, bad].concat(),
         })
     }
 

@@ -139,8 +139,8 @@ impl Writer {
             self.sync();
             self.tidy();
             if self.troubled.is_none() && self.of.log.lock().is_all_buried() {
-                // What they say was carried out.
-                for name in scanned.purged {
+                // What they say was carried out, or they say nothing.
+                for name in scanned.done {
                     self.place.remove(&name)?;
                 }
             }

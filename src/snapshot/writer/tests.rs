@@ -505,6 +505,20 @@ fn killed_at_any_byte_the_next_has_whole_pages() {
 }
 
 #[test]
+fn a_file_that_was_just_begun_is_told_once_and_goes() {
+    let dir = folder();
+    let (_, name) = written(dir.path());
+    let begun = dir.path().join(DIR).join("00000000000000ff.pages");
+    fs::write(&begun, "").unwrap();
+    let process = Process::start(dir.path());
+    process.has(&["/a", "/b", "/c"]);
+    assert_eq!(process.snapshot.skips(Skipped::Torn), 1);
+    assert!(!begun.exists() && dir.path().join(DIR).join(name).exists());
+    drop(process);
+    assert_eq!(Process::start(dir.path()).snapshot.skips(Skipped::Torn), 0);
+}
+
+#[test]
 fn a_byte_that_is_another_loses_its_page_and_no_other() {
     let dir = folder();
     let (bytes, name) = written(dir.path());
