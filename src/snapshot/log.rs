@@ -330,6 +330,11 @@ impl Log {
         self.writing = Some(self.needed(current));
     }
 
+    /// Whether a page may be on the disk, or soon: another that is being written counts as this one.
+    pub fn may_have(&self, key: &Key) -> bool {
+        self.is_scanning || self.writing.is_some() || self.pages.contains_key(key)
+    }
+
     /// It is written, or not.
     pub fn done(&mut self) {
         self.writing = None;

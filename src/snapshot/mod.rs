@@ -262,13 +262,18 @@ impl Snapshot {
         store()
     }
 
-    /// Forgets one variant of a page, which is not for others any more.
-    pub fn forget(&self, key: &Key, variant: &Variant) {
-        if self.is_on.load(Ordering::Relaxed) {
-            self.log
-                .lock()
-                .drop_items(key, |item| item.variant == *variant);
+    /// Forgets a page in all variants, which is not for others any more: also one that is being written, or lies where this
+    /// process has not looked yet.
+    pub fn forget(&self, key: &Key) {
+        if self.is_on.load(Ordering::Relaxed) && self.log.lock().may_have(key) {
+            self.invalidate(key.as_ref(), || ());
         }
+    }
+
+    /// Whether some page may be here, as far as is known by now.
+    pub fn may_have_pages(&self) -> bool {
+        let log = self.log.lock();
+        self.is_on.load(Ordering::Relaxed) && (log.is_scanning || log.size().0 > 0)
     }
 
     /// Whether some variant of a page is here.

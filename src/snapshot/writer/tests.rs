@@ -431,16 +431,14 @@ fn what_is_not_for_others_any_more_goes() {
     first.put_variant("/a", "1", "", "1");
     first.put_variant("/a", "2", "", "2");
     first.writer.turn();
-    let variant = Variant {
-        names: [ACCEPT].into(),
-        values: (*b"1").into(),
-    };
-    first.snapshot.forget(&key("/a"), &variant);
+    first.snapshot.forget(&key("/a"));
+    first.snapshot.forget(&key("/b"));
     drop(first);
-    let next = Process::start(dir.path());
-    assert!(next.found("/a", "1").is_none() && next.found("/a", "2").is_some());
+    let mut next = Process::start(dir.path());
+    next.has(&[]);
     // One that varies no more stands for all variants.
-    let mut next = next;
+    next.put_variant("/a", "2", "", "2");
+    next.writer.turn();
     next.put("/a", "3", "");
     next.writer.turn();
     next.has(&["/a"]);
@@ -448,6 +446,25 @@ fn what_is_not_for_others_any_more_goes() {
         next.found("/a", "2").map(|entry| text(&entry)),
         Some("3".into())
     );
+}
+
+#[test]
+fn what_is_not_for_others_any_more_while_it_is_written_goes() {
+    let dir = folder();
+    let mut process = Process::start(dir.path());
+    process.put("/a", "one", "");
+    let now = clock::moment();
+    let slot = process.store.peek(key("/a").as_ref(), now).unwrap();
+    let entry = &slot.variants()[0];
+    let current = process.store.current();
+    process.snapshot.log.lock().begin(current);
+    process.snapshot.forget(&key("/a"));
+    let written = process.writer.write_entry(&key("/a"), ORIGIN, entry, now);
+    written.unwrap();
+    process.snapshot.log.lock().done();
+    process.has(&[]);
+    drop(process);
+    Process::start(dir.path()).has(&[]);
 }
 
 /// A few pages that replaced each other, and what the file looked like.
