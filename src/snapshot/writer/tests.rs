@@ -346,6 +346,10 @@ fn a_soft_purge_leaves_the_copy_and_makes_it_stale() {
         let now = clock::moment();
         let slot = next.store.get(key("/a").as_ref(), now).unwrap();
         assert!(slot.variants()[0].ttl(now) <= 0);
+        drop(next);
+        // The file that said so is gone by now.
+        let third = Process::start(dir.path());
+        assert!(third.found("/a", "").unwrap().is_marked(), "{what:?}");
     }
 }
 
