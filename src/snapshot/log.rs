@@ -86,7 +86,7 @@ pub struct Log {
     /// Of this process, and how many files of purges it has begun.
     pub epoch: u64,
     nth: u64,
-    /// Not all that is on the disk stands here yet.
+    /// Not all that is on the disk stands here yet: of all that is purged a line is written down.
     pub is_scanning: bool,
     /// What could not be marked as dead yet.
     undead: Vec<(Arc<Segment>, u64)>,
@@ -101,6 +101,7 @@ impl Log {
     pub fn new(cold: &Arc<AtomicUsize>) -> Log {
         Log {
             cold: Arc::clone(cold),
+            is_scanning: true,
             ..Log::default()
         }
     }

@@ -240,10 +240,10 @@ pub struct Before {
 }
 
 impl Before {
-    /// All that is there but `own`.
-    pub fn read(place: &Place, names: &[String], own: Option<&str>) -> Before {
+    /// All that is there.
+    pub fn read(place: &Place, names: &[String]) -> Before {
         let mut before = Before::default();
-        for name in names.iter().filter(|name| own != Some(name.as_str())) {
+        for name in names {
             let Some(epoch) = Written::epoch_in(name) else {
                 continue;
             };
@@ -257,11 +257,6 @@ impl Before {
             before.names.push(name.clone());
         }
         before
-    }
-
-    /// The last process that is known of.
-    pub fn epoch(&self) -> u64 {
-        self.notes.keys().next_back().copied().unwrap_or(0)
     }
 
     /// What they left of a page of a process of `epoch`.
@@ -379,11 +374,11 @@ mod tests {
         let place = Place::open(folder.path()).unwrap();
         let mut written = Written::create(&place, 3, 0).unwrap();
         written.append(Mark::Tag(7), 5, false).unwrap();
-        let before = Before::read(&place, &place.names().unwrap(), None);
+        let before = Before::read(&place, &place.names().unwrap());
         let left =
             |epoch, generation| before.left(KeyRef::new(KEY), &said(&[7]), epoch, generation);
         assert_eq!((left(2, 9), left(3, 4)), (Standing::Gone, Standing::Gone));
         assert_eq!((left(3, 5), left(4, 0)), (Standing::Good, Standing::Good));
-        assert_eq!((before.epoch(), before.torn), (3, 0));
+        assert_eq!(before.torn, 0);
     }
 }

@@ -49,6 +49,8 @@ pub struct Found {
 pub enum Unread {
     /// It is not what was written.
     Torn,
+    /// It was purged or replaced, maybe by the process before this one.
+    Dead,
     /// Memory is full.
     NoMemory,
 }
@@ -277,7 +279,7 @@ impl Segment {
     /// The page of a record, as it was written. `stamp`: what is known of it. Blocking.
     ///
     /// # Errors
-    /// It is torn, or there is no memory for it.
+    /// It is torn or dead, or there is no memory for it.
     pub fn read(
         &self,
         at: u64,
@@ -285,6 +287,9 @@ impl Segment {
         memory: &Arc<Memory>,
     ) -> Result<(Meta, Body), Unread> {
         let fixed = self.fixed(at).ok_or(Unread::Torn)?;
+        if fixed.state == State::Dead {
+            return Err(Unread::Dead);
+        }
         let meta = self.meta(at, &fixed, stamp).ok_or(Unread::Torn)?;
         let mut hasher = self.body_hasher(at, fixed.meta_sum);
         let mut from = at + FIXED as u64 + u64::from(fixed.meta_len);
@@ -311,7 +316,7 @@ impl Segment {
 
     /// The bytes of a record, to write it elsewhere: what comes before its body, and that. Blocking.
     pub fn raw(&self, at: u64) -> Option<(Vec<u8>, Vec<u8>)> {
-        let fixed = self.fixed(at)?;
+        let fixed = self.fixed(at).filter(|it| it.state != State::Dead)?;
         let meta = self.meta_bytes(at, &fixed)?;
         let mut body = vec![0; usize::try_from(fixed.body_len).ok()?];
         let from = at + FIXED as u64 + u64::from(fixed.meta_len);

@@ -121,7 +121,7 @@ impl Snapshot {
                     page = self.store.restore(key, &entry, reign, now).or(page);
                 }
                 Err(Unread::NoMemory) => return Thawed::NoMemory,
-                Err(Unread::Torn) => {}
+                Err(Unread::Torn | Unread::Dead) => {}
             }
             drop(begun);
         }
@@ -159,7 +159,8 @@ impl Snapshot {
     fn try_read(&self, key: &Key, read: ToRead) -> Result<Entry, Unread> {
         let ToRead { segment, at, .. } = &read;
         let lost = |why| {
-            if why == Unread::Torn && self.log.lock().lose(key, segment, *at) {
+            let is_lost = why != Unread::NoMemory && self.log.lock().lose(key, segment, *at);
+            if is_lost && why == Unread::Torn {
                 self.skipped(Skipped::Torn, 1);
             }
             why

@@ -468,6 +468,8 @@ fn successor() -> Outcome {
     eventually("the end of the one before", || {
         Ok(site.proxy.alive().is_err().then_some(()))
     })?;
+    // It reads what the one before has left when that has left it.
+    on_disk(&site, 3)?;
     for path in ["/a", "/b", "/c"] {
         equal(path, site.get(path, "")?.told("hit"), true)?;
     }

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use tempfile::TempDir;
 
 use super::super::*;
-use super::Writer;
+use super::{RETRY, Writer};
 use crate::cache::entry::{Body, EntryParts, Head};
 use crate::cache::store::Kept;
 use crate::rules::purge::What;
@@ -683,7 +683,7 @@ fn it_keeps_to_its_rate() {
     }
     let (snapshot, writer) = (process.snapshot, process.writer);
     let began = clock::instant();
-    let works = std::thread::spawn(move || writer.work());
+    let works = std::thread::spawn(move || writer.work(|| ()));
     let mut last = 0;
     while snapshot.written() < 60_000 {
         // Read first: who is late has had more time.
@@ -718,30 +718,114 @@ fn what_is_too_large_is_skipped_and_told() {
 }
 
 #[test]
-fn another_process_reads_and_takes_over() {
+fn another_process_waits_and_takes_over() {
     let dir = folder();
     let mut first = Process::start(dir.path());
-    first.put("/a", "one", "t");
-    first.put("/b", "two", "");
+    for (path, tags) in [("/a", "t"), ("/b", ""), ("/e", ""), ("/f", "u"), ("/g", "")] {
+        first.put(path, path, tags);
+    }
     first.writer.turn();
     let mut next = Process::start(dir.path());
-    next.has(&["/a", "/b"]);
+    // Whoever has them is told what is purged, and may still purge any.
+    next.has(&[]);
+    assert!(next.snapshot.may_have_pages() && !next.writer.has_right());
     next.put("/c", "three", "");
     next.writer.turn();
-    assert!(
-        !next.snapshot.covered(key("/c").as_ref()),
-        "it may not write yet"
-    );
+    next.has(&[]);
+    first.purge(page("/e"), false);
+    first.purge(tag("u"), false);
     // What it purges stays purged, what the other writes meanwhile is there.
     next.purge(tag("t"), false);
     next.purge(page("/b"), false);
+    next.snapshot.forget(&key("/g"));
     first.put("/d", "four", "");
     first.writer.turn();
     drop(first);
     next.writer.turn();
+    assert!(next.writer.has_right());
     next.has(&["/c", "/d"]);
     drop(next);
     Process::start(dir.path()).has(&["/c", "/d"]);
+}
+
+#[test]
+fn what_a_process_purges_that_dies_while_it_waits_stays_purged() {
+    for sweeps in [false, true] {
+        let dir = folder();
+        let mut first = Process::start(dir.path());
+        // Pages of many generations, while the other's are few.
+        for _ in 0..100 {
+            first.purge(page("/x"), false);
+        }
+        let next = Process::start(dir.path());
+        for (path, tags) in [("/a", "t"), ("/b", ""), ("/c", "")] {
+            first.put(path, path, tags);
+        }
+        first.writer.turn();
+        next.purge(tag("t"), false);
+        next.purge(page("/b"), false);
+        drop(next);
+        if sweeps {
+            first.writer.sweep();
+        }
+        drop(first);
+        Process::start(dir.path()).has(&["/c"]);
+        Process::start(dir.path()).has(&["/c"]);
+    }
+}
+
+#[test]
+fn what_the_process_before_purges_late_is_not_read() {
+    let dir = folder();
+    let mut first = Process::start(dir.path());
+    first.put("/a", "one", "");
+    first.put("/b", "two", "");
+    first.writer.turn();
+    let Process {
+        snapshot, writer, ..
+    } = first;
+    drop(writer);
+    let next = Process::start(dir.path());
+    next.has(&["/a", "/b"]);
+    // It still answers who came before.
+    snapshot.invalidate(key("/a").as_ref(), || ());
+    assert_eq!(next.text("/a"), None);
+    next.snapshot.thaw(&key("/a"), ORIGIN, 0);
+    assert!(
+        next.store
+            .get(key("/a").as_ref(), clock::moment())
+            .is_none()
+    );
+    next.has(&["/b"]);
+    assert_eq!(next.snapshot.skips(Skipped::Torn), 0);
+}
+
+#[test]
+fn who_could_not_begin_writes_over_nothing_and_tries_again() {
+    let dir = folder();
+    let mut first = Process::start(dir.path());
+    first.put("/a", "one", "t");
+    first.writer.turn();
+    let mut next = Process::start(dir.path());
+    drop(first);
+    // What is there is not its own, and can't be taken away.
+    let path = dir.path().join(DIR);
+    let away = dir.path().join("away");
+    fs::rename(path.join("key"), &away).unwrap();
+    fs::create_dir(path.join("key")).unwrap();
+    fs::create_dir(path.join("x.pages")).unwrap();
+    next.put("/c", "three", "");
+    next.writer.turn();
+    assert!(!next.writer.has_right() && next.snapshot.told().error.is_some());
+    next.purge(tag("t"), false);
+    next.has(&[]);
+    fs::remove_dir(path.join("key")).unwrap();
+    fs::remove_dir(path.join("x.pages")).unwrap();
+    fs::rename(&away, path.join("key")).unwrap();
+    clock::advance(RETRY);
+    next.writer.turn();
+    assert!(next.writer.has_right() && next.snapshot.told().error.is_none());
+    next.has(&["/c"]);
 }
 
 #[test]
@@ -750,7 +834,7 @@ fn it_leaves_with_all_that_was_stored() {
     let process = Process::start(dir.path());
     process.put("/a", "one", "");
     let (snapshot, writer) = (process.snapshot, process.writer);
-    let works = std::thread::spawn(move || writer.work());
+    let works = std::thread::spawn(move || writer.work(|| ()));
     snapshot.leave();
     works.join().unwrap();
     Process::start(dir.path()).has(&["/a"]);
