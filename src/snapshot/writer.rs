@@ -546,9 +546,10 @@ impl Writer {
         for (key, at) in live {
             self.carry_on(&key, oldest, at)?;
         }
-        if let Some(open) = &self.open {
-            open.sync()?;
-        }
+        // Wherever they are now, they have to be there before they are gone here.
+        let mut others: Vec<_> = self.of.log.lock().segments.values().cloned().collect();
+        others.retain(|other| !Arc::ptr_eq(other, oldest));
+        others.iter().try_for_each(|segment| segment.sync())?;
         self.of.log.lock().segments.remove(&oldest.number);
         self.place.remove(&Segment::name(oldest.number))
     }
