@@ -215,6 +215,15 @@ impl Log {
         bury(segment, at, &mut self.failed, &mut self.undead);
     }
 
+    /// Takes all out that is in a file, which goes.
+    pub fn abandon(&mut self, segment: &Arc<Segment>) {
+        for key in self.keys() {
+            self.drop_items(&key, |item| Arc::ptr_eq(&item.segment, segment));
+        }
+        self.undead.retain(|(of, _)| !Arc::ptr_eq(of, segment));
+        self.segments.remove(&segment.number);
+    }
+
     /// A page was fetched anew.
     pub fn renewed(&mut self, key: &Key, variant: &Variant) {
         let cold = Arc::clone(&self.cold);

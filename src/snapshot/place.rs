@@ -182,6 +182,13 @@ impl Place {
     }
 }
 
+/// Whether something may be read at another time that can't be now.
+pub fn is_passing(why: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
+    Errno::from_io_error(why).is_some_and(|errno| passing.contains(&errno))
+}
+
 /// A new key.
 ///
 /// # Errors

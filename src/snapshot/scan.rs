@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::log::{ITEM, Item, Log};
 use super::notes::{Before, Written};
-use super::place::Place;
+use super::place::{Place, is_passing};
 use super::record::{State, shared};
 use super::segment::{Found, Segment};
 use super::{Skipped, Snapshot};
@@ -36,16 +36,19 @@ impl Snapshot {
     /// meanwhile.
     ///
     /// # Errors
-    /// The directory can't be read.
+    /// The directory can't be read, or what can't be read there can't be taken away.
     pub(super) fn scan(&self, place: &Arc<Place>) -> io::Result<Scanned> {
         let names = place.names()?;
         let numbers = numbers(&names);
-        let opened = numbers.iter().map(|number| Segment::open(place, *number));
-        let (good, bad): (Vec<_>, Vec<_>) = opened.partition(Result::is_ok);
-        let segments: Vec<_> = good.into_iter().flatten().map(Arc::new).collect();
-        self.skipped(Skipped::Torn, bad.len() as u64);
+        let mut segments = Vec::new();
+        for number in &numbers {
+            match Segment::open(place, *number) {
+                Ok(segment) => segments.push(Arc::new(segment)),
+                Err(why) => self.give_up(place, *number, why)?,
+            }
+        }
         // What this process has noted so far, too: it stands in its log as well.
-        let before = Before::read(place, &names);
+        let before = Before::read(place, &names)?;
         self.skipped(Skipped::Torn, before.torn);
         let mut purged = before.names.clone();
         let mut log = self.log.lock();
@@ -65,14 +68,38 @@ impl Snapshot {
         let _ = place.keep_epoch(epoch);
         let asked = recent(place);
         for segment in &segments {
-            let torn = segment.scan(|found| self.take_in(segment, found, &before, &asked));
-            self.skipped(Skipped::Torn, torn);
+            let scanned = segment.scan(|found| match found {
+                Ok(found) => self.take_in(segment, found, &before, &asked),
+                // What is mended some day would be there again.
+                Err(at) => self.log.lock().bury(segment, at),
+            });
+            match scanned {
+                Ok(torn) => self.skipped(Skipped::Torn, torn),
+                Err(why) => {
+                    self.log.lock().abandon(segment);
+                    self.give_up(place, segment.number, why)?;
+                }
+            }
         }
         self.log.lock().is_scanning = false;
         Ok(Scanned {
             next: numbers.last().map_or(0, |last| last + 1),
             purged,
         })
+    }
+
+    /// Takes a file of pages away that can't be read: what it has is not in the log, so no purge would find it, and a process that
+    /// can read it would have it back.
+    fn give_up(&self, place: &Place, number: u64, why: io::Error) -> io::Result<()> {
+        if is_passing(&why) {
+            return Err(why);
+        }
+        self.skipped(Skipped::Torn, 1);
+        match place.remove(&Segment::name(number)) {
+            // Whatever that is, it holds no pages.
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(()),
+            removed => removed,
+        }
     }
 
     /// Another process writes. What is purged here until it is gone is noted, for this one and for the next.

@@ -215,11 +215,15 @@ impl Segment {
         }
     }
 
-    /// Gives each record that is live or stale, in the order in which they were written. How many torn places there are.
-    pub fn scan(&self, mut each: impl FnMut(Found)) -> u64 {
+    /// Gives each record that is live or stale, in the order in which they were written; of one that is torn the place. How many
+    /// torn places there are.
+    ///
+    /// # Errors
+    /// The disk can't be read: what is there isn't known.
+    pub fn scan(&self, mut each: impl FnMut(Result<Found, u64>)) -> io::Result<u64> {
         let (mut at, mut torn, mut lost) = (HEADER, 0, false);
         while at + FIXED as u64 <= self.size() {
-            let Some(fixed) = self.fixed(at) else {
+            let Some(fixed) = self.head(at)? else {
                 // What comes behind something torn may still be good.
                 torn += u64::from(!lost);
                 lost = true;
@@ -238,22 +242,28 @@ impl Segment {
                         meta,
                     })
                 });
-                match found {
-                    Some(found) => each(found),
-                    None => torn += 1,
-                }
+                torn += u64::from(found.is_none());
+                each(found.ok_or(at));
             }
             at += fixed.span();
         }
-        torn
+        Ok(torn)
     }
 
     fn fixed(&self, at: u64) -> Option<Fixed> {
+        self.head(at).ok().flatten()
+    }
+
+    /// What stands before a record; none: it is torn.
+    fn head(&self, at: u64) -> io::Result<Option<Fixed>> {
         let mut bytes = [0; FIXED];
-        self.file.read_exact_at(&mut bytes, at).ok()?;
-        let fixed = Fixed::read(&bytes, &self.seal, at)?;
-        let is_so = fixed.meta_len as usize <= META_MOST && fixed.body_len <= LARGEST;
-        is_so.then_some(fixed)
+        match self.file.read_exact_at(&mut bytes, at) {
+            Ok(()) => {}
+            Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(why) => return Err(why),
+        }
+        let is_so = |it: &Fixed| it.meta_len as usize <= META_MOST && it.body_len <= LARGEST;
+        Ok(Fixed::read(&bytes, &self.seal, at).filter(is_so))
     }
 
     fn meta(&self, at: u64, fixed: &Fixed, stamp: &Stamp) -> Option<Meta> {

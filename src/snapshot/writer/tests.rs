@@ -9,13 +9,14 @@ use http::{HeaderMap, HeaderValue};
 use tempfile::TempDir;
 
 use super::super::*;
-use super::{RETRY, Writer};
+use super::{RETRY, Segment, Writer};
 use crate::cache::entry::{Body, EntryParts, Head};
 use crate::cache::store::Kept;
 use crate::rules::purge::What;
 use crate::rules::storing::Terms;
 use crate::rules::storing::tests::terms;
 use crate::rules::time::Moment;
+use crate::snapshot::record::FIXED;
 
 const ORIGIN: u64 = 7;
 const BOUNDS: Bounds = Bounds {
@@ -549,6 +550,61 @@ fn a_byte_that_is_another_loses_its_page_and_no_other() {
         lost += usize::from(there.len() == 2);
     }
     assert!(lost > 500, "{lost}");
+}
+
+/// Purges find what stands in the log: so nothing else may be live.
+#[test]
+fn what_could_not_be_read_does_not_come_back_when_it_can() {
+    let dir = folder();
+    let mut first = Process::start(dir.path());
+    first.put("/a", "one", "t");
+    first.put("/b", "two", "");
+    first.writer.turn();
+    let (number, at) = first.snapshot.log.lock().of(&key("/a"))[0].place();
+    drop(first);
+    let path = dir.path().join(DIR).join(Segment::name(number));
+    let at = at as usize + FIXED + 1;
+    let flip = || {
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    };
+    flip();
+    let next = Process::start(dir.path());
+    next.has(&["/b"]);
+    assert_eq!(next.snapshot.skips(Skipped::Torn), 1);
+    drop(next);
+    flip();
+    Process::start(dir.path()).has(&["/b"]);
+    // A file that can't be opened.
+    let away = dir.path().join("away");
+    fs::rename(&path, &away).unwrap();
+    std::os::unix::fs::symlink(&away, &path).unwrap();
+    let next = Process::start(dir.path());
+    next.has(&[]);
+    assert_eq!(next.snapshot.skips(Skipped::Torn), 1);
+    assert!(fs::symlink_metadata(&path).is_err(), "it is gone");
+}
+
+#[test]
+fn purges_that_can_not_be_read_mean_all_that_was_before() {
+    let dir = folder();
+    let mut first = Process::start(dir.path());
+    first.put("/a", "one", "");
+    first.writer.turn();
+    first.purge(tag("t"), false);
+    let name = first.snapshot.log.lock().turn_over().unwrap();
+    drop(first);
+    let path = dir.path().join(DIR).join(name);
+    fs::rename(&path, dir.path().join("away")).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("away"), &path).unwrap();
+    let mut next = Process::start(dir.path());
+    next.has(&[]);
+    assert!(fs::symlink_metadata(&path).is_err(), "it was carried out");
+    next.put("/a", "two", "");
+    next.writer.turn();
+    drop(next);
+    Process::start(dir.path()).has(&["/a"]);
 }
 
 #[test]
