@@ -15,7 +15,7 @@ mod segment;
 mod thaw;
 mod writer;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -24,6 +24,7 @@ use std::time::Duration;
 use http::HeaderName;
 use parking_lot::{Condvar, Mutex};
 use siphasher::sip::SipHasher13;
+use tokio::sync::watch::Receiver;
 
 use crate::cache::entry::Entry;
 use crate::cache::key::{Key, KeyRef};
@@ -34,7 +35,7 @@ use crate::clock;
 use crate::rules::purge::{Purge, Standing};
 use log::Log;
 use place::Place;
-pub use thaw::{Candidate, Thawed};
+pub use thaw::{Candidate, Claim, Thawed};
 pub use writer::Writer;
 
 /// Its directory, in the state directory.
@@ -69,7 +70,7 @@ pub struct Snapshot {
     /// Pages of processes before that were not fetched anew.
     cold: Arc<AtomicUsize>,
     /// Those that are on their way, and who waits for them.
-    thawing: (Mutex<HashSet<Key>>, Condvar),
+    thawing: Mutex<HashMap<Key, Receiver<()>>>,
     counts: Counts,
 }
 

@@ -233,6 +233,28 @@ fn the_next_process_has_what_was_stored() {
 }
 
 #[test]
+fn one_reads_a_page_and_others_hear_when_it_is_there() {
+    let dir = folder();
+    let mut first = Process::start(dir.path());
+    first.put("/a", "one", "");
+    first.writer.turn();
+    drop(first);
+    let next = Process::start(dir.path());
+    let claim = next
+        .snapshot
+        .claim(&key("/a"))
+        .expect("nobody else reads it");
+    let other = next.snapshot.claim(&key("/a")).err().expect("one does");
+    // Who need not have it doesn't wait.
+    let thawed = next.snapshot.thaw(&key("/a"), ORIGIN, 0);
+    assert!(matches!(thawed, Thawed::Done(None)) && other.has_changed().is_ok());
+    assert!(matches!(claim.thaw(ORIGIN, 0), Thawed::Done(Some(_))));
+    drop(claim);
+    assert!(other.has_changed().is_err(), "closed");
+    assert!(next.snapshot.claim(&key("/a")).is_ok());
+}
+
+#[test]
 fn what_is_stored_already_is_newer() {
     let dir = folder();
     let mut first = Process::start(dir.path());
