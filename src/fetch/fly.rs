@@ -207,8 +207,8 @@ async fn attempt(
                 exchange.finish().await;
                 meter.end();
                 drop(permit);
-                if outdated && let Some(stored) = &errand.stored {
-                    fetcher.forget(&errand.key, stored, now.mono);
+                if outdated {
+                    fetcher.forget(errand, now.mono);
                 }
                 return land::serve_once(
                     fetcher,

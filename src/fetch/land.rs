@@ -71,8 +71,8 @@ pub fn settle(
             ),
         },
     };
-    if let (Some(Alone { outdates: true, .. }), Some(stored)) = (alone, &errand.stored) {
-        fetcher.forget(&errand.key, stored, now.mono);
+    if let Some(Alone { outdates: true, .. }) = alone {
+        fetcher.forget(errand, now.mono);
     }
     let variant = variant(errand, terms.as_ref());
     if let Some(seat) = seat {

@@ -47,7 +47,7 @@ use crate::rules::identity::Class;
 use crate::rules::purge::is_outdated;
 use crate::rules::time::{Moment, Now};
 use crate::rules::vary::{self, AsSent};
-use crate::snapshot::{self, Snapshot, Thawed};
+use crate::snapshot::{self, Claim, Snapshot, Thawed};
 use crate::telemetry::UpstreamMetrics;
 
 /// Key and class: what a lane of the flight table is named by.
@@ -237,12 +237,13 @@ impl Fetcher {
     }
 
     /// The same for somebody who waits for it: others have to make room.
-    pub fn thaw_now(&self, key: &Key, route: &Route) -> Option<Arc<Slot>> {
-        if let Thawed::Done(page) = self.thaw(key, route) {
+    pub fn thaw_now(&self, page: &Claim, route: &Route) -> Option<Arc<Slot>> {
+        let origin = self.origin(route.upstream);
+        if let Thawed::Done(page) = page.thaw(origin, self.reign) {
             return page;
         }
         self.store.shed();
-        match self.thaw(key, route) {
+        match page.thaw(origin, self.reign) {
             Thawed::Done(page) => page,
             Thawed::NoMemory => None,
         }

@@ -179,7 +179,9 @@ impl Unknown<'_> {
 
 impl Drop for Unknown<'_> {
     fn drop(&mut self) {
-        invalidate(self.fetcher, self.invalidates, 200, &HeaderMap::new());
+        let keys = outdated(self.invalidates, 200, &HeaderMap::new());
+        // Seldom enough to be done here, and nothing can be waited for.
+        invalidate(self.fetcher, &keys);
     }
 }
 
@@ -226,7 +228,13 @@ async fn answer(
             Event::Interim { status, fields } => filler.interim(status, fields),
             Event::Head(head) => {
                 meter.head(&head);
-                invalidate(fetcher, to.invalidates, head.status, &head.fields);
+                let keys = outdated(to.invalidates, head.status, &head.fields);
+                if !keys.is_empty() {
+                    let fetcher = Arc::clone(fetcher);
+                    // The disk is told, too. It goes on if nobody waits for it any more.
+                    let told = tokio::task::spawn_blocking(move || invalidate(&fetcher, &keys));
+                    told.await.map_err(|_| Failure::Lost)?;
+                }
                 if let Some(permit) = permit.take() {
                     held =
                         Some(Held::for_answer(permit, &head, &mut exchange).map_err(turned_away)?);
@@ -290,20 +298,17 @@ async fn upload(
     }
 }
 
-fn invalidate(
-    fetcher: &Fetcher,
-    invalidates: Option<&Invalidates>,
-    status: u16,
-    fields: &HeaderMap,
-) {
-    let Some(invalidates) = invalidates else {
-        return;
-    };
-    for key in invalidates(status, fields) {
-        let key = KeyRef::new(&key);
-        fetcher
-            .snapshot
-            .invalidate(key, || fetcher.store.invalidate(key));
+/// The keys of what an answer makes outdated.
+fn outdated(invalidates: Option<&Invalidates>, status: u16, fields: &HeaderMap) -> Vec<Vec<u8>> {
+    invalidates.map_or_else(Vec::new, |invalidates| invalidates(status, fields))
+}
+
+/// Blocking.
+fn invalidate(fetcher: &Fetcher, keys: &[Vec<u8>]) {
+    for key in keys {
+        let key = KeyRef::new(key);
+        let store = || fetcher.store.invalidate(key);
+        fetcher.snapshot.invalidate(key, store);
     }
 }
 

@@ -5,8 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::{Errand, Fetcher};
-use crate::cache::entry::Entry;
-use crate::cache::key::{Key, KeyRef};
+use crate::cache::key::KeyRef;
 use crate::cache::store::{Purged, Store};
 use crate::clock;
 use crate::rules::identity::Class;
@@ -70,10 +69,15 @@ impl Fetcher {
         }
     }
 
-    /// Forgets a stored page that its origin wants stored no longer.
-    pub(super) fn forget(&self, key: &Key, stored: &Arc<Entry>, now: Moment) {
-        self.store.forget(key, stored, now);
-        self.snapshot.forget(key, &stored.variant);
+    /// Forgets a page that its origin wants stored no longer. The disk may have it where memory has not; but what somebody got
+    /// for himself says nothing of what strangers got.
+    pub(super) fn forget(&self, errand: &Errand, now: Moment) {
+        if let Some(stored) = &errand.stored {
+            self.store.forget(&errand.key, stored, now);
+        }
+        if errand.stored.is_some() || errand.class == Class::Anonymous {
+            self.snapshot.forget(&errand.key);
+        }
     }
 
     /// Uncacheable yesterday is not uncacheable now.

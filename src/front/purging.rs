@@ -104,26 +104,24 @@ fn field<'a>(asking: &'a Asking, name: &'a str) -> impl Iterator<Item = &'a [u8]
 /// The client's connection failed.
 pub async fn carry_out(conn: &mut Conn, noted: &Noted, order: Order) -> io::Result<Outcome> {
     let Order { route, what, soft } = order;
-    let mut all = Purged::default();
     let kind = what.first().map_or("", |what| what.kind().word());
-    for what in what {
-        let fetcher = Arc::clone(&conn.site.fetcher);
-        let counts = what.start().is_some();
-        let purge = Purge {
-            what,
-            soft,
-            dry_run: false,
-        };
-        let purged = match counts {
-            // It goes through what is stored for a while.
-            true => tokio::task::spawn_blocking(move || fetcher.purge(&purge))
-                .await
-                .map_err(io::Error::other)?,
-            false => fetcher.purge(&purge),
-        };
-        all.objects += purged.objects;
-        all.at_least |= purged.at_least;
-    }
+    let fetcher = Arc::clone(&conn.site.fetcher);
+    // It writes to the disk, and some go through what is stored for a while.
+    let purge = move || {
+        let mut all = Purged::default();
+        for what in what {
+            let purged = fetcher.purge(&Purge {
+                what,
+                soft,
+                dry_run: false,
+            });
+            all.objects += purged.objects;
+            all.at_least |= purged.at_least;
+        }
+        all
+    };
+    let all = tokio::task::spawn_blocking(purge).await;
+    let all = all.map_err(io::Error::other)?;
     let told = match conn.site.fleet.is_told().await {
         None => "",
         Some(true) => ",\"fleet\":\"told\"",

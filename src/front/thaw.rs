@@ -42,8 +42,17 @@ pub fn decide(
 /// The client's connection failed.
 pub async fn serve(conn: &mut Conn, noted: &Noted, cold: Cold) -> io::Result<Outcome> {
     let fetcher = Arc::clone(&conn.site.fetcher);
-    let read = move || fetcher.thaw_now(&cold.key, &cold.route);
-    let page = tokio::task::spawn_blocking(read).await.ok().flatten();
+    let page = match fetcher.snapshot.claim(&cold.key) {
+        Ok(page) => {
+            let read = move || fetcher.thaw_now(&page, &cold.route);
+            tokio::task::spawn_blocking(read).await.ok().flatten()
+        }
+        // A crowd takes no more threads than one.
+        Err(mut other) => {
+            let _closed = other.changed().await;
+            None
+        }
+    };
     let (site, from) = (&conn.site, conn.whence());
     let turn = Turn::Thawed(page);
     let decision = lookup::decide_again(site, conn.inbox.bytes(), from, noted, &turn);

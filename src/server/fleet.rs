@@ -44,6 +44,6 @@ impl Cache for Here {
     fn has_pages(&self) -> bool {
         let site = self.0.load();
         let fetcher = &site.fetcher;
-        fetcher.store.size().0 > 0 || fetcher.snapshot.told().pages > 0
+        fetcher.store.size().0 > 0 || fetcher.snapshot.may_have_pages()
     }
 }

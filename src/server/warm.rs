@@ -15,7 +15,8 @@ use crate::snapshot::{self, Candidate, Thawed, Writer};
 /// How long visitors wait for it. What is not there by then is brought in beside them, and at once when it is asked for.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// Begins to keep pages on the disk, and brings back those that are there.
+/// Begins to keep pages on the disk, and brings back those that are there. Those of a process that still serves are brought back
+/// when it leaves: until then it is told what is purged.
 ///
 /// # Errors
 /// No thread can be had; for people.
@@ -32,12 +33,23 @@ pub fn begin(in_force: &InForce) -> Result<(), String> {
         let Some(writer) = Writer::open(&snapshot) else {
             return;
         };
+        let is_first = writer.has_right();
+        let later = (!is_first).then(|| Arc::clone(&in_force));
+        let began = move || {
+            if let Some(in_force) = later {
+                let thread = thread::Builder::new().name("thaw".into());
+                // Without it they come back when they are asked for.
+                let _ = thread.spawn(move || bring_back(&in_force));
+            }
+        };
         let thread = thread::Builder::new().name("snapshot".into());
-        if let Err(why) = thread.spawn(move || writer.work()) {
+        if let Err(why) = thread.spawn(move || writer.work(began)) {
             tracing::warn!(%why, "no thread to write pages to the disk");
             snapshot.stop();
         }
-        bring_back(&in_force);
+        if is_first {
+            bring_back(&in_force);
+        }
         drop(done);
     };
     let thread = thread::Builder::new().name("thaw".into());

@@ -86,7 +86,7 @@ pub struct Log {
     /// Of this process, and how many files of purges it has begun.
     pub epoch: u64,
     nth: u64,
-    /// Not all that is on the disk stands here yet.
+    /// Not all that is on the disk stands here yet: of all that is purged a line is written down.
     pub is_scanning: bool,
     /// What could not be marked as dead yet.
     undead: Vec<(Arc<Segment>, u64)>,
@@ -101,6 +101,7 @@ impl Log {
     pub fn new(cold: &Arc<AtomicUsize>) -> Log {
         Log {
             cold: Arc::clone(cold),
+            is_scanning: true,
             ..Log::default()
         }
     }
@@ -212,6 +213,15 @@ impl Log {
     /// Marks a record as dead that does not stand here.
     pub fn bury(&mut self, segment: &Arc<Segment>, at: u64) {
         bury(segment, at, &mut self.failed, &mut self.undead);
+    }
+
+    /// Takes all out that is in a file, which goes.
+    pub fn abandon(&mut self, segment: &Arc<Segment>) {
+        for key in self.keys() {
+            self.drop_items(&key, |item| Arc::ptr_eq(&item.segment, segment));
+        }
+        self.undead.retain(|(of, _)| !Arc::ptr_eq(of, segment));
+        self.segments.remove(&segment.number);
     }
 
     /// A page was fetched anew.
@@ -328,6 +338,11 @@ impl Log {
     /// A page is looked up in the store now, to be written. What is purged from now on it is judged by when it is whole.
     pub fn begin(&mut self, current: u64) {
         self.writing = Some(self.needed(current));
+    }
+
+    /// Whether a page may be on the disk, or soon: another that is being written counts as this one.
+    pub fn may_have(&self, key: &Key) -> bool {
+        self.is_scanning || self.writing.is_some() || self.pages.contains_key(key)
     }
 
     /// It is written, or not.

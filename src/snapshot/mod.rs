@@ -15,7 +15,7 @@ mod segment;
 mod thaw;
 mod writer;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -24,6 +24,7 @@ use std::time::Duration;
 use http::HeaderName;
 use parking_lot::{Condvar, Mutex};
 use siphasher::sip::SipHasher13;
+use tokio::sync::watch::Receiver;
 
 use crate::cache::entry::Entry;
 use crate::cache::key::{Key, KeyRef};
@@ -34,7 +35,7 @@ use crate::clock;
 use crate::rules::purge::{Purge, Standing};
 use log::Log;
 use place::Place;
-pub use thaw::{Candidate, Thawed};
+pub use thaw::{Candidate, Claim, Thawed};
 pub use writer::Writer;
 
 /// Its directory, in the state directory.
@@ -69,7 +70,7 @@ pub struct Snapshot {
     /// Pages of processes before that were not fetched anew.
     cold: Arc<AtomicUsize>,
     /// Those that are on their way, and who waits for them.
-    thawing: (Mutex<HashSet<Key>>, Condvar),
+    thawing: Mutex<HashMap<Key, Receiver<()>>>,
     counts: Counts,
 }
 
@@ -262,13 +263,18 @@ impl Snapshot {
         store()
     }
 
-    /// Forgets one variant of a page, which is not for others any more.
-    pub fn forget(&self, key: &Key, variant: &Variant) {
-        if self.is_on.load(Ordering::Relaxed) {
-            self.log
-                .lock()
-                .drop_items(key, |item| item.variant == *variant);
+    /// Forgets a page in all variants, which is not for others any more: also one that is being written, or lies where this
+    /// process has not looked yet.
+    pub fn forget(&self, key: &Key) {
+        if self.is_on.load(Ordering::Relaxed) && self.log.lock().may_have(key) {
+            self.invalidate(key.as_ref(), || ());
         }
+    }
+
+    /// Whether some page may be here, as far as is known by now.
+    pub fn may_have_pages(&self) -> bool {
+        let log = self.log.lock();
+        self.is_on.load(Ordering::Relaxed) && (log.is_scanning || log.size().0 > 0)
     }
 
     /// Whether some variant of a page is here.

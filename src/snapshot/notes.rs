@@ -240,28 +240,31 @@ pub struct Before {
 }
 
 impl Before {
-    /// All that is there but `own`.
-    pub fn read(place: &Place, names: &[String], own: Option<&str>) -> Before {
+    /// All that is there. A file that can't be read may have meant any page.
+    ///
+    /// # Errors
+    /// Files can't be read just now.
+    pub fn read(place: &Place, names: &[String]) -> io::Result<Before> {
         let mut before = Before::default();
-        for name in names.iter().filter(|name| own != Some(name.as_str())) {
+        for name in names {
             let Some(epoch) = Written::epoch_in(name) else {
                 continue;
             };
             let notes = before.notes.entry(epoch).or_default();
-            let is_whole = place.read(name, LARGEST).is_ok_and(|bytes| {
-                read(&bytes, |mark, generation, soft| {
+            let is_whole = match place.read(name, LARGEST) {
+                Ok(bytes) => read(&bytes, |mark, generation, soft| {
                     notes.note(mark, generation, soft);
-                })
-            });
+                }),
+                Err(why) if place::is_passing(&why) => return Err(why),
+                Err(_) => {
+                    notes.note(Mark::Start(b""), u64::MAX, false);
+                    false
+                }
+            };
             before.torn += u64::from(!is_whole);
             before.names.push(name.clone());
         }
-        before
-    }
-
-    /// The last process that is known of.
-    pub fn epoch(&self) -> u64 {
-        self.notes.keys().next_back().copied().unwrap_or(0)
+        Ok(before)
     }
 
     /// What they left of a page of a process of `epoch`.
@@ -379,11 +382,11 @@ mod tests {
         let place = Place::open(folder.path()).unwrap();
         let mut written = Written::create(&place, 3, 0).unwrap();
         written.append(Mark::Tag(7), 5, false).unwrap();
-        let before = Before::read(&place, &place.names().unwrap(), None);
+        let before = Before::read(&place, &place.names().unwrap()).unwrap();
         let left =
             |epoch, generation| before.left(KeyRef::new(KEY), &said(&[7]), epoch, generation);
         assert_eq!((left(2, 9), left(3, 4)), (Standing::Gone, Standing::Gone));
         assert_eq!((left(3, 5), left(4, 0)), (Standing::Good, Standing::Good));
-        assert_eq!((before.epoch(), before.torn), (3, 0));
+        assert_eq!(before.torn, 0);
     }
 }

@@ -17,6 +17,7 @@ pub type Key = [u64; 2];
 
 const KEY: &str = "key";
 const LOCK: &str = "lock";
+const EPOCH: &str = "epoch";
 /// What goes when all is to go: pages and purges, and when they were asked for.
 const OURS: [&str; 3] = [".pages", ".purged", "recent"];
 
@@ -165,6 +166,27 @@ impl Place {
     pub fn keep(&self, key: Key) -> io::Result<()> {
         self.write(KEY, key.map(u64::to_le_bytes).as_flattened())
     }
+
+    /// That of the last process that wrote here, as far as is known.
+    pub fn epoch(&self) -> u64 {
+        let bytes = self.read(EPOCH, 8).unwrap_or_default();
+        bytes.as_slice().try_into().map_or(0, u64::from_le_bytes)
+    }
+
+    /// Keeps it here.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn keep_epoch(&self, epoch: u64) -> io::Result<()> {
+        self.write(EPOCH, &epoch.to_le_bytes())
+    }
+}
+
+/// Whether something may be read at another time that can't be now.
+pub fn is_passing(why: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
+    Errno::from_io_error(why).is_some_and(|errno| passing.contains(&errno))
 }
 
 /// A new key.

@@ -49,6 +49,8 @@ pub struct Found {
 pub enum Unread {
     /// It is not what was written.
     Torn,
+    /// It was purged or replaced, maybe by the process before this one.
+    Dead,
     /// Memory is full.
     NoMemory,
 }
@@ -213,11 +215,15 @@ impl Segment {
         }
     }
 
-    /// Gives each record that is live or stale, in the order in which they were written. How many torn places there are.
-    pub fn scan(&self, mut each: impl FnMut(Found)) -> u64 {
+    /// Gives each record that is live or stale, in the order in which they were written; of one that is torn the place. How many
+    /// torn places there are.
+    ///
+    /// # Errors
+    /// The disk can't be read: what is there isn't known.
+    pub fn scan(&self, mut each: impl FnMut(Result<Found, u64>)) -> io::Result<u64> {
         let (mut at, mut torn, mut lost) = (HEADER, 0, false);
         while at + FIXED as u64 <= self.size() {
-            let Some(fixed) = self.fixed(at) else {
+            let Some(fixed) = self.head(at)? else {
                 // What comes behind something torn may still be good.
                 torn += u64::from(!lost);
                 lost = true;
@@ -236,22 +242,28 @@ impl Segment {
                         meta,
                     })
                 });
-                match found {
-                    Some(found) => each(found),
-                    None => torn += 1,
-                }
+                torn += u64::from(found.is_none());
+                each(found.ok_or(at));
             }
             at += fixed.span();
         }
-        torn
+        Ok(torn)
     }
 
     fn fixed(&self, at: u64) -> Option<Fixed> {
+        self.head(at).ok().flatten()
+    }
+
+    /// What stands before a record; none: it is torn.
+    fn head(&self, at: u64) -> io::Result<Option<Fixed>> {
         let mut bytes = [0; FIXED];
-        self.file.read_exact_at(&mut bytes, at).ok()?;
-        let fixed = Fixed::read(&bytes, &self.seal, at)?;
-        let is_so = fixed.meta_len as usize <= META_MOST && fixed.body_len <= LARGEST;
-        is_so.then_some(fixed)
+        match self.file.read_exact_at(&mut bytes, at) {
+            Ok(()) => {}
+            Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(why) => return Err(why),
+        }
+        let is_so = |it: &Fixed| it.meta_len as usize <= META_MOST && it.body_len <= LARGEST;
+        Ok(Fixed::read(&bytes, &self.seal, at).filter(is_so))
     }
 
     fn meta(&self, at: u64, fixed: &Fixed, stamp: &Stamp) -> Option<Meta> {
@@ -277,7 +289,7 @@ impl Segment {
     /// The page of a record, as it was written. `stamp`: what is known of it. Blocking.
     ///
     /// # Errors
-    /// It is torn, or there is no memory for it.
+    /// It is torn or dead, or there is no memory for it.
     pub fn read(
         &self,
         at: u64,
@@ -285,6 +297,9 @@ impl Segment {
         memory: &Arc<Memory>,
     ) -> Result<(Meta, Body), Unread> {
         let fixed = self.fixed(at).ok_or(Unread::Torn)?;
+        if fixed.state == State::Dead {
+            return Err(Unread::Dead);
+        }
         let meta = self.meta(at, &fixed, stamp).ok_or(Unread::Torn)?;
         let mut hasher = self.body_hasher(at, fixed.meta_sum);
         let mut from = at + FIXED as u64 + u64::from(fixed.meta_len);
@@ -311,7 +326,7 @@ impl Segment {
 
     /// The bytes of a record, to write it elsewhere: what comes before its body, and that. Blocking.
     pub fn raw(&self, at: u64) -> Option<(Vec<u8>, Vec<u8>)> {
-        let fixed = self.fixed(at)?;
+        let fixed = self.fixed(at).filter(|it| it.state != State::Dead)?;
         let meta = self.meta_bytes(at, &fixed)?;
         let mut body = vec![0; usize::try_from(fixed.body_len).ok()?];
         let from = at + FIXED as u64 + u64::from(fixed.meta_len);

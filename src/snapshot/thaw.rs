@@ -1,11 +1,13 @@
 //! From the disk back into memory, with true ages.
 
 use std::collections::HashSet;
+use std::collections::hash_map::Entry as Place;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::HeaderName;
+use tokio::sync::watch::{Receiver, Sender, channel};
 
 use super::log::Item;
 use super::record::Stamp;
@@ -87,20 +89,32 @@ impl Snapshot {
         all.into_iter().map(candidate).collect()
     }
 
-    /// Brings a page back in all its variants, for whoever has `reign` over the store; what is stored already is newer. Reads
-    /// the disk, or waits for another who does.
-    pub fn thaw(&self, key: &Key, origin: u64, reign: u64) -> Thawed {
-        let (thawing, done) = &self.thawing;
-        let mut all = thawing.lock();
-        if !all.insert(key.clone()) {
-            while all.contains(key) {
-                done.wait(&mut all);
+    /// The right to bring a page back. Where another has it: what says that it is done, by being closed.
+    ///
+    /// # Errors
+    /// Another has it.
+    pub fn claim(self: &Arc<Self>, key: &Key) -> Result<Claim, Receiver<()>> {
+        match self.thawing.lock().entry(key.clone()) {
+            Place::Occupied(other) => Err(other.get().clone()),
+            Place::Vacant(place) => {
+                let (over, waits) = channel(());
+                place.insert(waits);
+                Ok(Claim {
+                    of: Arc::clone(self),
+                    key: key.clone(),
+                    _over: over,
+                })
             }
-            return Thawed::Done(None);
         }
-        drop(all);
-        let _over = Over(self, key);
-        self.thaw_alone(key, origin, reign)
+    }
+
+    /// Brings a page back in all its variants, for whoever has `reign` over the store, unless another does so; what is stored
+    /// already is newer. Reads the disk.
+    pub fn thaw(self: &Arc<Self>, key: &Key, origin: u64, reign: u64) -> Thawed {
+        match self.claim(key) {
+            Ok(claim) => claim.thaw(origin, reign),
+            Err(_) => Thawed::Done(None),
+        }
     }
 
     fn thaw_alone(&self, key: &Key, origin: u64, reign: u64) -> Thawed {
@@ -121,7 +135,7 @@ impl Snapshot {
                     page = self.store.restore(key, &entry, reign, now).or(page);
                 }
                 Err(Unread::NoMemory) => return Thawed::NoMemory,
-                Err(Unread::Torn) => {}
+                Err(Unread::Torn | Unread::Dead) => {}
             }
             drop(begun);
         }
@@ -159,7 +173,8 @@ impl Snapshot {
     fn try_read(&self, key: &Key, read: ToRead) -> Result<Entry, Unread> {
         let ToRead { segment, at, .. } = &read;
         let lost = |why| {
-            if why == Unread::Torn && self.log.lock().lose(key, segment, *at) {
+            let is_lost = why != Unread::NoMemory && self.log.lock().lose(key, segment, *at);
+            if is_lost && why == Unread::Torn {
                 self.skipped(Skipped::Torn, 1);
             }
             why
@@ -189,14 +204,23 @@ impl Snapshot {
     }
 }
 
-/// A page was brought back, or can't be.
-struct Over<'a>(&'a Snapshot, &'a Key);
+/// A page that nobody else brings back meanwhile.
+pub struct Claim {
+    of: Arc<Snapshot>,
+    key: Key,
+    _over: Sender<()>,
+}
 
-impl Drop for Over<'_> {
+impl Claim {
+    /// As [`Snapshot::thaw`].
+    pub fn thaw(&self, origin: u64, reign: u64) -> Thawed {
+        self.of.thaw_alone(&self.key, origin, reign)
+    }
+}
+
+impl Drop for Claim {
     fn drop(&mut self) {
-        let (thawing, done) = &self.0.thawing;
-        thawing.lock().remove(self.1);
-        done.notify_all();
+        self.of.thawing.lock().remove(&self.key);
     }
 }
 

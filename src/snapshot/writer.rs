@@ -24,6 +24,8 @@ use crate::rules::time::Moment;
 
 /// How often it looks what there is to do. A page that is stored again meanwhile is written once.
 const TURN: Duration = Duration::from_millis(250);
+/// How often it looks whether the process that writes has left.
+const LOOKS: Duration = Duration::from_millis(20);
 /// How often what was written is flushed to the disk.
 const SYNC: Duration = Duration::from_secs(1);
 /// How often it is written down when pages were asked for.
@@ -70,43 +72,49 @@ impl Writer {
     /// Opens the directory and finds out what is there. None: there is none to be had, which is told.
     pub fn open(of: &Arc<Snapshot>) -> Option<Writer> {
         let path = of.path.as_deref()?;
-        let opened = Place::open(path).map(Arc::new).and_then(|place| {
-            let mut writer = Writer {
-                of: Arc::clone(of),
-                place,
-                right: None,
-                open: None,
-                next: 0,
-                synced: Moment::default(),
-                harvested: clock::moment(),
-                swept: Moment::default(),
-                rests: SWEEP,
-                troubled: None,
-                owed: 0,
-                is_ending: false,
-            };
-            let right = writer.place.lock()?;
-            if right.is_none() {
-                tracing::info!("another process writes the snapshot: this one reads it");
-            }
-            writer.begin(right)?;
-            Ok(writer)
+        let opened = Place::open(path).inspect_err(|why| {
+            tracing::warn!(%why, path = %path.display(), "no snapshot of pages is kept");
+            of.stop();
         });
-        opened
-            .inspect_err(|why| {
-                tracing::warn!(%why, path = %path.display(), "no snapshot of pages is kept");
-                of.stop();
-            })
-            .ok()
+        let mut writer = Writer {
+            of: Arc::clone(of),
+            place: Arc::new(opened.ok()?),
+            right: None,
+            open: None,
+            next: 0,
+            synced: Moment::default(),
+            harvested: clock::moment(),
+            swept: Moment::default(),
+            rests: SWEEP,
+            troubled: None,
+            owed: 0,
+            is_ending: false,
+        };
+        writer.begin();
+        Some(writer)
     }
 
-    /// Works until it is told to end.
-    pub fn work(mut self) {
+    /// Whether no other process writes here, and it is known what is there.
+    pub fn has_right(&self) -> bool {
+        self.right.is_some()
+    }
+
+    /// Works until it is told to end. `began`: what is to be done once it [has the right](Self::has_right).
+    pub fn work(mut self, began: impl FnOnce()) {
         // Behind the workers, but not at their mercy.
         let _ = rustix::process::nice(5);
+        let mut began = Some(began);
         while !self.is_ending {
             self.turn();
-            self.wait(TURN);
+            match self.right.is_some() {
+                true => {
+                    if let Some(began) = began.take() {
+                        began();
+                    }
+                    self.wait(TURN);
+                }
+                false => self.wait(LOOKS),
+            }
         }
         self.end();
     }
@@ -119,29 +127,36 @@ impl Writer {
         self.is_ending = queue.is_ending;
     }
 
-    /// Takes the right to write, if it is to be had, and finds out what is there.
-    fn begin(&mut self, right: Option<File>) -> io::Result<()> {
-        self.right = right;
+    /// Takes the right to write, if it is to be had, and finds out what is there. The process that has it may purge what is
+    /// there: so nothing is looked for before it is gone.
+    fn begin(&mut self) {
+        if let Err(why) = self.try_begin() {
+            self.fails("it can't be begun", &why);
+        }
+    }
+
+    fn try_begin(&mut self) -> io::Result<()> {
+        let Some(right) = self.place.lock()? else {
+            return self.of.wait(&self.place);
+        };
         let is_ours = self.place.key() == Some(self.of.tags);
         let is_off = self.of.size.load(Ordering::Relaxed) == 0;
-        match self.right.is_some() {
-            true if is_off || !is_ours => {
-                // Tags that were hashed with another key can't be purged.
-                self.place.clear()?;
-                self.place.keep(self.of.tags)?;
-            }
-            false if !is_ours => return Ok(()),
-            _ => {}
+        if is_off || !is_ours {
+            // Tags that were hashed with another key can't be purged.
+            self.place.clear()?;
+            self.place.keep(self.of.tags)?;
         }
         let scanned = self.of.scan(&self.place)?;
         self.next = scanned.next;
-        if self.right.is_some() {
-            self.sync();
-            self.tidy();
-            if self.troubled.is_none() && self.of.log.lock().is_all_buried() {
-                // What they say was carried out, or they say nothing.
-                for name in scanned.done {
-                    self.place.remove(&name)?;
+        // Last: without knowing what is there it would write over it.
+        self.right = Some(right);
+        self.sync();
+        self.tidy();
+        if self.troubled.is_none() && self.of.log.lock().is_all_buried() {
+            // What they say was carried out.
+            for name in scanned.purged {
+                if let Err(why) = self.place.remove(&name) {
+                    self.fails("a file of purges can't be taken away", &why);
                 }
             }
         }
@@ -151,18 +166,16 @@ impl Writer {
     /// One look at all there is to do.
     pub fn turn(&mut self) {
         let now = clock::moment();
-        if self.right.is_none() {
-            if let Err(why) = self.begin_later() {
-                self.of.troubled("it can't be taken over", &why);
-            }
-            if self.right.is_none() {
-                return;
-            }
-        }
         if self.troubled.is_some_and(|until| now < until) {
             return;
         }
         self.troubled = None;
+        if self.right.is_none() {
+            self.begin();
+        }
+        if self.right.is_none() || self.troubled.is_some() {
+            return;
+        }
         match self.bounds().0 {
             0 => self.wipe(),
             _ => match self.make_room(0) {
@@ -171,14 +184,6 @@ impl Writer {
             },
         }
         self.keep_house();
-    }
-
-    /// The process that wrote may be gone.
-    fn begin_later(&mut self) -> io::Result<()> {
-        match self.place.lock()? {
-            None => Ok(()),
-            right => self.begin(right),
-        }
     }
 
     /// Bytes that all may take, and one file of them.
@@ -465,9 +470,11 @@ impl Writer {
         let number = self.next;
         self.next += 1;
         let epoch = self.of.log.lock().epoch;
-        let segment = Segment::create(&self.place, number, epoch).inspect_err(|_| {
-            // It is of no use.
-            let _ = self.place.remove(&Segment::name(number));
+        let segment = Segment::create(&self.place, number, epoch).inspect_err(|why| {
+            // It is of no use, unless it is another's.
+            if why.kind() != io::ErrorKind::AlreadyExists {
+                let _ = self.place.remove(&Segment::name(number));
+            }
         });
         let segment = Arc::new(segment?);
         let mut log = self.of.log.lock();
@@ -539,9 +546,10 @@ impl Writer {
         for (key, at) in live {
             self.carry_on(&key, oldest, at)?;
         }
-        if let Some(open) = &self.open {
-            open.sync()?;
-        }
+        // Wherever they are now, they have to be there before they are gone here.
+        let mut others: Vec<_> = self.of.log.lock().segments.values().cloned().collect();
+        others.retain(|other| !Arc::ptr_eq(other, oldest));
+        others.iter().try_for_each(|segment| segment.sync())?;
         self.of.log.lock().segments.remove(&oldest.number);
         self.place.remove(&Segment::name(oldest.number))
     }

@@ -33,6 +33,10 @@ pub fn tests() -> Vec<Test> {
             "snapshot::nothing_of_anybodys_own_is_written",
             nothing_private,
         ),
+        (
+            "snapshot::what_the_origin_takes_back_is_not_there_either",
+            taken_back,
+        ),
         ("snapshot::another_app_has_none_of_these_pages", another_app),
         ("snapshot::a_full_disk_harms_nobody", full_disk),
         ("snapshot::its_size_is_obeyed_at_once", reloaded),
@@ -353,6 +357,39 @@ fn nothing_private() -> Outcome {
     equal("asked", origin.asked("GET"), asked + 1)
 }
 
+/// Memory has forgotten the page when its origin says that it is for one person.
+fn taken_back() -> Outcome {
+    let is_private = Arc::new(AtomicBool::new(false));
+    let says = Arc::clone(&is_private);
+    let is_mine = |asked: &Asked| asked.target == "/mine" || !asked.field("cookie").is_empty();
+    let origin = Origin::start(move |asked, conn: &mut Conn| {
+        let fields = match is_mine(asked) && says.load(Ordering::Relaxed) {
+            true => "Cache-Control: private, max-age=3600\r\n",
+            false => LONG,
+        };
+        let body = format!("{} {}", asked.target, "x".repeat(10_000));
+        answer(conn, 200, fields, body.as_bytes())
+    })?;
+    let site = Site::start(origin.address, "[cache]\nmax_memory = \"8MiB\"")?;
+    let mut client = site.client()?;
+    client.get("/mine", "")?.is(200)?;
+    client.get("/kept", "")?.is(200)?;
+    on_disk(&site, 2)?;
+    for n in 0..1_000 {
+        client.get(&format!("/{n}"), "")?.is(200)?;
+    }
+    is_private.store(true, Ordering::Relaxed);
+    // Who shows himself gets his own, and says nothing of the others'.
+    client.get("/kept", "Cookie: session=1\r\n")?.is(200)?;
+    let reply = client.get("/mine", "")?.is(200)?;
+    equal("in memory", reply.told("hit"), false)?;
+    let site = killed(site)?;
+    let asked = origin.asked("GET");
+    equal("kept", site.get("/kept", "")?.told("hit"), true)?;
+    equal("mine", site.get("/mine", "")?.told("hit"), false)?;
+    equal("asked", origin.asked("GET"), asked + 1)
+}
+
 fn another_app() -> Outcome {
     let origin = Origin::start(page)?;
     let site = Site::start(origin.address, "")?;
@@ -433,6 +470,8 @@ fn successor() -> Outcome {
     eventually("the end of the one before", || {
         Ok(site.proxy.alive().is_err().then_some(()))
     })?;
+    // It reads what the one before has left when that has left it.
+    on_disk(&site, 3)?;
     for path in ["/a", "/b", "/c"] {
         equal(path, site.get(path, "")?.told("hit"), true)?;
     }

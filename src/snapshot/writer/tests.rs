@@ -9,13 +9,14 @@ use http::{HeaderMap, HeaderValue};
 use tempfile::TempDir;
 
 use super::super::*;
-use super::Writer;
+use super::{RETRY, Segment, Writer};
 use crate::cache::entry::{Body, EntryParts, Head};
 use crate::cache::store::Kept;
 use crate::rules::purge::What;
 use crate::rules::storing::Terms;
 use crate::rules::storing::tests::terms;
 use crate::rules::time::Moment;
+use crate::snapshot::record::FIXED;
 
 const ORIGIN: u64 = 7;
 const BOUNDS: Bounds = Bounds {
@@ -232,6 +233,28 @@ fn the_next_process_has_what_was_stored() {
 }
 
 #[test]
+fn one_reads_a_page_and_others_hear_when_it_is_there() {
+    let dir = folder();
+    let mut first = Process::start(dir.path());
+    first.put("/a", "one", "");
+    first.writer.turn();
+    drop(first);
+    let next = Process::start(dir.path());
+    let claim = next
+        .snapshot
+        .claim(&key("/a"))
+        .expect("nobody else reads it");
+    let other = next.snapshot.claim(&key("/a")).err().expect("one does");
+    // Who need not have it doesn't wait.
+    let thawed = next.snapshot.thaw(&key("/a"), ORIGIN, 0);
+    assert!(matches!(thawed, Thawed::Done(None)) && other.has_changed().is_ok());
+    assert!(matches!(claim.thaw(ORIGIN, 0), Thawed::Done(Some(_))));
+    drop(claim);
+    assert!(other.has_changed().is_err(), "closed");
+    assert!(next.snapshot.claim(&key("/a")).is_ok());
+}
+
+#[test]
 fn what_is_stored_already_is_newer() {
     let dir = folder();
     let mut first = Process::start(dir.path());
@@ -346,6 +369,10 @@ fn a_soft_purge_leaves_the_copy_and_makes_it_stale() {
         let now = clock::moment();
         let slot = next.store.get(key("/a").as_ref(), now).unwrap();
         assert!(slot.variants()[0].ttl(now) <= 0);
+        drop(next);
+        // The file that said so is gone by now.
+        let third = Process::start(dir.path());
+        assert!(third.found("/a", "").unwrap().is_marked(), "{what:?}");
     }
 }
 
@@ -431,16 +458,14 @@ fn what_is_not_for_others_any_more_goes() {
     first.put_variant("/a", "1", "", "1");
     first.put_variant("/a", "2", "", "2");
     first.writer.turn();
-    let variant = Variant {
-        names: [ACCEPT].into(),
-        values: (*b"1").into(),
-    };
-    first.snapshot.forget(&key("/a"), &variant);
+    first.snapshot.forget(&key("/a"));
+    first.snapshot.forget(&key("/b"));
     drop(first);
-    let next = Process::start(dir.path());
-    assert!(next.found("/a", "1").is_none() && next.found("/a", "2").is_some());
+    let mut next = Process::start(dir.path());
+    next.has(&[]);
     // One that varies no more stands for all variants.
-    let mut next = next;
+    next.put_variant("/a", "2", "", "2");
+    next.writer.turn();
     next.put("/a", "3", "");
     next.writer.turn();
     next.has(&["/a"]);
@@ -448,6 +473,25 @@ fn what_is_not_for_others_any_more_goes() {
         next.found("/a", "2").map(|entry| text(&entry)),
         Some("3".into())
     );
+}
+
+#[test]
+fn what_is_not_for_others_any_more_while_it_is_written_goes() {
+    let dir = folder();
+    let mut process = Process::start(dir.path());
+    process.put("/a", "one", "");
+    let now = clock::moment();
+    let slot = process.store.peek(key("/a").as_ref(), now).unwrap();
+    let entry = &slot.variants()[0];
+    let current = process.store.current();
+    process.snapshot.log.lock().begin(current);
+    process.snapshot.forget(&key("/a"));
+    let written = process.writer.write_entry(&key("/a"), ORIGIN, entry, now);
+    written.unwrap();
+    process.snapshot.log.lock().done();
+    process.has(&[]);
+    drop(process);
+    Process::start(dir.path()).has(&[]);
 }
 
 /// A few pages that replaced each other, and what the file looked like.
@@ -542,6 +586,61 @@ fn a_byte_that_is_another_loses_its_page_and_no_other() {
         lost += usize::from(there.len() == 2);
     }
     assert!(lost > 500, "{lost}");
+}
+
+/// Purges find what stands in the log: so nothing else may be live.
+#[test]
+fn what_could_not_be_read_does_not_come_back_when_it_can() {
+    let dir = folder();
+    let mut first = Process::start(dir.path());
+    first.put("/a", "one", "t");
+    first.put("/b", "two", "");
+    first.writer.turn();
+    let (number, at) = first.snapshot.log.lock().of(&key("/a"))[0].place();
+    drop(first);
+    let path = dir.path().join(DIR).join(Segment::name(number));
+    let at = at as usize + FIXED + 1;
+    let flip = || {
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    };
+    flip();
+    let next = Process::start(dir.path());
+    next.has(&["/b"]);
+    assert_eq!(next.snapshot.skips(Skipped::Torn), 1);
+    drop(next);
+    flip();
+    Process::start(dir.path()).has(&["/b"]);
+    // A file that can't be opened.
+    let away = dir.path().join("away");
+    fs::rename(&path, &away).unwrap();
+    std::os::unix::fs::symlink(&away, &path).unwrap();
+    let next = Process::start(dir.path());
+    next.has(&[]);
+    assert_eq!(next.snapshot.skips(Skipped::Torn), 1);
+    assert!(fs::symlink_metadata(&path).is_err(), "it is gone");
+}
+
+#[test]
+fn purges_that_can_not_be_read_mean_all_that_was_before() {
+    let dir = folder();
+    let mut first = Process::start(dir.path());
+    first.put("/a", "one", "");
+    first.writer.turn();
+    first.purge(tag("t"), false);
+    let name = first.snapshot.log.lock().turn_over().unwrap();
+    drop(first);
+    let path = dir.path().join(DIR).join(name);
+    fs::rename(&path, dir.path().join("away")).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("away"), &path).unwrap();
+    let mut next = Process::start(dir.path());
+    next.has(&[]);
+    assert!(fs::symlink_metadata(&path).is_err(), "it was carried out");
+    next.put("/a", "two", "");
+    next.writer.turn();
+    drop(next);
+    Process::start(dir.path()).has(&["/a"]);
 }
 
 #[test]
@@ -676,7 +775,7 @@ fn it_keeps_to_its_rate() {
     }
     let (snapshot, writer) = (process.snapshot, process.writer);
     let began = clock::instant();
-    let works = std::thread::spawn(move || writer.work());
+    let works = std::thread::spawn(move || writer.work(|| ()));
     let mut last = 0;
     while snapshot.written() < 60_000 {
         // Read first: who is late has had more time.
@@ -711,30 +810,114 @@ fn what_is_too_large_is_skipped_and_told() {
 }
 
 #[test]
-fn another_process_reads_and_takes_over() {
+fn another_process_waits_and_takes_over() {
     let dir = folder();
     let mut first = Process::start(dir.path());
-    first.put("/a", "one", "t");
-    first.put("/b", "two", "");
+    for (path, tags) in [("/a", "t"), ("/b", ""), ("/e", ""), ("/f", "u"), ("/g", "")] {
+        first.put(path, path, tags);
+    }
     first.writer.turn();
     let mut next = Process::start(dir.path());
-    next.has(&["/a", "/b"]);
+    // Whoever has them is told what is purged, and may still purge any.
+    next.has(&[]);
+    assert!(next.snapshot.may_have_pages() && !next.writer.has_right());
     next.put("/c", "three", "");
     next.writer.turn();
-    assert!(
-        !next.snapshot.covered(key("/c").as_ref()),
-        "it may not write yet"
-    );
+    next.has(&[]);
+    first.purge(page("/e"), false);
+    first.purge(tag("u"), false);
     // What it purges stays purged, what the other writes meanwhile is there.
     next.purge(tag("t"), false);
     next.purge(page("/b"), false);
+    next.snapshot.forget(&key("/g"));
     first.put("/d", "four", "");
     first.writer.turn();
     drop(first);
     next.writer.turn();
+    assert!(next.writer.has_right());
     next.has(&["/c", "/d"]);
     drop(next);
     Process::start(dir.path()).has(&["/c", "/d"]);
+}
+
+#[test]
+fn what_a_process_purges_that_dies_while_it_waits_stays_purged() {
+    for sweeps in [false, true] {
+        let dir = folder();
+        let mut first = Process::start(dir.path());
+        // Pages of many generations, while the other's are few.
+        for _ in 0..100 {
+            first.purge(page("/x"), false);
+        }
+        let next = Process::start(dir.path());
+        for (path, tags) in [("/a", "t"), ("/b", ""), ("/c", "")] {
+            first.put(path, path, tags);
+        }
+        first.writer.turn();
+        next.purge(tag("t"), false);
+        next.purge(page("/b"), false);
+        drop(next);
+        if sweeps {
+            first.writer.sweep();
+        }
+        drop(first);
+        Process::start(dir.path()).has(&["/c"]);
+        Process::start(dir.path()).has(&["/c"]);
+    }
+}
+
+#[test]
+fn what_the_process_before_purges_late_is_not_read() {
+    let dir = folder();
+    let mut first = Process::start(dir.path());
+    first.put("/a", "one", "");
+    first.put("/b", "two", "");
+    first.writer.turn();
+    let Process {
+        snapshot, writer, ..
+    } = first;
+    drop(writer);
+    let next = Process::start(dir.path());
+    next.has(&["/a", "/b"]);
+    // It still answers who came before.
+    snapshot.invalidate(key("/a").as_ref(), || ());
+    assert_eq!(next.text("/a"), None);
+    next.snapshot.thaw(&key("/a"), ORIGIN, 0);
+    assert!(
+        next.store
+            .get(key("/a").as_ref(), clock::moment())
+            .is_none()
+    );
+    next.has(&["/b"]);
+    assert_eq!(next.snapshot.skips(Skipped::Torn), 0);
+}
+
+#[test]
+fn who_could_not_begin_writes_over_nothing_and_tries_again() {
+    let dir = folder();
+    let mut first = Process::start(dir.path());
+    first.put("/a", "one", "t");
+    first.writer.turn();
+    let mut next = Process::start(dir.path());
+    drop(first);
+    // What is there is not its own, and can't be taken away.
+    let path = dir.path().join(DIR);
+    let away = dir.path().join("away");
+    fs::rename(path.join("key"), &away).unwrap();
+    fs::create_dir(path.join("key")).unwrap();
+    fs::create_dir(path.join("x.pages")).unwrap();
+    next.put("/c", "three", "");
+    next.writer.turn();
+    assert!(!next.writer.has_right() && next.snapshot.told().error.is_some());
+    next.purge(tag("t"), false);
+    next.has(&[]);
+    fs::remove_dir(path.join("key")).unwrap();
+    fs::remove_dir(path.join("x.pages")).unwrap();
+    fs::rename(&away, path.join("key")).unwrap();
+    clock::advance(RETRY);
+    next.writer.turn();
+    assert!(next.writer.has_right() && next.snapshot.told().error.is_none());
+    next.has(&["/c"]);
 }
 
 #[test]
@@ -743,7 +926,7 @@ fn it_leaves_with_all_that_was_stored() {
     let process = Process::start(dir.path());
     process.put("/a", "one", "");
     let (snapshot, writer) = (process.snapshot, process.writer);
-    let works = std::thread::spawn(move || writer.work());
+    let works = std::thread::spawn(move || writer.work(|| ()));
     snapshot.leave();
     works.join().unwrap();
     Process::start(dir.path()).has(&["/a"]);
