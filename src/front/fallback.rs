@@ -3,46 +3,36 @@
 //!
 //! Downstream nobody is to keep any of it as the page, but for a cached one that is as fresh as ever: that is the page.
 
+mod disk;
+mod maintenance;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
-
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::Site;
-use super::asking::{Asking, Noted, Verb};
+use super::asking::{Asking, Noted};
 use super::deliver;
-use super::h1::{Conn, Next};
+use super::h1::Conn;
 use super::liked::in_liked_coding;
-use super::lines::{Lines, common_lines};
 use super::lookup::{self, Decision, Miss};
-use super::miss::{Place, part_of};
+use super::miss::part_of;
 use super::page::Guise;
 use super::part::Part;
 use super::record::Outcome;
 use crate::cache::entry::Entry;
-use crate::cache::key::Key;
 use crate::clock;
 use crate::config::policy::Route;
-use crate::fallback::Wanted;
-use crate::fetch::{Reason, Seen, vary_values};
-use crate::rules::cache_status::{Detail, Fwd, Told};
-use crate::rules::date;
-use crate::rules::decimal;
-use crate::rules::fallback as rules;
-use crate::rules::host::{self, Scheme};
+use crate::fetch::{Reason, Seen};
+use crate::rules::cache_status::{Detail, Told};
 use crate::rules::identity::Class;
 use crate::rules::request::{Method, RequestBody};
-use crate::rules::retry_after::after_wait;
 use crate::rules::reuse::{Demand, Reuse, is_origin_error};
 use crate::rules::time::{Moment, Now};
-use crate::rules::vary::{self, AsSent, Codings};
-use crate::telemetry::{CacheResult, FallbackSource, ids};
-
-/// How long the disk is looked at: a disk that hangs is as good as none.
-const PATIENCE: Duration = Duration::from_secs(2);
+use crate::rules::vary::{self, AsSent};
+use crate::telemetry::{FallbackSource, ids};
+use disk::{Look, Lying, look, on_disk};
+use maintenance::maintenance;
 
 /// What a request gets without the app.
 pub struct Instead {
@@ -73,137 +63,20 @@ struct Stored {
     keeps: bool,
 }
 
-struct Look {
-    copy: Option<Copy>,
-    host: Box<str>,
-    files: Vec<Vec<u8>>,
-    codings: Codings,
-    own: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl Look {
-    /// Reads the disk.
-    fn find(&self, site: &Site) -> Option<Lying> {
-        let copy = self.copy.as_ref().and_then(|copy| {
-            let entry = copy.find(site)?;
-            Some(Lying {
-                keeps: is_fresh(&entry, &copy.demand, clock::moment()),
-                entry,
-                source: FallbackSource::Snapshot,
-            })
-        });
-        copy.or_else(|| {
-            let entry = site
-                .reserve
-                .file(&self.wanted(site), &site.fetcher.memory)?;
-            Some(Lying {
-                entry,
-                source: FallbackSource::File,
-                keeps: false,
-            })
-        })
-    }
-
-    fn wanted(&self, site: &Site) -> Wanted<'_> {
-        Wanted {
-            host: &self.host,
-            files: &self.files,
-            codings: self.codings,
-            most: site.policy.cache.max_object_size,
-            own: &self.own,
-            now: clock::now(),
-        }
-    }
-}
-
-/// A copy in the snapshot, which holds what strangers were given.
-struct Copy {
-    key: Key,
-    /// The request's fields, and what of them selects a copy.
-    fields: HeaderMap,
-    sent: AsSent,
-    demand: Demand,
-}
-
-impl Copy {
-    fn of(site: &Site, asking: &Asking) -> Option<Copy> {
-        let is_there = asking.route.cache && site.fetcher.snapshot.covered(asking.key);
-        if !is_there {
-            return None;
-        }
-        let mut fields = HeaderMap::new();
-        for line in asking.request.lines {
-            let name = HeaderName::from_bytes(line.name.as_bytes());
-            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(line.value)) {
-                fields.append(name, value);
-            }
-        }
-        Some(Copy {
-            key: asking.key.to_key(),
-            fields,
-            sent: as_stranger(asking),
-            demand: demand(asking),
-        })
-    }
-
-    /// Reads the disk.
-    fn find(&self, site: &Site) -> Option<Arc<Entry>> {
-        let select = |names: &[HeaderName]| vary_values(names, &self.fields, &self.sent);
-        site.fetcher.snapshot.find(self.key.as_ref(), select)
-    }
-}
-
-fn as_stranger(asking: &Asking) -> AsSent {
-    AsSent {
-        class: Class::Anonymous,
-        ..asking.as_sent()
-    }
-}
-
-/// What a request asks of a copy, where nothing forbids its use.
-fn demand(asking: &Asking) -> Demand {
-    Demand {
-        class: asking.class,
-        directives: None,
-        only_if_cached: false,
-        pulled: asking.route.pulled.pages,
-    }
-}
-
-/// Whether it is the page, as fresh as ever.
-fn is_fresh(entry: &Entry, demand: &Demand, now: Moment) -> bool {
-    matches!(entry.reuse(now, demand), Reuse::Fresh { .. })
-}
-
 /// Where an answer would come from.
 pub enum Found {
     Cached,
     /// From where only a look at the disk finds out.
-    Elsewhere(Elsewhere),
+    Elsewhere(Box<Look>),
     /// It can't be had without the app.
     Nothing,
-}
-
-/// What is to be looked for.
-pub struct Elsewhere(Box<Look>);
-
-impl Elsewhere {
-    /// Where it is found. Blocks.
-    pub fn source(&self, site: &Site) -> FallbackSource {
-        let wanted = self.0.wanted(site);
-        match self.0.copy {
-            Some(_) => FallbackSource::Snapshot,
-            None if site.reserve.has_file(&wanted) => FallbackSource::File,
-            None => FallbackSource::Maintenance,
-        }
-    }
 }
 
 /// Where a request's answer would come from.
 pub fn found(site: &Site, asking: &Asking, now: Now) -> Found {
     match instead(site, asking, now).what {
         What::Stored(_) => Found::Cached,
-        What::Look(look) => Found::Elsewhere(Elsewhere(look)),
+        What::Look(look) => Found::Elsewhere(look),
         What::Nothing => Found::Nothing,
     }
 }
@@ -282,7 +155,7 @@ impl Instead {
     pub fn or_else(self, site: &Site, live: impl FnOnce() -> Decision) -> Decision {
         let may_be_found = match &self.what {
             What::Stored(_) => return Decision::Instead(Box::new(self)),
-            What::Look(look) => look.copy.is_some() || !look.files.is_empty(),
+            What::Look(look) => look.is_worth_it(),
             What::Nothing => false,
         };
         match live() {
@@ -328,26 +201,26 @@ fn stored(site: &Site, asking: &Asking, now: Now) -> Option<Stored> {
     })
 }
 
-fn look(site: &Site, asking: &Asking) -> Look {
-    let query = asking.target.split_once('?').map(|(_, query)| query);
-    let files = match site.reserve.has_files() {
-        true => rules::files(asking.path, query),
-        false => Vec::new(),
-    };
-    let plain = asking.request.known.range.is_some() || asking.no_transform;
-    let hsts = asking.route.hsts.clone();
-    let hsts = hsts.filter(|_| asking.scheme == Scheme::Https);
-    let hsts = hsts.map(|value| (header::STRICT_TRANSPORT_SECURITY, value));
-    Look {
-        copy: Copy::of(site, asking),
-        host: host::without_port(asking.host).into(),
-        files,
-        codings: match plain {
-            true => Codings::IDENTITY,
-            false => Codings::of(asking.request),
-        },
-        own: asking.route.added.iter().cloned().chain(hsts).collect(),
+fn as_stranger(asking: &Asking) -> AsSent {
+    AsSent {
+        class: Class::Anonymous,
+        ..asking.as_sent()
     }
+}
+
+/// What a request asks of a copy, where nothing forbids its use.
+fn demand(asking: &Asking) -> Demand {
+    Demand {
+        class: asking.class,
+        directives: None,
+        only_if_cached: false,
+        pulled: asking.route.pulled.pages,
+    }
+}
+
+/// Whether it is the page, as fresh as ever.
+fn is_fresh(entry: &Entry, demand: &Demand, now: Moment) -> bool {
+    matches!(entry.reuse(now, demand), Reuse::Fresh { .. })
 }
 
 /// Answers a request so.
@@ -451,113 +324,4 @@ async fn send(
         false => conn.site.reserve.count(route, guise.source),
     }
     deliver::disguised(conn, noted, route, page, told, guise).await
-}
-
-/// What was found on the disk.
-struct Lying {
-    entry: Arc<Entry>,
-    source: FallbackSource,
-    keeps: bool,
-}
-
-/// The copy of a page or the file that stands for it, looked for off the worker's thread.
-async fn on_disk(conn: &Conn, look: Look) -> Option<Lying> {
-    if look.copy.is_none() && look.files.is_empty() {
-        return None;
-    }
-    let _place = Place::take(&conn.site, conn.policy().cache.max_waiters)?;
-    let site = Arc::clone(&conn.site);
-    let looks = async move {
-        let turn = Arc::clone(site.reserve.readers());
-        let turn = turn.acquire_owned().await.ok()?;
-        let found = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            look.find(&site)
-        });
-        found.await.ok()?
-    };
-    tokio::time::timeout(PATIENCE, looks).await.ok()?
-}
-
-/// Says that there is nothing without the app, and when to come again.
-async fn maintenance(
-    conn: &mut Conn,
-    noted: &Noted,
-    route: &Arc<Route>,
-    source: FallbackSource,
-    key: Option<&[u8]>,
-) -> io::Result<Outcome> {
-    let reserve = &conn.site.reserve;
-    reserve.count(route, source);
-    let accept = noted.accept.map(|accept| accept.bytes(conn.inbox.bytes()));
-    let json = accept.is_some_and(rules::prefers_json);
-    let (kind, body) = match (json, source) {
-        (true, FallbackSource::Refused) => (PROBLEM, Bytes::from_static(CHANGES_NOTHING)),
-        (true, _) => (PROBLEM, Bytes::from_static(NO_PAGE)),
-        (false, _) => (PAGE, reserve.page().clone()),
-    };
-    let retry = after_wait(reserve.retry_after, ids::random());
-    // A body that was sent along must never be taken for the next request.
-    let close = noted.has_body || conn.closes(noted);
-    let told = Told {
-        detail: Some(Detail::Fallback),
-        key,
-        ..Told::refused(match source {
-            FallbackSource::Refused => Fwd::Method,
-            _ => Fwd::UriMiss,
-        })
-    };
-    let mut lines = Lines::take();
-    let out = &mut lines.0;
-    out.extend_from_slice(b"HTTP/1.1 503 Service Unavailable\r\nDate: ");
-    out.extend_from_slice(&date::format(clock::now().wall));
-    out.extend_from_slice(b"\r\nCache-Control: no-store\r\nRetry-After: ");
-    decimal::write(retry, out);
-    out.extend_from_slice(b"\r\nContent-Type: ");
-    out.extend_from_slice(kind.as_bytes());
-    out.extend_from_slice(b"\r\nContent-Length: ");
-    decimal::write(body.len(), out);
-    out.extend_from_slice(b"\r\nCache-Status: ");
-    told.write(out);
-    out.extend_from_slice(b"\r\n");
-    if route.x_cache {
-        out.extend_from_slice(format!("X-Cache: {}\r\n", told.x_cache()).as_bytes());
-    }
-    Guise::line(source, false, out);
-    common_lines(noted, close, out);
-    out.extend_from_slice(b"\r\n");
-    let pieces: &[Bytes] = match noted.method {
-        Verb::Known("HEAD") => &[],
-        _ => std::slice::from_ref(&body),
-    };
-    conn.wire.send_body(lines.bytes(), pieces, false).await?;
-    Ok(Outcome {
-        status: 503,
-        bytes: pieces.iter().map(|piece| piece.len() as u64).sum(),
-        result: CacheResult::Fallback,
-        route: Some(Arc::clone(route)),
-        asked: 0,
-        next: if close { Next::Close } else { Next::Keep },
-    })
-}
-
-const PAGE: &str = "text/html; charset=utf-8";
-const PROBLEM: &str = "application/problem+json";
-const NO_PAGE: &[u8] =
-    b"{\"detail\":\"the app behind this site is not there, and no copy of this page is\",\
-\"status\":503,\"title\":\"Service Unavailable\",\"type\":\"about:blank\"}\n";
-const CHANGES_NOTHING: &[u8] = b"{\"detail\":\"the app behind this site is not there: it can be read, as far as there are copies\",\
-\"status\":503,\"title\":\"Service Unavailable\",\"type\":\"about:blank\"}\n";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rfc9457_both_bodies_are_problems() {
-        for body in [NO_PAGE, CHANGES_NOTHING] {
-            let json: serde_json::Value = serde_json::from_slice(body).unwrap();
-            assert_eq!(json["status"], 503);
-        }
-    }
 }
