@@ -225,6 +225,11 @@ impl Fetcher {
         route.cache && self.snapshot.is_cold(key, origin)
     }
 
+    /// Whether a copy of a route's page is on the disk, whatever is in memory.
+    pub fn has_copy(&self, key: KeyRef, route: &Route) -> bool {
+        route.cache && self.snapshot.covered(key, self.origin(route.upstream))
+    }
+
     /// Brings it back. Whether there was memory for it. Reads the disk.
     pub fn thaw(&self, key: &Key, route: &Route) -> bool {
         let origin = self.origin(route.upstream);

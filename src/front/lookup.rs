@@ -198,7 +198,7 @@ fn learned(
 
 /// Whether a request has waited for its turn.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
+pub enum Turn {
     First,
     Waited,
 }
@@ -300,9 +300,10 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now, turn: Turn) -
         return Decision::CatchUp;
     }
     if site.reserve.is_on(asking.route) {
-        return fallback::decide(site, asking, noted, now);
+        let live = || live(site, asking, noted, now);
+        return fallback::decide(site, asking, noted, now, turn, live);
     }
-    match fallback::drill(site, asking, now) {
+    match fallback::drill(site, asking, noted, now) {
         Some(instead) => instead.or_else(site, || live(site, asking, noted, now)),
         None => live(site, asking, noted, now),
     }
@@ -334,7 +335,11 @@ fn live(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
     {
         return Decision::Here(Problem::looped());
     }
-    let slot = site.fetcher.find(asking.key, now.mono);
+    // What was stored before a route was told to cache nothing is nobody's any more.
+    let slot = match asking.route.cache {
+        true => site.fetcher.find(asking.key, now.mono),
+        false => None,
+    };
     let entry = slot.as_ref().and_then(|slot| {
         let sent = asking.as_sent();
         slot.find(|names| {

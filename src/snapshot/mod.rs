@@ -270,23 +270,27 @@ impl Snapshot {
         }
     }
 
-    /// Whether some variant of a page is here.
-    pub fn covered(&self, key: KeyRef<'_>) -> bool {
+    /// Whether some variant of a page of that upstream is here.
+    pub fn covered(&self, key: KeyRef<'_>, origin: u64) -> bool {
         let (log, key) = (self.log.lock(), key.to_key());
-        let is_there = |item| log.standing(key.as_ref(), item) != Standing::Gone;
+        let is_there = |item: &log::Item| {
+            item.origin == origin && log.standing(key.as_ref(), item) != Standing::Gone
+        };
         log.of(&key).iter().any(is_there)
     }
 
-    /// The page, as a request selects it whose normalised values of given fields `select` tells; not for the store. Reads
-    /// the disk.
+    /// The page of that upstream, as a request selects it whose normalised values of given fields `select` tells; not for the
+    /// store. Reads the disk.
     pub fn find(
         &self,
         key: KeyRef<'_>,
+        origin: u64,
         mut select: impl FnMut(&[HeaderName]) -> Box<[u8]>,
     ) -> Option<Arc<Entry>> {
         let key = key.to_key();
         let (read, _begun) = self.to_read(&key, |item| {
-            item.variant.names.is_empty() || select(&item.variant.names) == item.variant.values
+            let names = &item.variant.names;
+            item.origin == origin && (names.is_empty() || select(names) == item.variant.values)
         })?;
         self.read(&key, read).map(Arc::new)
     }

@@ -111,7 +111,7 @@ impl Process {
 
     fn found(&self, path: &str, accept: &str) -> Option<Arc<Entry>> {
         let select = |_: &[HeaderName]| accept.as_bytes().into();
-        self.snapshot.find(key(path).as_ref(), select)
+        self.snapshot.find(key(path).as_ref(), ORIGIN, select)
     }
 
     fn text(&self, path: &str) -> Option<String> {
@@ -172,11 +172,17 @@ fn the_next_process_has_what_was_stored() {
     first.put_variant("/v", "html", "", "html");
     let before = first.entry(b"one", "t u", "");
     first.writer.turn();
-    assert!(first.snapshot.covered(key("/a").as_ref()));
+    assert!(first.snapshot.covered(key("/a").as_ref(), ORIGIN));
     assert!(
         !first.snapshot.is_cold(key("/a").as_ref(), || ORIGIN),
         "it is in memory"
     );
+    // It is not for another app's visitors.
+    assert!(!first.snapshot.covered(key("/a").as_ref(), ORIGIN + 1));
+    let theirs = first
+        .snapshot
+        .find(key("/a").as_ref(), ORIGIN + 1, |_| Box::default());
+    assert!(theirs.is_none());
     drop(first);
     let next = Process::start(dir.path());
     next.has(&["/a", "/v", "/v"]);
@@ -674,7 +680,7 @@ fn another_process_reads_and_takes_over() {
     next.put("/c", "three", "");
     next.writer.turn();
     assert!(
-        !next.snapshot.covered(key("/c").as_ref()),
+        !next.snapshot.covered(key("/c").as_ref(), ORIGIN),
         "it may not write yet"
     );
     // What it purges stays purged, what the other writes meanwhile is there.
