@@ -86,11 +86,12 @@ pub(super) async fn pages(
         let detail = format!("`of` is from 1 to {PARTS}, and `part` less than that");
         return Err(Problem::bad(detail));
     }
-    let fetcher = admin.facts.fetcher();
+    let (fetcher, policy) = (admin.facts.fetcher(), admin.facts.policy());
     // All pages are looked at.
     let keys = tokio::task::spawn_blocking(move || {
         let mut keys: HashSet<Key> = fetcher.store.keys().into_iter().collect();
         keys.extend(fetcher.snapshot.pages().into_iter().map(|page| page.key));
+        keys.retain(|key| policy.keeps(KeyRef::bytes(key.as_ref())).is_some());
         keys
     });
     let keys = keys.await;
@@ -133,10 +134,11 @@ pub(super) async fn copy(
     Asking(which): Asking<Which>,
 ) -> Result<Json<FallbackCopy>, Problem> {
     let key = [&which.scheme[..], &which.host, &which.target].join("\0");
-    let fetcher = admin.facts.fetcher();
+    let (fetcher, policy) = (admin.facts.fetcher(), admin.facts.policy());
     let found = tokio::task::spawn_blocking(move || {
-        let key = KeyRef::new(key.as_bytes());
-        cached(&fetcher, key).or_else(|| fetcher.snapshot.find(key, plainly))
+        let route = policy.keeps(key.as_bytes())?;
+        let (key, origin) = (KeyRef::new(key.as_bytes()), fetcher.origin(route.upstream));
+        cached(&fetcher, key).or_else(|| fetcher.snapshot.find(key, origin, plainly))
     });
     let found = found.await;
     let found = found.map_err(|error| Problem::unavailable(error.to_string()))?;

@@ -10,6 +10,7 @@ use super::Desk;
 use super::fallback::FallbackAnswers;
 use super::problem::Problem;
 use super::top::url;
+use crate::cache::key::KeyRef;
 use crate::cache::store::Warm;
 
 /// Pages without anything are told of, so many at most.
@@ -51,7 +52,12 @@ pub(super) async fn check(admin: Desk) -> Result<Json<FallbackCheck>, Problem> {
     let looked = tokio::task::spawn_blocking(move || {
         let (fetcher, rehearsal) = (facts.fetcher(), facts.rehearse());
         let hot = fetcher.store.warmest(HOT);
-        let is_on_disk = |page: &&Warm| fetcher.snapshot.covered(page.key.as_ref());
+        let policy = facts.policy();
+        let is_on_disk = |page: &&Warm| {
+            let key = page.key.as_ref();
+            let route = policy.keeps(KeyRef::bytes(key));
+            route.is_some_and(|route| fetcher.has_copy(key, route))
+        };
         (rehearsal, hot.len(), hot.iter().filter(is_on_disk).count())
     });
     let looked = looked.await;

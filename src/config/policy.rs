@@ -96,6 +96,18 @@ impl Policy {
         target
     }
 
+    /// The route of a page that is kept under `key`, if it is cached there, and under such a key.
+    pub fn keeps(&self, key: &[u8]) -> Option<&Arc<Route>> {
+        let mut parts = std::str::from_utf8(key).ok()?.splitn(3, '\0').skip(1);
+        let (host, target) = (parts.next()?, parts.next()?);
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        let route = self.route(host, path)?;
+        (route.cache && self.target(host, path, query) == target).then_some(route)
+    }
+
     /// The page of a whole URL, as it is purged.
     ///
     /// # Errors

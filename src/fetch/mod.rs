@@ -230,6 +230,11 @@ impl Fetcher {
         route.cache && self.snapshot.is_cold(key, origin, select)
     }
 
+    /// Whether a copy of a route's page is on the disk, whatever is in memory.
+    pub fn has_copy(&self, key: KeyRef, route: &Route) -> bool {
+        route.cache && self.snapshot.covered(key, self.origin(route.upstream))
+    }
+
     /// Brings it back. Reads the disk.
     pub fn thaw(&self, key: &Key, route: &Route) -> Thawed {
         let origin = self.origin(route.upstream);

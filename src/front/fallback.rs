@@ -15,7 +15,7 @@ use super::asking::{Asking, Noted};
 use super::deliver;
 use super::h1::Conn;
 use super::liked::in_liked_coding;
-use super::lookup::{self, Decision, Miss};
+use super::lookup::{self, Decision, Miss, Turn};
 use super::miss::part_of;
 use super::page::Guise;
 use super::part::Part;
@@ -81,26 +81,46 @@ pub fn found(site: &Site, asking: &Asking, now: Now) -> Found {
     }
 }
 
-/// Decides on a request of a route that is in fallback.
-pub fn decide(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
+/// Decides on a request of a route that is in fallback; `live`: what is done with others.
+pub fn decide(
+    site: &Site,
+    asking: &Asking,
+    noted: &Noted,
+    now: Now,
+    turn: &Turn,
+    live: impl FnOnce() -> Decision,
+) -> Decision {
     let instead = instead(site, asking, now);
     let stored = match &instead.what {
         What::Stored(stored) => Some(&stored.entry),
         What::Look(_) => None,
+        What::Nothing if goes_itself(site, asking, now, turn) => return live(),
         What::Nothing => return Decision::Instead(Box::new(instead)),
     };
-    send_to_see(site, asking, noted, stored, now);
+    if is_due(site, asking, now) && site.reserve.sends_one(asking.route, now.mono) {
+        send_to_see(site, asking, noted, stored, now);
+    }
     Decision::Instead(Box::new(instead))
 }
 
-/// Where it is time to see whether the app is back, a fetch of this page goes for that, as a refresh does: nobody waits for it. Without
-/// it nobody would learn of its return where no health check does.
-fn send_to_see(site: &Site, asking: &Asking, noted: &Noted, stored: Option<&Arc<Entry>>, now: Now) {
+/// Whether it is time to see whether the app is back.
+fn is_due(site: &Site, asking: &Asking, now: Now) -> bool {
     let upstream = site.fetcher.upstream(asking.route.upstream);
-    let is_due = upstream.open_since(now.mono) == Some(Moment(u64::MAX));
-    if !is_due || !site.reserve.sends_one(asking.route, now.mono) {
-        return;
-    }
+    upstream.open_since(now.mono) == Some(Moment(u64::MAX))
+}
+
+/// Whether a request that is refused otherwise goes to see itself: an app that nobody reads pages of would be taken for gone for
+/// ever. Not where somebody has said that it is. Who has waited for his turn since had leave to go; there its breaker lets one
+/// through.
+fn goes_itself(site: &Site, asking: &Asking, now: Now, turn: &Turn) -> bool {
+    !asking.route.pulled.fallback
+        && is_due(site, asking, now)
+        && (matches!(turn, Turn::Waited) || site.reserve.sends_one(asking.route, now.mono))
+}
+
+/// A fetch of this page goes to see, as a refresh does: nobody waits for it. Without it nobody would learn of the app's return where
+/// no health check does.
+fn send_to_see(site: &Site, asking: &Asking, noted: &Noted, stored: Option<&Arc<Entry>>, now: Now) {
     let seen = Seen {
         now,
         entry: stored.cloned(),
@@ -137,10 +157,14 @@ fn instead(site: &Site, asking: &Asking, now: Now) -> Instead {
 }
 
 /// Whether a request is one of those on which it is tried what there is without the app, and what that comes to. None: it is not.
-pub fn drill(site: &Site, asking: &Asking, now: Now) -> Option<Instead> {
-    let share = asking.route.pulled.drill;
-    let is_one = share > 0 && (ids::random() >> 32) as u32 <= share;
-    if !is_one || asking.class != Class::Anonymous || asking.only_if_cached {
+pub fn drill(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Option<Instead> {
+    let (route, pulled) = (asking.route, &asking.route.pulled);
+    let is_one = pulled.drill > 0 && (ids::random() >> 32) as u32 <= pulled.drill;
+    // What goes past the cache is nothing to be tried there.
+    if !is_one || noted.marks.bypasses() || pulled.bypass || !route.cache {
+        return None;
+    }
+    if asking.class != Class::Anonymous || asking.only_if_cached {
         return None;
     }
     let instead = Instead {
@@ -175,6 +199,10 @@ impl Instead {
 /// The cached page, whatever forbids its use while the app is there; a stranger's, if there is none of this request's own kind. What
 /// is cached is nobody's own. An origin's error is no page.
 fn stored(site: &Site, asking: &Asking, now: Now) -> Option<Stored> {
+    // A route that was told to cache nothing may have been told so for what is stored.
+    if !asking.route.cache {
+        return None;
+    }
     let slot = site.fetcher.find(asking.key, now.mono)?;
     let select = |sent: AsSent| {
         slot.find(|names| {

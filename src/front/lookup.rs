@@ -310,9 +310,10 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now, turn: &Turn) 
         return Decision::CatchUp;
     }
     if site.reserve.is_on(asking.route) {
-        return fallback::decide(site, asking, noted, now);
+        let live = || live(site, asking, noted, now, turn);
+        return fallback::decide(site, asking, noted, now, turn, live);
     }
-    match fallback::drill(site, asking, now) {
+    match fallback::drill(site, asking, noted, now) {
         Some(instead) => instead.or_else(site, || live(site, asking, noted, now, turn)),
         None => live(site, asking, noted, now, turn),
     }
@@ -344,7 +345,11 @@ fn live(site: &Site, asking: &Asking, noted: &Noted, now: Now, turn: &Turn) -> D
     {
         return Decision::Here(Problem::looped());
     }
-    let slot = site.fetcher.find(asking.key, now.mono);
+    // What was stored before a route was told to cache nothing is nobody's any more.
+    let slot = match asking.route.cache {
+        true => site.fetcher.find(asking.key, now.mono),
+        false => None,
+    };
     let slot = slot.or_else(|| match turn {
         Turn::Thawed(page) => page.clone(),
         Turn::First | Turn::Waited => None,

@@ -88,17 +88,9 @@ fn bring_back(in_force: &InForce) {
 
 /// The route that such a page is of, if it is cached there, under such a key, and comes from there.
 fn wants<'a>(policy: &'a Policy, candidate: &Candidate) -> Option<&'a Route> {
-    let key = std::str::from_utf8(KeyRef::bytes(candidate.key.as_ref())).ok()?;
-    let mut parts = key.splitn(3, '\0').skip(1);
-    let (host, target) = (parts.next()?, parts.next()?);
-    let (path, query) = match target.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (target, None),
-    };
-    let route = policy.route(host, path)?;
+    let route = policy.keeps(KeyRef::bytes(candidate.key.as_ref()))?;
     let origin = snapshot::origin(&policy.upstreams.get(route.upstream)?.name);
-    let is_its = route.cache && origin == candidate.origin;
-    (is_its && policy.target(host, path, query) == target).then_some(route)
+    (origin == candidate.origin).then_some(route)
 }
 
 #[cfg(test)]

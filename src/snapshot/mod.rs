@@ -277,22 +277,26 @@ impl Snapshot {
         self.is_on.load(Ordering::Relaxed) && (log.is_scanning || log.size().0 > 0)
     }
 
-    /// Whether some variant of a page is here.
-    pub fn covered(&self, key: KeyRef<'_>) -> bool {
+    /// Whether some variant of a page of that upstream is here.
+    pub fn covered(&self, key: KeyRef<'_>, origin: u64) -> bool {
         let (log, key) = (self.log.lock(), key.to_key());
-        let is_there = |item| log.standing(key.as_ref(), item) != Standing::Gone;
+        let is_there = |item: &log::Item| {
+            item.origin == origin && log.standing(key.as_ref(), item) != Standing::Gone
+        };
         log.of(&key).iter().any(is_there)
     }
 
-    /// The page, as a request selects it whose normalised values of given fields `select` tells; not for the store. Reads
-    /// the disk.
+    /// The page of that upstream, as a request selects it whose normalised values of given fields `select` tells; not for the
+    /// store. Reads the disk.
     pub fn find(
         &self,
         key: KeyRef<'_>,
+        origin: u64,
         mut select: impl FnMut(&[HeaderName]) -> Box<[u8]>,
     ) -> Option<Arc<Entry>> {
         let key = key.to_key();
-        let (read, _begun) = self.to_read(&key, |item| item.is_selected(&mut select))?;
+        let is_its = |item: &log::Item| item.origin == origin && item.is_selected(&mut select);
+        let (read, _begun) = self.to_read(&key, is_its)?;
         self.read(&key, read).map(Arc::new)
     }
 

@@ -1,6 +1,6 @@
 //! What lies on the disk when a process begins, or when it may write at last.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
@@ -27,8 +27,8 @@ const SHARE: usize = 8;
 pub struct Scanned {
     /// The next number for a file of pages.
     pub next: u64,
-    /// Files of purges that have been carried out, and such of pages that can't be read.
-    pub done: Vec<String>,
+    /// Files of purges that have been carried out.
+    pub purged: Vec<String>,
 }
 
 impl Snapshot {

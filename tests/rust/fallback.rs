@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::http2::{self, H2C};
 use super::levers::{done, has, refused};
+use super::reloads::{change, with};
 use super::site::{Gate, Origin, Reply, Site, answer, crowd, equal, eventually};
 use super::tls;
 use super::{Outcome, Test};
@@ -40,6 +41,15 @@ pub fn tests() -> Vec<Test> {
         ("fallback::by_itself_where_a_breaker_is_open", by_a_breaker),
         ("fallback::by_itself_where_all_servers_are_ill", by_health),
         ("fallback::nobody_goes_to_the_app_but_to_see", only_to_see),
+        (
+            "fallback::an_app_that_nobody_reads_is_found_again",
+            posts_alone,
+        ),
+        (
+            "fallback::what_a_route_caches_no_more_is_nobodys",
+            not_cached_any_more,
+        ),
+        ("fallback::a_drill_leaves_a_bypass_alone", drill_bypass),
         (
             "fallback::a_drill_asks_the_app_where_there_is_nothing",
             drill,
@@ -670,6 +680,94 @@ fn by_a_breaker() -> Outcome {
     let audit = done(&site, "audit")?;
     has("audit", &audit, "fallback on")?;
     has("audit", &audit, "fallback off")
+}
+
+/// It goes off by itself for an app that gets no reads, by one of those who want something else.
+fn posts_alone() -> Outcome {
+    let app = pages()?;
+    let config = "[fallback]\nauto = true\nauto_after = \"0s\"\nauto_hold = \"0s\"\n";
+    let site = Site::start(app.origin.address, config)?;
+    site.proxy.healthy()?;
+    let post = || site.client()?.ask("POST", "/order", "", b"x");
+    post()?.is(200)?;
+    app.goes(true);
+    eventually("fallback", || {
+        equal("refused", post()?.status >= 500, true)?;
+        Ok((site.metric("tidegate_fallback_active")? == 1.0).then_some(()))
+    })?;
+    // Where somebody has said that the app is gone nobody changes anything there, though it is time to see.
+    done(&site, "fallback on")?;
+    site.proxy.advance(Duration::from_secs(60))?;
+    let before = app.origin.asked("POST");
+    for _ in 0..3 {
+        is_from(post()?, 503, "refused")?;
+    }
+    equal("asked", app.origin.asked("POST"), before)?;
+    done(&site, "fallback off")?;
+    app.goes(false);
+    let mut refused = 0;
+    eventually("an answer of the app", || {
+        let reply = post()?;
+        if reply.status == 200 {
+            return Ok(Some(()));
+        }
+        refused += 1;
+        is_from(reply, 503, "refused").map(|_| None)
+    })?;
+    let asked = app.origin.asked("POST") - before;
+    equal(
+        &format!("{asked} asked, {refused} refused"),
+        (1..=3).contains(&asked),
+        true,
+    )?;
+    site.until("tidegate_fallback_active", |active| active == 0.0)?;
+    post()?.is(200).map(drop)
+}
+
+/// A route that was told to cache nothing: neither in fallback nor in a drill nor live does anybody get what it has stored before.
+fn not_cached_any_more() -> Outcome {
+    let app = pages()?;
+    let site = Site::start(app.origin.address, "")?;
+    site.proxy.healthy()?;
+    site.get("/fresh", "")?.is(200)?;
+    site.until("tidegate_snapshot_pages", |pages| pages == 1.0)?;
+    done(&site, "fallback drill --share 100%")?;
+    equal(
+        "drill",
+        from(&site.get("/fresh", "")?.is(200)?),
+        "cache; drill",
+    )?;
+    change(&site, &with(&site, "[[route]]\ncache = false\n")?)?;
+    let asked = app.origin.asked("");
+    equal("drill", from(&site.get("/fresh", "")?.is(200)?), "")?;
+    equal("live", app.origin.asked(""), asked + 1)?;
+    done(&site, "fallback on")?;
+    is_from(site.get("/fresh", "")?, 503, "maintenance")?;
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let dir = folder.path().join("site");
+    let told = done(&site, &format!("fallback export {}", dir.display()))?;
+    has("export", &told, "0 pages")
+}
+
+/// What goes past the cache by a rule or lever is not tried; without the app there is nothing else than what strangers get.
+fn drill_bypass() -> Outcome {
+    let app = pages()?;
+    let config = "[[rule]]\nname = 'preview'\nwhen = \"'x-preview' in headers\"\naction = 'bypass'\n\
+                  [[route]]\nname = 'all'\n";
+    let site = Site::start(app.origin.address, config)?;
+    site.proxy.healthy()?;
+    site.get("/fresh", "")?.is(200)?;
+    done(&site, "fallback drill --share 100%")?;
+    let asked = app.origin.asked("");
+    let preview = "X-Preview: 1\r\n";
+    equal("tried", from(&site.get("/fresh", "")?), "cache; drill")?;
+    equal("preview", from(&site.get("/fresh", preview)?.is(200)?), "")?;
+    equal("asked", app.origin.asked(""), asked + 1)?;
+    done(&site, "bypass all")?;
+    equal("bypassed", from(&site.get("/fresh", "")?.is(200)?), "")?;
+    equal("asked", app.origin.asked(""), asked + 2)?;
+    done(&site, "fallback on")?;
+    equal("gone", from(&site.get("/fresh", preview)?), "cache")
 }
 
 fn by_health() -> Outcome {

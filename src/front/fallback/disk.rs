@@ -136,6 +136,8 @@ pub async fn on_disk(conn: &Conn, look: Look) -> Option<Lying> {
 /// A copy in the snapshot, which holds what strangers were given.
 struct Kept {
     key: Key,
+    /// From which upstream it is to be.
+    origin: u64,
     /// The request's fields, and what of them selects a copy.
     fields: HeaderMap,
     sent: AsSent,
@@ -144,8 +146,7 @@ struct Kept {
 
 impl Kept {
     fn of(site: &Site, asking: &Asking) -> Option<Kept> {
-        let is_there = asking.route.cache && site.fetcher.snapshot.covered(asking.key);
-        if !is_there {
+        if !site.fetcher.has_copy(asking.key, asking.route) {
             return None;
         }
         let mut fields = HeaderMap::new();
@@ -157,6 +158,7 @@ impl Kept {
         }
         Some(Kept {
             key: asking.key.to_key(),
+            origin: site.fetcher.origin(asking.route.upstream),
             fields,
             sent: as_stranger(asking),
             demand: demand(asking),
@@ -166,6 +168,7 @@ impl Kept {
     /// Reads the disk.
     fn find(&self, site: &Site) -> Option<Arc<Entry>> {
         let select = |names: &[HeaderName]| vary_values(names, &self.fields, &self.sent);
-        site.fetcher.snapshot.find(self.key.as_ref(), select)
+        let snapshot = &site.fetcher.snapshot;
+        snapshot.find(self.key.as_ref(), self.origin, select)
     }
 }

@@ -113,7 +113,7 @@ impl Process {
 
     fn found(&self, path: &str, accept: &str) -> Option<Arc<Entry>> {
         let select = |_: &[HeaderName]| accept.as_bytes().into();
-        self.snapshot.find(key(path).as_ref(), select)
+        self.snapshot.find(key(path).as_ref(), ORIGIN, select)
     }
 
     fn is_cold(&self, path: &str, origin: u64, accept: &str) -> bool {
@@ -180,8 +180,14 @@ fn the_next_process_has_what_was_stored() {
     first.put_variant("/v", "html", "", "html");
     let before = first.entry(b"one", "t u", "");
     first.writer.turn();
-    assert!(first.snapshot.covered(key("/a").as_ref()));
+    assert!(first.snapshot.covered(key("/a").as_ref(), ORIGIN));
     assert!(!first.is_cold("/a", ORIGIN, ""), "it is in memory");
+    // It is not for another app's visitors.
+    assert!(!first.snapshot.covered(key("/a").as_ref(), ORIGIN + 1));
+    let theirs = first
+        .snapshot
+        .find(key("/a").as_ref(), ORIGIN + 1, |_| Box::default());
+    assert!(theirs.is_none());
     drop(first);
     let next = Process::start(dir.path());
     next.has(&["/a", "/v", "/v"]);
