@@ -203,7 +203,7 @@ pub fn get(host: &str, path: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-fn read_head(raw: &[u8]) -> Option<(u16, HeaderMap)> {
+pub(super) fn read_head(raw: &[u8]) -> Option<(u16, HeaderMap)> {
     check_head(raw).ok()?;
     let mut lines = raw.split(|byte| *byte == b'\n');
     let status = str::from_utf8(lines.next()?.get(9..12)?)
