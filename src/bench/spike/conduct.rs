@@ -54,6 +54,19 @@ pub trait Target {
     fn restart(&mut self) -> Result<(), String>;
 }
 
+/// A target that is somebody else's: nothing happens to it.
+pub struct Elses;
+
+impl Target for Elses {
+    fn purge(&mut self) -> Result<(), String> {
+        Err("it is not ours to purge".to_owned())
+    }
+
+    fn restart(&mut self) -> Result<(), String> {
+        Err("it is not ours to restart".to_owned())
+    }
+}
+
 /// How it stands while it runs.
 #[derive(Clone, Debug, Default)]
 pub struct Now {

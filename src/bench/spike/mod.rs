@@ -9,6 +9,7 @@ pub mod app;
 pub mod client;
 pub mod conduct;
 pub mod count;
+pub mod machine;
 pub mod peers;
 pub mod procs;
 pub mod report;

@@ -60,6 +60,18 @@ impl Site {
         site
     }
 
+    /// Pages at these paths, of one group.
+    pub fn at(paths: &[String]) -> Site {
+        let mut site = Site {
+            firsts: vec![0],
+            ..Site::default()
+        };
+        for path in paths {
+            site.add(path.clone(), 0, Kind::Public);
+        }
+        site
+    }
+
     fn add(&mut self, path: String, group: usize, kind: Kind) -> u32 {
         let page = self.pages.len() as u32;
         self.by_path.insert(path.clone(), page);
