@@ -3,7 +3,8 @@
 //! servers that fail, fall ill and get well, those that come and go with DNS, origins that are down as a whole, how requests
 //! are spread over servers, who is kept out, who is known and counted for himself, browsers that have to solve a puzzle first, purges, more requests than an origin can bear, routes that may have some of its places only, what
 //! `tidegate health` makes of odd answers, clocks that jump, configs that change, processes that are killed, what happens when files, memory or disk run out, that the
-//! container's files say what is true, mutated requests at a strict origin, the corpora of what is fuzzed.
+//! container's files say what is true, mutated requests at a strict origin, the corpora of what is fuzzed,
+//! and that what measures crowds measures what is.
 
 mod addresses;
 mod admin;
@@ -48,6 +49,7 @@ mod scarce;
 #[expect(dead_code, reason = "the crate's own tests use the rest")]
 mod server;
 mod site;
+mod spike;
 mod spread;
 mod tls;
 
@@ -88,6 +90,7 @@ pub fn tests() -> Vec<Test> {
         purging::tests(),
         reloads::tests(),
         scarce::tests(),
+        spike::tests(),
         spread::tests(),
         tls::tests(),
     ]
