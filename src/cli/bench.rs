@@ -1,6 +1,7 @@
 //! `tidegate bench`: measures what a crowd does to a site or a proxy.
 
 mod spike;
+mod stand;
 mod target;
 
 use std::path::PathBuf;

@@ -278,6 +278,7 @@ impl Count {
             goodput: self.spike.0 as f64 / spike,
             demand: self.spike.1 as f64 / spike,
             oldest_s: self.oldest.map(|age| age.as_secs_f64()),
+            fault_end_s: recovers_from.map(|from| from.as_secs_f64()),
             recovery_s: recovers_from.and_then(|from| self.recovery(from)),
             slices: self.slices.iter().map(Sliced::told).collect(),
             slice_s: SLICE.as_secs_f64(),

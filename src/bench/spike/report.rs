@@ -56,6 +56,9 @@ pub struct Run {
     pub oldest_s: Option<f64>,
     /// Who is behind the target, if that is ours.
     pub origin: Option<Origin>,
+    /// When the last fault ended, in seconds from the start; none: there was no fault.
+    #[serde(default)]
+    pub fault_end_s: Option<f64>,
     /// From the last fault's end to the first second in which 99 % of the answers were good and fresh, in seconds; none: there was no fault, or no
     /// such second.
     pub recovery_s: Option<f64>,

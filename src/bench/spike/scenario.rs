@@ -315,10 +315,6 @@ impl What {
             What::Restart => "killed and started again".to_owned(),
         }
     }
-
-    pub fn is_fault(self) -> bool {
-        !matches!(self, What::Back)
-    }
 }
 
 impl Scenario {
@@ -361,9 +357,11 @@ impl Scenario {
         }
     }
 
-    /// Its last fault's end: when it is all as it was again, if anything was otherwise.
+    /// When it is all as it was again after the last that happens, if it is so before the end.
     pub fn over_at(&self) -> Option<Duration> {
-        self.event.last().map(|event| event.at)
+        let last = self.event.last()?;
+        let ends = matches!(last.what, What::Back | What::Purge | What::Restart);
+        ends.then_some(last.at)
     }
 
     fn fault(&self) -> Option<String> {

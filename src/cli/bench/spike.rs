@@ -5,15 +5,12 @@ use std::io::Write as _;
 use std::path::Path;
 
 use super::super::{DONE, FAILED, MISUSED, print, say};
-use super::{Out, Whom, target};
-use crate::bench::spike::app::App;
-use crate::bench::spike::client::Server;
-use crate::bench::spike::conduct::{self, Now, Plan, Target, conduct};
+use super::stand::{Failed, Stand};
+use super::{Out, Whom};
+use crate::bench::spike::conduct::Now;
 use crate::bench::spike::machine;
-use crate::bench::spike::peers::{self, Peer, Which};
-use crate::bench::spike::report::{FORM, Report, Run};
-use crate::bench::spike::scenario::{Kind, OWN, Pages, Scenario};
-use crate::bench::spike::visits::{Site, visits};
+use crate::bench::spike::report::{FORM, Report};
+use crate::bench::spike::scenario::{OWN, Scenario};
 use crate::clock;
 use crate::telemetry::access::stamp;
 
@@ -53,12 +50,6 @@ pub fn run(spike: &Spike) -> u8 {
     }
 }
 
-enum Failed {
-    /// What was asked for makes no sense.
-    Misused(String),
-    Broke(String),
-}
-
 fn measure(spike: &Spike) -> Result<Report, Failed> {
     let names: Vec<String> = match spike.all {
         true => OWN.iter().map(|(name, _)| (*name).to_owned()).collect(),
@@ -68,11 +59,12 @@ fn measure(spike: &Spike) -> Result<Report, Failed> {
     let scenarios = scenarios
         .collect::<Result<Vec<_>, _>>()
         .map_err(Failed::Misused)?;
-    machine::raise_open_files();
-    let runs = match &spike.whom.target {
-        Some(url) => outside(url, &spike.whom, scenarios)?,
-        None => beside(&spike.whom, &scenarios)?,
-    };
+    let stand = Stand::find(&spike.whom)?;
+    let mut runs = Vec::new();
+    for (turn, scenario) in scenarios.iter().enumerate() {
+        let look = |target: &str, now: &Now| look(scenario, target, now);
+        runs.extend(stand.run(scenario, &spike.whom, turn, look)?);
+    }
     Ok(Report {
         form: FORM,
         made: stamp(clock::wall_millis(clock::moment())),
@@ -82,140 +74,21 @@ fn measure(spike: &Spike) -> Result<Report, Failed> {
     })
 }
 
-/// Somebody who runs already.
-fn outside(url: &str, whom: &Whom, scenarios: Vec<Scenario>) -> Result<Vec<Run>, Failed> {
-    let server = target::find(url, whom).map_err(Failed::Misused)?;
-    let mut runs = Vec::new();
-    for mut scenario in scenarios {
-        if !scenario.event.is_empty() {
-            let why = format!(
-                "{}: what happens in it can only happen to proxies that are started here (--peers)",
-                scenario.name
-            );
-            return Err(Failed::Misused(why));
-        }
-        let mut site = Site::of(&scenario);
-        if !whom.paths.is_empty() {
-            at_paths(&mut scenario, whom.paths.len());
-            site = Site::at(&whom.paths);
-        }
-        let visits = visits(&scenario, &mut site, whom.seed).map_err(Failed::Misused)?;
-        let plan = Plan {
-            scenario: &scenario,
-            site: &site,
-            visits,
-            server: server.clone(),
-            app: None,
-            seed: whom.seed,
-        };
-        let mut run =
-            conduct(&plan, &mut conduct::Elses, look(&scenario, url)).map_err(Failed::Broke)?;
-        run.target.name = server.host.clone();
-        run.target.url = url.to_owned();
-        runs.push(run);
-    }
-    Ok(runs)
-}
-
-/// The whole crowd is for these paths.
-fn at_paths(scenario: &mut Scenario, count: usize) {
-    let zipf = scenario.pages.first().map_or(1.0, |pages| pages.zipf);
-    let first = scenario.pages.first().cloned();
-    scenario.pages = first
-        .map(|first| Pages {
-            name: "target".to_owned(),
-            count: count as u32,
-            kind: Kind::Public,
-            zipf,
-            ..first
-        })
-        .into_iter()
-        .collect();
-    scenario
-        .crowd
-        .iter_mut()
-        .for_each(|crowd| crowd.wants.clear());
-}
-
-/// Proxies that are started here, one after the other; who is first changes from scenario to scenario.
-fn beside(whom: &Whom, scenarios: &[Scenario]) -> Result<Vec<Run>, Failed> {
-    let named = whom.peers.iter().map(|name| Which::read(name));
-    let named = named
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(Failed::Misused)?;
-    let (peers, missing): (Vec<_>, Vec<_>) = named
-        .into_iter()
-        .partition(|which| which.program().is_some());
-    for which in missing {
-        say(&format!("left out: {} is not installed\n", which.name()));
-    }
-    if peers.is_empty() {
-        return Err(Failed::Misused("none of them is installed".to_owned()));
-    }
-    let cores = machine::keep_to_the_last_core();
-    let mut runs = Vec::new();
-    for (turn, scenario) in scenarios.iter().enumerate() {
-        let mut of_scenario = Vec::new();
-        for at in 0..peers.len() {
-            let at = (at + turn) % peers.len();
-            let which = peers[at];
-            if let Some(why) = which.lacks(scenario) {
-                say(&format!("{}: left out: {why}\n", scenario.name));
-                continue;
-            }
-            let run = one(which, scenario, whom.seed, cores.first().copied());
-            of_scenario.push((at, run.map_err(Failed::Broke)?));
-        }
-        of_scenario.sort_by_key(|(at, _)| *at);
-        runs.extend(of_scenario.into_iter().map(|(_, run)| run));
-    }
-    Ok(runs)
-}
-
-fn one(which: Which, scenario: &Scenario, seed: u64, core: Option<usize>) -> Result<Run, String> {
-    let mut site = Site::of(scenario);
-    let visits = visits(scenario, &mut site, seed)?;
-    let app = App::start(scenario, site.clone(), seed).map_err(|e| format!("the app: {e}"))?;
-    let mut peer = Peer::start(which, scenario, app.address, core)?;
-    let target = peer.told();
-    let plan = Plan {
-        scenario,
-        site: &site,
-        visits,
-        server: Server {
-            address: peer.address,
-            host: peer.address.to_string(),
-            tls: None,
-        },
-        app: Some(&app),
-        seed,
-    };
-    let before = peer.taken();
-    let target_is: &mut dyn Target = &mut peer;
-    let mut run = conduct(&plan, target_is, look(scenario, which.name()))?;
-    let answers = run.answers.by_status.values().sum();
-    run.process = Some(peers::process(before, peer.taken(), answers));
-    run.target = target;
-    Ok(run)
-}
-
 /// Tells how it goes.
-fn look(scenario: &Scenario, target: &str) -> impl FnMut(&Now) {
-    let (name, target) = (scenario.name.clone(), target.to_owned());
-    move |now| {
-        if now.slices.len().is_multiple_of(8) {
-            let last = now.slices.last().cloned().unwrap_or_default();
-            say(&format!(
-                "{name} · {target} · {:.0} s: {} due, {} good, {} refused, {} errors, p99 {:.0} ms; origin {} in flight\n",
-                now.elapsed.as_secs_f64(),
-                last.due * 4,
-                last.good * 4,
-                last.refused * 4,
-                last.errors * 4,
-                last.p99,
-                now.origin.in_flight,
-            ));
-        }
+fn look(scenario: &Scenario, target: &str, now: &Now) {
+    if now.slices.len().is_multiple_of(8) {
+        let last = now.slices.last().cloned().unwrap_or_default();
+        say(&format!(
+            "{} · {target} · {:.0} s: {} due, {} good, {} refused, {} errors, p99 {:.0} ms; origin {} in flight\n",
+            scenario.name,
+            now.elapsed.as_secs_f64(),
+            last.due * 4,
+            last.good * 4,
+            last.refused * 4,
+            last.errors * 4,
+            last.p99,
+            now.origin.in_flight,
+        ));
     }
 }
 
