@@ -356,7 +356,7 @@ fn limit(which: Which, scenario: &Scenario) -> (String, String) {
     let mut zone = String::new();
     let limit = match which {
         Which::Tidegate => {
-            format!("[[limit]]\nkey = [\"client_ip\"]\nrate = \"{rate}/s\"\nburst = {burst}\n")
+            format!("[[limit]]\nrate = \"{rate}/s\"\nburst = {burst}\n")
         }
         Which::Nginx => {
             let _ = write!(

@@ -7,7 +7,7 @@ use crate::bench::spike::client::Server;
 use crate::bench::spike::conduct::{Elses, Now, Plan, conduct};
 use crate::bench::spike::machine;
 use crate::bench::spike::peers::{self, Peer, Which};
-use crate::bench::spike::report::Run;
+use crate::bench::spike::report::{self, Run};
 use crate::bench::spike::scenario::{Kind, Pages, Scenario};
 use crate::bench::spike::visits::{Site, visits};
 
@@ -87,7 +87,18 @@ impl Stand {
             let run = one(which, scenario, whom.seed, core, |now| {
                 look(which.name(), now)
             });
-            runs.push((at, run.map_err(Failed::Broke)?));
+            // The others can be measured all the same.
+            let run = run.unwrap_or_else(|why| Run {
+                scenario: scenario.told(),
+                target: report::Target {
+                    name: which.name().to_owned(),
+                    ..report::Target::default()
+                },
+                seed: whom.seed,
+                invalid: vec![why],
+                ..Run::default()
+            });
+            runs.push((at, run));
         }
         runs.sort_by_key(|(at, _)| *at);
         Ok(runs.into_iter().map(|(_, run)| run).collect())
