@@ -9,8 +9,11 @@ mod leave;
 mod operators;
 mod reload;
 mod sockets;
+mod standby;
+mod warm;
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +29,7 @@ use crate::cache::store::Store;
 use crate::clock;
 use crate::config::live::{Live, Source};
 use crate::config::policy::Policy;
+use crate::fallback::Reserve;
 use crate::fetch::Fetcher;
 use crate::files::Watched;
 use crate::front;
@@ -38,6 +42,7 @@ use crate::guard::Guard;
 use crate::limits;
 use crate::origin::{self, FirstRound};
 use crate::rules::breaker;
+use crate::snapshot::{self, Snapshot};
 use crate::state;
 use crate::telemetry::{self, Metrics, Telemetry, names};
 use leave::{Entrance, Leave};
@@ -88,7 +93,8 @@ fn run_with(
         operators.file(state::LEVERS),
         operators.file(state::CONFIGS),
     );
-    let site = site(reload::begun(&base, kept.as_deref()), telemetry, &health)?;
+    let begun = reload::begun(&base, kept.as_deref());
+    let site = site(begun, telemetry, &health, operators.state())?;
     let policy = Arc::clone(&site.policy);
     let in_force: InForce = Arc::new(ArcSwap::new(Arc::clone(&site)));
     gauges::site(&telemetry.metrics, &in_force);
@@ -115,6 +121,7 @@ fn run_with(
             (leave, Sockets::open(&policy, handed)?, Some(successor))
         }
     };
+    warm::begin(&in_force)?;
     let copies = sockets.copies().map_err(|e| e.to_string())?;
     let listen = sockets.public.local_addr().map_err(|e| e.to_string())?;
     let doors = Doors::new(1 + usize::from(sockets.redirect.is_some()));
@@ -123,6 +130,7 @@ fn run_with(
     let about = (Arc::clone(&telemetry.metrics), Arc::clone(&health));
     sweep(&in_force)?;
     change::look_at_files(&in_force)?;
+    standby::watch(&in_force, operators.audit())?;
     if let Some(fleet) = &policy.fleet {
         site.limits.join(fleet, &telemetry.metrics)?;
     }
@@ -219,7 +227,12 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<Arc<Site>, String> {
+fn site(
+    policy: Policy,
+    telemetry: &Telemetry,
+    health: &Arc<Health>,
+    state: Option<&Path>,
+) -> Result<Arc<Site>, String> {
     let metrics = &telemetry.metrics;
     let guests = Guests::new(told(metrics));
     files::leave_room(&policy, &guests);
@@ -227,7 +240,10 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
     // account of their own, so that they never keep a page from being stored.
     let images = policy.cache.max_memory / 64;
     let memory = Memory::new(policy.cache.max_memory / 16 * 15 - images);
-    let store = Store::new(Arc::clone(&memory), policy.cache.max_variants);
+    let tags = snapshot::tags_key(state).map_err(|e| e.to_string())?;
+    let (variants, cap) = (policy.cache.max_variants, Arc::clone(&memory));
+    let store = Arc::new(Store::keyed(cap, variants, Some(tags)));
+    let snapshot = Snapshot::new(state, tags, change::kept(&policy), &store, &memory);
     let upstreams = change::upstreams(&policy, &[])?;
     let watched = change::watched(&upstreams, metrics);
     let fetching = change::fetching(&policy);
@@ -235,6 +251,7 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
     Ok(Arc::new(Site {
         guard: Guard::new(&policy, None, metrics)?,
         identities: limits::Identities::by(&policy.identity, None, metrics)?,
+        reserve: Arc::new(Reserve::new(&policy, None, metrics)),
         guests: Arc::new(guests),
         limits: Arc::new(limits::Limits::new(
             &policy.limits,
@@ -243,7 +260,7 @@ fn site(policy: Policy, telemetry: &Telemetry, health: &Arc<Health>) -> Result<A
             change::room(&memory),
             metrics,
         )),
-        fetcher: Fetcher::new(store, memory, upstreams, watched, fetching),
+        fetcher: Fetcher::new(store, memory, upstreams, watched, fetching).remembering(snapshot),
         watch: Arc::new(Watch::default()),
         access: Arc::clone(&telemetry.access),
         routes: change::routes(&policy, metrics),
@@ -363,6 +380,7 @@ fn origins(site: &Site) -> State {
         return State::Ok(told);
     }
     match site.fetcher.store.size().0 {
+        0 if site.reserve.has_files() => State::Ok(format!("{told}; files to fall back on")),
         0 => State::Failing(told),
         pages => State::Ok(format!("{told}; entries stored: {pages}")),
     }

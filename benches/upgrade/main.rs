@@ -115,7 +115,7 @@ fn marked(number: u64) -> String {
     format!(
         "x_cache = {}\n\n[[limit]]\nname = \"n{number}\"\nrate = \"{}/s\"\ntell = \"always\"\n",
         number % 2 == 1,
-        1_000_000 + number
+        500_000 + number
     )
 }
 

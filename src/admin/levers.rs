@@ -131,7 +131,7 @@ async fn off_the_runtime<T: Send + 'static>(
     }
 }
 
-fn told(lever: &Lever) -> Told {
+pub(super) fn told(lever: &Lever) -> Told {
     let left = |until: u64| until.saturating_sub(clock::now().wall);
     Told {
         id: lever.id,

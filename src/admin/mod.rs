@@ -6,6 +6,7 @@
 
 mod audit;
 mod config;
+mod fallback;
 mod gate;
 mod health;
 mod levers;
@@ -35,6 +36,7 @@ use crate::telemetry::Metrics;
 
 pub use audit::{Audit, Told as AuditEntry};
 pub use config::{Changed, Configs, Plan, Replayed, Told as ConfigVersion};
+pub use fallback::Fallback;
 pub use gate::{Asked, Asking, Caller, Gate};
 pub use health::{Health, Heartbeat, Page, State};
 pub use levers::{Levers, Pulled, Told as PulledLever};

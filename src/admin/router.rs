@@ -21,7 +21,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::{self, Problem};
-use super::{Admin, audit, config, gate, health, levers, metrics, purge, status, top};
+use super::{Admin, audit, config, fallback, gate, health, levers, metrics, purge, status, top};
 
 /// Every route, and nothing else: the document is made of them.
 fn routes() -> OpenApiRouter<Arc<Admin>> {
@@ -41,6 +41,7 @@ fn routes() -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(levers::levers, levers::pull))
         .routes(routes!(levers::undo))
         .routes(routes!(purge::purge))
+        .routes(routes!(fallback::fallback))
 }
 
 /// What listens.

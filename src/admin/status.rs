@@ -11,11 +11,13 @@ use super::Desk;
 use super::health::Told;
 use crate::clock;
 use crate::config::Policy;
+use crate::fallback::Reserve;
 use crate::fetch::Fetcher;
 use crate::limits::Limit;
 use crate::origin::Upstream;
 use crate::rules::breaker;
 use crate::rules::replay::Replay;
+use crate::snapshot;
 use crate::telemetry::Limited;
 use crate::telemetry::access::stamp;
 
@@ -26,6 +28,8 @@ pub trait Facts: Send + Sync {
     fn limits(&self) -> Vec<Arc<Limit>>;
     /// Client connections open, and how many there may be.
     fn connections(&self) -> (usize, usize);
+    /// What there is without apps, under the policy in force.
+    fn reserve(&self) -> (Arc<Policy>, Arc<Reserve>);
     /// Requests that wait for a flight's head or for a permit.
     fn waiters(&self) -> usize;
     /// What another config, under the levers that are pulled, would have done with the last minutes' requests.
@@ -52,6 +56,7 @@ pub struct Status {
     pub readiness: std::collections::BTreeMap<String, Told>,
     pub connections: Connections,
     pub cache: Cache,
+    pub snapshot: Snapshot,
     pub upstreams: Vec<UpstreamStatus>,
     pub limits: Vec<LimitStatus>,
 }
@@ -83,6 +88,21 @@ pub struct Cache {
     pub flights: usize,
     /// Requests that wait for one, or for a place at an upstream
     pub waiters: usize,
+}
+
+/// The last good pages, on the disk
+#[derive(Serialize, Deserialize, ToSchema)]
+pub struct Snapshot {
+    /// Whether they are kept
+    pub on: bool,
+    /// Each with each variant
+    pub pages: usize,
+    pub bytes: u64,
+    pub bytes_max: u64,
+    /// Pages that are yet to be written
+    pub queued: usize,
+    /// Why pages can't be written, while they can't
+    pub error: Option<String>,
 }
 
 #[derive(Serialize, Deserialize, ToSchema)]
@@ -152,9 +172,21 @@ pub(super) async fn status(admin: Desk) -> Json<Status> {
             flights: (fetcher.counts.flying).load(std::sync::atomic::Ordering::Relaxed),
             waiters: admin.facts.waiters(),
         },
+        snapshot: snapshot(&fetcher.snapshot.told()),
         upstreams: fetcher.upstreams().iter().map(upstream).collect(),
         limits: admin.facts.limits().iter().map(limit).collect(),
     })
+}
+
+fn snapshot(told: &snapshot::Told) -> Snapshot {
+    Snapshot {
+        on: told.is_on,
+        pages: told.pages,
+        bytes: told.bytes,
+        bytes_max: told.bytes_max,
+        queued: told.queued,
+        error: told.error.clone(),
+    }
 }
 
 fn upstream(upstream: &Arc<Upstream>) -> UpstreamStatus {

@@ -12,6 +12,7 @@ use crate::cache::memory::Memory;
 use crate::cache::store::Store;
 use crate::clock;
 use crate::config::{self, Policy};
+use crate::fallback::Reserve;
 use crate::fetch::{Fetcher, Limits};
 use crate::limits::Limit;
 use crate::rules::replay::Replay;
@@ -57,6 +58,11 @@ impl Facts for Idle {
 
     fn connections(&self) -> (usize, usize) {
         (1, 2)
+    }
+
+    fn reserve(&self) -> (Arc<Policy>, Arc<Reserve>) {
+        let reserve = Reserve::new(&self.policy, None, &Metrics::new());
+        (Arc::clone(&self.policy), Arc::new(reserve))
     }
 
     fn waiters(&self) -> usize {

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::encoded::Encoded;
@@ -81,6 +81,49 @@ impl Head {
         }
     }
 
+    /// One that was rendered before, from what it was: `own_at` is [`own_at`](Self::own_at). None: it is no head.
+    pub fn restore(bytes: Bytes, own_at: usize, may_encode: bool) -> Option<Head> {
+        let end = |at: usize| memchr::memchr(b'\n', bytes.get(at..)?).map(|len| at + len + 1);
+        let status = std::str::from_utf8(bytes.get(9..12)?).ok()?.parse().ok()?;
+        let fields_at = end(0)?;
+        let (mut etag, mut last_modified, mut date) = (None, None, None);
+        let (mut at, mut begins_own) = (fields_at, own_at == fields_at);
+        while at < bytes.len() {
+            let next = end(at)?;
+            let line = bytes[at..next].strip_suffix(b"\r\n")?;
+            let colon = memchr::memchr(b':', line)?;
+            let span = (at + colon + 2, next - 2);
+            if at < own_at && span.0 <= span.1 {
+                let is = |name: &HeaderName| line[..colon].eq_ignore_ascii_case(name.as_ref());
+                match () {
+                    () if is(&header::ETAG) => etag = etag.or(Some(span)),
+                    () if is(&header::LAST_MODIFIED) => {
+                        last_modified = last_modified.or(Some(span))
+                    }
+                    () if is(&header::DATE) => date = date.or(Some(span)),
+                    () => {}
+                }
+            }
+            at = next;
+            begins_own |= at == own_at;
+        }
+        begins_own.then_some(Head {
+            status,
+            bytes,
+            fields_at,
+            own_at,
+            etag,
+            last_modified,
+            date,
+            may_encode,
+        })
+    }
+
+    /// Where the fields begin in [`bytes`](Self::bytes) that did not come with the answer.
+    pub fn own_at(&self) -> usize {
+        self.own_at
+    }
+
     /// Status line and fields.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
@@ -146,20 +189,20 @@ fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) -> (u
 }
 
 /// Writes `HTTP/1.1 200 OK` and its line end.
-pub fn write_status_line(status: u16, out: &mut BytesMut) {
+pub fn write_status_line(status: u16, out: &mut impl BufMut) {
     let reason = StatusCode::from_u16(status)
         .ok()
         .and_then(|code| code.canonical_reason())
         .unwrap_or("");
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(&[
+    out.put_slice(b"HTTP/1.1 ");
+    out.put_slice(&[
         b'0' + (status / 100) as u8,
         b'0' + (status / 10 % 10) as u8,
         b'0' + (status % 10) as u8,
     ]);
-    out.extend_from_slice(b" ");
-    out.extend_from_slice(reason.as_bytes());
-    out.extend_from_slice(b"\r\n");
+    out.put_slice(b" ");
+    out.put_slice(reason.as_bytes());
+    out.put_slice(b"\r\n");
 }
 
 /// `content-type` as people write it: `Content-Type`. Names are caseless; this is for eyes and for old clients.
@@ -313,6 +356,8 @@ pub struct Entry {
     pub tags: Set,
     /// Whether its tags count it.
     is_counted: AtomicBool,
+    /// Whether it is nobody's in particular: asked for by somebody who showed nothing of himself.
+    is_public: AtomicBool,
     /// When a soft purge made it stale, in milliseconds; [`NEVER`] if none did.
     marked: AtomicU64,
     weight: u32,
@@ -342,6 +387,7 @@ impl Entry {
             content_length: format!("Content-Length: {}\r\n", body.len()).into(),
             weight: u32::try_from(own + body_weight + tags.weight()).unwrap_or(u32::MAX),
             is_counted: AtomicBool::new(!tags.is_empty()),
+            is_public: AtomicBool::new(false),
             marked: AtomicU64::new(NEVER),
             generation,
             tags,
@@ -399,6 +445,19 @@ impl Entry {
         self.marked
             .compare_exchange(NEVER, new, order, order)
             .is_ok()
+    }
+
+    pub fn is_marked(&self) -> bool {
+        self.marked().is_some()
+    }
+
+    /// From now on it is known as public.
+    pub fn make_public(&self) {
+        self.is_public.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_public(&self) -> bool {
+        self.is_public.load(Ordering::Relaxed)
     }
 
     fn marked(&self) -> Option<Moment> {
@@ -567,6 +626,10 @@ mod tests {
         assert_eq!(head.validators().etag, Some(&b"\"a\""[..]));
         assert_eq!(head.to_map().get("content-type").unwrap(), "text/html");
         assert!(!head.to_map().contains_key("vary"), "ours");
+        let again = Head::restore(head.bytes().clone(), head.own_at(), false).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{head:?}"));
+        assert!(Head::restore(head.bytes().clone(), head.own_at() + 1, false).is_none());
+        assert!(Head::restore(head.bytes().slice(1..), head.own_at(), false).is_none());
     }
 
     #[test]

@@ -35,10 +35,14 @@ pub struct Purges {
 }
 
 impl Purges {
-    pub fn new(memory: &Arc<Memory>) -> Purges {
+    /// `key`: tags are hashed with it; none: with one of the process's own.
+    pub fn new(memory: &Arc<Memory>, key: Option<[u64; 2]>) -> Purges {
         let generations = Arc::default();
         Purges {
-            tags: Tags::new(memory, &generations),
+            tags: match key {
+                None => Tags::new(memory, &generations),
+                Some(key) => Tags::keyed(memory, &generations, key),
+            },
             generations,
             latest: AtomicU64::new(0),
             turn: Mutex::default(),

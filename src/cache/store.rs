@@ -156,6 +156,11 @@ struct Stripe {
 impl Store {
     /// A store that fills at most three quarters of `memory`; the rest is for what is on its way.
     pub fn new(memory: Arc<Memory>, max_variants: usize) -> Store {
+        Store::keyed(memory, max_variants, None)
+    }
+
+    /// The same with a key that tags are hashed with.
+    pub fn keyed(memory: Arc<Memory>, max_variants: usize, key: Option<[u64; 2]>) -> Store {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let refused = Refused::default();
         let noted = Arc::clone(&refused);
@@ -181,7 +186,7 @@ impl Store {
             pages,
             refused,
             stripes,
-            purges: Purges::new(&memory),
+            purges: Purges::new(&memory, key),
             memory,
             max_variants,
             evicted,
@@ -216,6 +221,29 @@ impl Store {
         Some(slot)
     }
 
+    /// The page under `key`, for those who only look whether it is there: nothing is made of it.
+    pub fn peek(&self, key: KeyRef, now: Moment) -> Option<Arc<Slot>> {
+        let slot = self.pages.get(&key);
+        let slot = slot.or_else(|| self.just_refused(key, now))?;
+        let latest = self.purges.latest();
+        match slot.judged.load(Ordering::Relaxed) == latest {
+            true => Some(slot),
+            false => self.judge(slot, latest, now),
+        }
+    }
+
+    /// Tells of each page when it was asked for last.
+    pub fn each_touched(&self, mut tell: impl FnMut(&Key, Moment)) {
+        for (key, slot) in &self.pages {
+            tell(&key, Moment(slot.touched.load(Ordering::Relaxed)));
+        }
+    }
+
+    /// Begins the next generation, for a purge of what is kept elsewhere too.
+    pub fn next_generation(&self) -> u64 {
+        self.purges.generations.next()
+    }
+
     /// A fetch begins: what it brings is of the generation that is now the current one.
     pub fn begin(&self) -> Begun {
         self.purges.generations.begin()
@@ -242,6 +270,31 @@ impl Store {
     /// Keeps `entry`, unless its page was invalidated or purged since its fetch began, or its reign is over; marked stale, if it was
     /// purged softly.
     pub fn put(&self, key: &Key, entry: Arc<Entry>, reign: u64, now: Moment) -> Kept {
+        let newer = |other: &Arc<Entry>| {
+            other.variant == entry.variant
+                && (other.generation, other.stored) > (entry.generation, entry.stored)
+        };
+        self.put_unless(key, &entry, reign, now, newer)
+    }
+
+    /// The same for one that was kept elsewhere: whatever is stored of it is newer.
+    pub fn restore(&self, key: &Key, entry: &Arc<Entry>, reign: u64, now: Moment) -> Kept {
+        let same = |other: &Arc<Entry>| {
+            other.variant == entry.variant
+                || other.variant.names.is_empty()
+                || entry.variant.names.is_empty()
+        };
+        self.put_unless(key, entry, reign, now, same)
+    }
+
+    fn put_unless(
+        &self,
+        key: &Key,
+        entry: &Arc<Entry>,
+        reign: u64,
+        now: Moment,
+        is_better: impl Fn(&Arc<Entry>) -> bool,
+    ) -> Kept {
         let stripe = self.stripe(key.hash());
         let _writing = stripe.write.lock();
         let generation = stripe.generation.load(Ordering::Acquire);
@@ -252,7 +305,7 @@ impl Store {
         {
             return Kept::Outdated;
         }
-        match self.purges.left(place(key.as_ref().bytes()), &entry) {
+        match self.purges.left(place(key.as_ref().bytes()), entry) {
             Standing::Good => {}
             Standing::Stale => {
                 entry.mark(now);
@@ -260,17 +313,13 @@ impl Store {
             Standing::Gone => return Kept::Outdated,
         }
         let before = self.current_slot(key, now);
-        let newer = |other: &Arc<Entry>| {
-            other.variant == entry.variant
-                && (other.generation, other.stored) > (entry.generation, entry.stored)
-        };
         if before
             .as_ref()
-            .is_some_and(|before| before.variants.iter().any(newer))
+            .is_some_and(|before| before.variants.iter().any(is_better))
         {
             return Kept::Outdated;
         }
-        let mut variants = vec![Arc::clone(&entry)];
+        let mut variants = vec![Arc::clone(entry)];
         if let Some(before) = before.as_ref().filter(|_| !entry.variant.names.is_empty()) {
             let others = before
                 .variants

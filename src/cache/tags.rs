@@ -4,7 +4,8 @@
 //! million, and a look at an answer needs no table. A tag lives as long as an answer has it, and is charged to the cache's
 //! memory. That one was purged is remembered for as long as fetches are under way that began before, and may bring it.
 //!
-//! Tags are known by a hash that is seeded per process. Two that share one would be purged together.
+//! Tags are known by a keyed hash, so that nobody can make two of one; where stored answers outlive the process, so does the key. Two
+//! that share one would be purged together.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::HeaderMap;
 use parking_lot::Mutex;
+use siphasher::sip::SipHasher13;
 
 use super::generation::Generations;
 use super::memory::{Charge, Memory};
@@ -31,7 +33,7 @@ const MOST_GHOSTS: usize = 16_384;
 #[derive(Debug)]
 pub struct Tags {
     shards: Box<[Shard]>,
-    hasher: Hasher,
+    hasher: SipHasher13,
     /// What answers have that are [beyond](crate::rules::tags): every purge of a tag means it as well.
     beyond: Arc<Tag>,
     ghosts: Mutex<HashMap<u64, Epoch, Hasher>>,
@@ -53,15 +55,21 @@ struct Tag {
 }
 
 impl Tags {
+    /// With a key of the process's own.
     pub fn new(memory: &Arc<Memory>, generations: &Arc<Generations>) -> Arc<Tags> {
-        let hasher = Hasher::default();
+        let drawn = Hasher::default();
+        Tags::keyed(memory, generations, [0_u8, 1].map(|n| drawn.hash_one(n)))
+    }
+
+    /// With a key that others have, too.
+    pub fn keyed(memory: &Arc<Memory>, generations: &Arc<Generations>, key: [u64; 2]) -> Arc<Tags> {
         Arc::new(Tags {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             beyond: Arc::new(Tag::new(0, Epoch::default(), None)),
             ghosts: Mutex::default(),
             generations: Arc::clone(generations),
             memory: Arc::clone(memory),
-            hasher,
+            hasher: SipHasher13::new_with_keys(key[0], key[1]),
         })
     }
 
@@ -96,6 +104,23 @@ impl Tags {
         };
         for hash in hashes {
             set.tags.push(self.get(hash)?);
+        }
+        Some(Set(Some(Arc::new(set))))
+    }
+
+    /// The same tags as a set [said](Set::said) that it has, or nothing if memory is full.
+    pub fn again(self: &Arc<Self>, said: &Said) -> Option<Set> {
+        if said.hashes.is_empty() && !said.beyond {
+            return Some(Set::default());
+        }
+        let mut set = Tagged {
+            tags: Vec::with_capacity(said.hashes.len()),
+            beyond: said.beyond,
+            fields: said.fields,
+            table: Arc::clone(self),
+        };
+        for hash in &said.hashes {
+            set.tags.push(self.get(*hash)?);
         }
         Some(Set(Some(Arc::new(set))))
     }
@@ -136,7 +161,7 @@ impl Tags {
     }
 
     pub fn hash(&self, tag: &str) -> u64 {
-        self.hasher.hash_one(tag)
+        self.hasher.hash(tag.as_bytes())
     }
 
     fn shard(&self, hash: u64) -> &Shard {
@@ -237,7 +262,29 @@ struct Tagged {
     table: Arc<Tags>,
 }
 
+/// What a set is made of, for those who keep it elsewhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Said {
+    pub hashes: Box<[u64]>,
+    /// It counts as having every tag.
+    pub beyond: bool,
+    /// From which fields they are.
+    pub fields: u8,
+}
+
 impl Set {
+    /// What it is made of.
+    pub fn said(&self) -> Said {
+        let Some(set) = &self.0 else {
+            return Said::default();
+        };
+        Said {
+            hashes: set.tags.iter().map(|tag| tag.hash).collect(),
+            beyond: set.beyond,
+            fields: set.fields,
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }

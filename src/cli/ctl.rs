@@ -2,6 +2,7 @@
 //!
 //! A command is a variant of [`What`] and an arm in [`run`] that calls [`Desk::ask`], or [`Desk::say_to`] for a change.
 
+mod fallback;
 mod find;
 mod pull;
 mod purge;
@@ -26,7 +27,7 @@ use purge::Purge;
 const COMMANDS: &str = "\
 Look:    status  top  audit  config  levers
 Config:  reload  plan  apply  confirm  rollback      Cache:  purge
-Pull:    ttl  stale  limit  block  allow  challenge  drain  budget  bypass  readonly
+Pull:    ttl  stale  limit  block  allow  challenge  drain  budget  bypass  readonly  fallback
          (--for 15m, --reason TEXT, --force), and undo
 
 ";
@@ -143,6 +144,9 @@ enum What {
     /// Take out of the cache what is no longer so
     #[command(subcommand)]
     Purge(Purge),
+    /// Have visitors do without the app, and tell what they get
+    #[command(subcommand)]
+    Fallback(fallback::What),
     #[command(flatten)]
     Pull(Lever),
 }
@@ -195,6 +199,7 @@ pub(super) fn run(ctl: &Ctl) -> u8 {
         What::Levers => desk.ask::<Levers>("/v1/levers", show::levers),
         What::Undo { id } => desk.say_to("DELETE", &format!("/v1/levers/{id}"), None, show::undone),
         What::Purge(purge) => desk.say_to("POST", "/v1/purge", Some(&purge.body()), show::purged),
+        What::Fallback(what) => what.run(&desk),
         What::Pull(lever) => match lever.body() {
             Ok(body) => desk.say_to("POST", "/v1/levers", Some(&body), show::pulled),
             Err(why) => {
@@ -250,6 +255,26 @@ impl<'a> Desk<'a> {
     /// Asks a question, and prints what comes.
     fn ask<T: DeserializeOwned>(&self, target: &str, show: impl Fn(&T) -> String) -> u8 {
         self.say_to("GET", target, None, show)
+    }
+
+    /// Asks a question for what is to be done next. An error has been told, and is the exit code.
+    fn fetch<T: DeserializeOwned>(&self, target: &str) -> Result<T, u8> {
+        let failed = |why: &str| {
+            say(&format!("error: {why}\n"));
+            FAILED
+        };
+        let request = Request {
+            method: "GET",
+            target,
+            actor: self.actor.as_deref(),
+            ..Request::default()
+        };
+        let answer = self.answer(&request).map_err(|why| failed(&why))?;
+        if answer.status != 200 {
+            return Err(self.told(&answer, |_: &Value| String::new()));
+        }
+        let told = serde_json::from_slice(&answer.body);
+        told.map_err(|_| failed("an answer of another version; try --json"))
     }
 
     /// Sends a request and prints what comes of it.

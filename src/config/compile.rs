@@ -72,6 +72,7 @@ pub fn compile(file: &File, text: &str, world: &World<'_>, mistakes: &mut Vec<Mi
     Policy {
         listen: compile.listen(&file.listen),
         cache: compile.cache(&file.cache),
+        fallback: compile.fallback(&file.fallback),
         challenge: compile.challenge(file, &routes),
         upstreams,
         lists: compile.lists(&file.lists),

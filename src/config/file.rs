@@ -2,8 +2,8 @@
 
 use super::Flags;
 use super::options::{
-    Admin, Backend, Cache, Challenge, Geo, Identity, Limit, List, Listen, Log, Redis, Route, Rule,
-    State, Upstream,
+    Admin, Backend, Cache, Challenge, Fallback, Geo, Identity, Limit, List, Listen, Log, Redis,
+    Route, Rule, State, Upstream,
 };
 use super::report::{At, Mistake};
 use super::syntax;
@@ -22,6 +22,7 @@ pub struct File {
     pub limits: Vec<Limit>,
     pub redis: Redis,
     pub cache: Cache,
+    pub fallback: Fallback,
     pub challenge: Challenge,
     pub state: State,
     pub admin: Admin,
@@ -58,6 +59,7 @@ pub fn read(text: &str, flags: &Flags, env: Env<'_>, mistakes: &mut Vec<Mistake>
         limits: all!(Limit),
         redis: one!(Redis),
         cache: one!(Cache),
+        fallback: one!(Fallback),
         challenge: one!(Challenge),
         state: one!(State),
         admin: one!(Admin),

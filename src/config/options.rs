@@ -57,7 +57,7 @@ pub enum Shown {
 use Shown::{Default, Example, Unset};
 
 /// Every table, in the order of the default file.
-pub const TABLES: [&Table; 14] = [
+pub const TABLES: [&Table; 15] = [
     &Listen::TABLE,
     &Upstream::TABLE,
     &Route::TABLE,
@@ -69,6 +69,7 @@ pub const TABLES: [&Table; 14] = [
     &Challenge::TABLE,
     &Redis::TABLE,
     &Cache::TABLE,
+    &Fallback::TABLE,
     &State::TABLE,
     &Admin::TABLE,
     &Log::TABLE,
@@ -936,6 +937,42 @@ table! {
     /// This proxy's name in `CDN-Loop`, by which it notices requests that come round again. Without it, a new random
     /// one at each start; set it where several proxies stand in front of the same app.
     cdn_id: Option<CdnId> = Unset("tidegate-eu1");
+}
+
+table! {
+    /// What there is for visitors when the app is gone.
+    Fallback = "fallback", many: false;
+
+    /// How much of the disk public pages may take, in `snapshot` in the state directory; 0 is off. The last good copy of each is
+    /// written there after it was stored: never one that sets a cookie, an error, or what belongs to somebody. From there memory
+    /// is filled when the process starts, after a crash too. Past it those that were asked for the longest ago go.
+    snapshot: Size = Default("256MB"), "0" to "16TiB";
+
+    /// How fast they are written, at most.
+    snapshot_rate: Rate = Default("16MB/s"), "64KiB/s" to "64GiB/s";
+
+    /// A folder of files for a route in fallback, for pages that no copy is stored of: `/about` is `about`, `about.html` or
+    /// `about/index.html`, `/` is `index.html`, and beside each there may be one compressed before (`.br`, `.zst`, `.gz`). A folder in it
+    /// with a host's name is that host's alone. No link in it is followed, and no file over `max_object_size` read.
+    dir: Option<PathBuf> = Unset("/srv/blog/static");
+
+    /// The maintenance page (HTML, 1MiB at most), for pages that there is nothing of; else a bundled one. It is read at start and at each reload,
+    /// and sent with status 503. Programs that ask for JSON get that.
+    page: Option<PathBuf> = Unset("/etc/tidegate/maintenance.html");
+
+    /// When those who got the maintenance page are to come again, at the least (`Retry-After`).
+    retry_after: Duration = Default("30s"), "1s" to "1h";
+
+    /// Whether a route goes into fallback by itself when nothing healthy is left of its upstream: all servers are ill by their health
+    /// check, or its breaker is open. Without it, where `dir` or `page` says that something was prepared for that: else stale copies
+    /// and 503 do until a second after the app is back, and what forbids stale use is not served.
+    auto: Option<bool> = Unset("true");
+
+    /// How long nothing healthy has to be left before it goes on by itself.
+    auto_after: Duration = Default("5s"), "0" to "1h";
+
+    /// How long the upstream has to be healthy before it goes off by itself.
+    auto_hold: Duration = Default("10s"), "0" to "1h";
 }
 
 table! {

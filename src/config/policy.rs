@@ -26,6 +26,7 @@ use crate::rules::proof;
 use crate::rules::pulled;
 use crate::rules::purge::{self, Located, What};
 use crate::rules::request::HeadLimits;
+use crate::rules::standby;
 use crate::rules::storing::StoreTerms;
 use crate::rules::target::{self, QueryRules};
 use crate::telemetry::Output;
@@ -35,6 +36,7 @@ use crate::telemetry::Output;
 pub struct Policy {
     pub listen: Listen,
     pub cache: Cache,
+    pub fallback: Fallback,
     pub challenge: Challenge,
     pub upstreams: Vec<UpstreamSpec>,
     /// In the order of the file; a route's `id` is its place here.
@@ -167,6 +169,23 @@ pub struct Cache {
     pub cdn_id: String,
 }
 
+/// What there is when the app is gone.
+#[derive(Clone, Debug)]
+pub struct Fallback {
+    /// How much of the disk the last good pages may take, in bytes; 0: none are kept.
+    pub snapshot: u64,
+    /// How fast they are written, in bytes a second.
+    pub snapshot_rate: u64,
+    /// Where files lie that stand in for pages.
+    pub dir: Option<PathBuf>,
+    /// What visitors get where there is nothing else; none: the bundled page.
+    pub page: Option<Arc<[u8]>>,
+    /// When they are to come again.
+    pub retry_after: Duration,
+    /// When it goes on and off by itself; none: never.
+    pub auto: Option<standby::Terms>,
+}
+
 #[derive(Clone, Debug)]
 pub struct Challenge {
     pub terms: proof::Terms,
@@ -240,6 +259,10 @@ pub struct Pulled {
     pub readonly: bool,
     /// Its requests go to the origin each for itself; what is stored stands in where that fails.
     pub bypass: bool,
+    /// Its visitors get what there is without the app.
+    pub fallback: bool,
+    /// Of how many of its requests that is tried: so many of 2^32. 0: of none.
+    pub drill: u32,
 }
 
 /// Who may purge by requests.

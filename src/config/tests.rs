@@ -39,9 +39,10 @@ fn with(text: &str, flags: &Flags) -> Result<Policy, Report> {
             "SECRET" => Some("a secret from outside".to_owned()),
             _ => None,
         },
-        readable: &|path| match path == Path::new("/ca.pem") {
-            true => Ok(()),
-            false => Err(io::ErrorKind::NotFound.into()),
+        readable: &|path| match path.to_str() {
+            Some("/ca.pem") => Ok(()),
+            Some("/static") => Err(io::ErrorKind::IsADirectory.into()),
+            _ => Err(io::ErrorKind::NotFound.into()),
         },
         read: &|path| match path.to_str() {
             Some("/secret") => Ok(b"0123456789abcdef\n".to_vec()),
@@ -53,6 +54,8 @@ fn with(text: &str, flags: &Flags) -> Result<Policy, Report> {
             Some("/short-keys") => Ok(b"0123456789abcdef app\nhunter2\n".to_vec()),
             Some("/pem") => Ok(b"-----BEGIN PUBLIC KEY-----\n".to_vec()),
             Some("/jwks") => Ok(JWKS.into()),
+            Some("/page") => Ok(b"<p>Later".to_vec()),
+            Some("/nothing") => Ok(Vec::new()),
             Some("/latin1") => Ok(b"\xe9".to_vec()),
             _ => Err(io::ErrorKind::NotFound.into()),
         },
@@ -162,7 +165,9 @@ fn every_example_is_valid() {
         .replace("/etc/tidegate/office.txt", "/list")
         .replace("/var/lib/GeoIP/GeoLite2-Country.mmdb", "/country")
         .replace("/var/lib/GeoIP/GeoLite2-ASN.mmdb", "/asn")
-        .replace("/run/secrets/challenge", "/secret");
+        .replace("/run/secrets/challenge", "/secret")
+        .replace("/srv/blog/static", "/static")
+        .replace("/etc/tidegate/maintenance.html", "/page");
     policy(&text);
 }
 

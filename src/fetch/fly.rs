@@ -208,7 +208,7 @@ async fn attempt(
                 meter.end();
                 drop(permit);
                 if outdated && let Some(stored) = &errand.stored {
-                    fetcher.store.forget(&errand.key, stored, now.mono);
+                    fetcher.forget(&errand.key, stored, now.mono);
                 }
                 return land::serve_once(
                     fetcher,

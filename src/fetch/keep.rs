@@ -13,6 +13,7 @@ use crate::cache::store::Kept;
 use crate::cache::table::Variant;
 use crate::cache::tags::Set;
 use crate::clock;
+use crate::rules::identity::Class;
 use crate::rules::storing::{self, Terms};
 
 /// What is known of an answer when its head has been judged.
@@ -74,14 +75,31 @@ fn entry(fetcher: &Fetcher, keeping: Keeping, body: Body) -> Option<Arc<Entry>> 
 
 fn put(fetcher: &Arc<Fetcher>, errand: &Errand, entry: &Arc<Entry>) {
     let now = clock::now();
+    if is_public(errand, entry) {
+        entry.make_public();
+    }
     let before = errand.stored.as_ref();
     let missing = before.map(|before| inherit(fetcher, entry, before));
     if (fetcher.store).put(&errand.key, Arc::clone(entry), fetcher.reign, now.mono) == Kept::Yes {
         fetcher.counts.stored.fetch_add(1, Ordering::Relaxed);
+        if entry.is_public() {
+            let origin = fetcher.origin(errand.route.upstream);
+            fetcher.snapshot.note(&errand.key, origin);
+        }
         for coding in missing.unwrap_or_default() {
             fetcher.encode(&errand.key, entry, coding);
         }
     }
+}
+
+/// Whether a page may be kept for the day when nobody can be asked: it was given to somebody who said nothing of himself, sets no
+/// cookie, and is no error.
+fn is_public(errand: &Errand, entry: &Entry) -> bool {
+    errand.class == Class::Anonymous
+        && !errand.asked.authorization
+        && entry.head.status < 400
+        // As heads are rendered.
+        && memchr::memmem::find(entry.head.bytes(), b"\r\nSet-Cookie:").is_none()
 }
 
 /// An error with freshness is stored like any answer, but never over a page that stale-if-error could use.

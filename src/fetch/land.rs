@@ -72,7 +72,7 @@ pub fn settle(
         },
     };
     if let (Some(Alone { outdates: true, .. }), Some(stored)) = (alone, &errand.stored) {
-        fetcher.store.forget(&errand.key, stored, now.mono);
+        fetcher.forget(&errand.key, stored, now.mono);
     }
     let variant = variant(errand, terms.as_ref());
     if let Some(seat) = seat {

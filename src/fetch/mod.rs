@@ -39,6 +39,7 @@ use crate::cache::store::{Slot, Store};
 use crate::cache::table::{Ask, Joined, Table, Ticket};
 use crate::cache::tags::Set;
 use crate::clock;
+use crate::config::policy::Route;
 use crate::origin::{Upstream, Wanted};
 use crate::rules::client::Client;
 use crate::rules::fields::Fields;
@@ -46,6 +47,7 @@ use crate::rules::identity::Class;
 use crate::rules::purge::is_outdated;
 use crate::rules::time::{Moment, Now};
 use crate::rules::vary::{self, AsSent};
+use crate::snapshot::{self, Snapshot};
 use crate::telemetry::UpstreamMetrics;
 
 /// Key and class: what a lane of the flight table is named by.
@@ -90,6 +92,8 @@ impl Wanted for Trip {
 #[derive(Clone)]
 pub struct Fetcher {
     pub store: Arc<Store>,
+    /// What of it lies on the disk.
+    pub snapshot: Arc<Snapshot>,
     pub memory: Arc<Memory>,
     table: Arc<Table<Lane, Trip>>,
     upstreams: Vec<Arc<Upstream>>,
@@ -135,15 +139,17 @@ enum Again {
 impl Fetcher {
     /// `metrics`: one for each of `upstreams`.
     pub fn new(
-        store: Store,
+        store: impl Into<Arc<Store>>,
         memory: Arc<Memory>,
         upstreams: Vec<Arc<Upstream>>,
         metrics: Vec<Arc<UpstreamMetrics>>,
         limits: Limits,
     ) -> Arc<Fetcher> {
+        let store = store.into();
         Arc::new(Fetcher {
             table: Table::new(memory.cap() / 32),
-            store: Arc::new(store),
+            snapshot: Snapshot::off(&store, &memory),
+            store,
             memory,
             upstreams,
             metrics,
@@ -174,6 +180,14 @@ impl Fetcher {
         })
     }
 
+    /// The same, which keeps what it stores on the disk, too.
+    pub fn remembering(&self, snapshot: Arc<Snapshot>) -> Arc<Fetcher> {
+        Arc::new(Fetcher {
+            snapshot,
+            ..self.clone()
+        })
+    }
+
     /// From now on the store takes nothing that was asked for elsewhere.
     pub fn takes_over(&self) {
         self.store.reigns(self.reign);
@@ -200,6 +214,24 @@ impl Fetcher {
     /// The stored page, as a request that just read the clock sees it.
     pub fn find(&self, key: KeyRef, now: Moment) -> Option<Arc<Slot>> {
         self.store.get(key, now)
+    }
+
+    /// Whether the page of a route lies on the disk since before this process, and is to be brought back before anybody is
+    /// asked for it.
+    pub fn is_cold(&self, key: KeyRef, route: &Route) -> bool {
+        let origin = || self.origin(route.upstream);
+        route.cache && self.snapshot.is_cold(key, origin)
+    }
+
+    /// Brings it back. Whether there was memory for it. Reads the disk.
+    pub fn thaw(&self, key: &Key, route: &Route) -> bool {
+        let origin = self.origin(route.upstream);
+        self.snapshot.thaw(key, origin, self.reign)
+    }
+
+    /// What an upstream is known by on the disk.
+    pub fn origin(&self, upstream: usize) -> u64 {
+        snapshot::origin(self.upstream(upstream).name())
     }
 
     /// Boards the flight that fetches what `errand` asks for, starting it if nobody has. `seen` is what the request has

@@ -300,7 +300,10 @@ fn invalidate(
         return;
     };
     for key in invalidates(status, fields) {
-        fetcher.store.invalidate(KeyRef::new(&key));
+        let key = KeyRef::new(&key);
+        fetcher
+            .snapshot
+            .invalidate(key, || fetcher.store.invalidate(key));
     }
 }
 

@@ -5,11 +5,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::{Errand, Fetcher};
-use crate::cache::key::KeyRef;
+use crate::cache::entry::Entry;
+use crate::cache::key::{Key, KeyRef};
 use crate::cache::store::{Purged, Store};
 use crate::clock;
 use crate::rules::identity::Class;
 use crate::rules::purge::Purge;
+use crate::rules::time::Moment;
 
 /// Purges come in flocks: the pass waits so long for more.
 const SETTLES: Duration = Duration::from_secs(1);
@@ -26,7 +28,8 @@ impl Fetcher {
     /// returned, nothing that was stored or on its way before is told to who asks from then on (soft: but as stale). It
     /// may be repeated: what was fetched in between is fetched once more, and that is all.
     pub fn purge(&self, purge: &Purge) -> Purged {
-        let purged = self.store.purge(purge, clock::moment());
+        let store = || self.store.purge(purge, clock::moment());
+        let purged = self.snapshot.purge(purge, store);
         if purge.dry_run {
             return purged;
         }
@@ -39,6 +42,12 @@ impl Fetcher {
             }
         }
         purged
+    }
+
+    /// Forgets a stored page that its origin wants stored no longer.
+    pub(super) fn forget(&self, key: &Key, stored: &Arc<Entry>, now: Moment) {
+        self.store.forget(key, stored, now);
+        self.snapshot.forget(key, &stored.variant);
     }
 
     /// Uncacheable yesterday is not uncacheable now.

@@ -13,15 +13,16 @@ use http::header;
 use super::asking::Noted;
 use super::h1::{Conn, Next};
 use super::image;
-use super::lines::{Lines, common_lines, filtered, range_lines, told_lines};
+use super::lines::{Lines, common_lines, range_lines, told_lines};
 use super::lookup::{Hit, Miss};
 use super::miss::part_of;
-use super::page::Page;
+use super::page::{Guise, Page};
 use super::part::Part;
 use super::problem::Problem;
 use super::record::Outcome;
 use crate::cache::entry::{Entry, write_status_line};
 use crate::clock;
+use crate::config::policy::Route;
 use crate::rules::cache_status::Told;
 use crate::rules::conditional;
 use crate::rules::range::Multipart;
@@ -68,6 +69,7 @@ fn page<'a>(hit: &'a Hit, noted: &Noted, told: &'a Told<'a>) -> Page<'a> {
         told,
         x_cache: hit.route.x_cache,
         at: noted.began.moment(),
+        guise: None,
     }
 }
 
@@ -99,6 +101,7 @@ pub async fn stored(
         told: &told,
         x_cache: miss.route.x_cache,
         at: clock::moment(),
+        guise: None,
     };
     let (bytes, status, next) = send_page(conn, noted, page).await?;
     Ok(Outcome {
@@ -107,6 +110,37 @@ pub async fn stored(
         result,
         route: Some(Arc::clone(&miss.route)),
         asked: 1,
+        next,
+    })
+}
+
+/// Serves a page that stands in for the app, and says so.
+///
+/// # Errors
+/// The client's connection failed.
+pub async fn disguised(
+    conn: &mut Conn,
+    noted: &Noted,
+    route: &Arc<Route>,
+    (entry, part): (&Arc<Entry>, &Part),
+    told: &Told<'_>,
+    guise: Guise,
+) -> io::Result<Outcome> {
+    let page = Page {
+        entry,
+        part,
+        told,
+        x_cache: route.x_cache,
+        at: clock::moment(),
+        guise: Some(guise),
+    };
+    let (bytes, status, next) = send_page(conn, noted, page).await?;
+    Ok(Outcome {
+        status,
+        bytes,
+        result: CacheResult::Fallback,
+        route: Some(Arc::clone(route)),
+        asked: 0,
         next,
     })
 }
@@ -235,7 +269,7 @@ async fn send_part(
         Part::Whole | Part::HeadOnly => unreachable!("sent by `begin`"),
         Part::NotModified => {
             write_status_line(304, &mut head);
-            filtered(&entry.head, conditional::on_304, &mut head);
+            page.fields(conditional::on_304, &mut head);
             common(out);
             out.extend_from_slice(b"\r\n");
             send(conn, &head, out, &[]).await?;
@@ -243,7 +277,7 @@ async fn send_part(
         }
         Part::Range(range) => {
             write_status_line(206, &mut head);
-            head.extend_from_slice(entry.head.fields());
+            page.fields(|_| true, &mut head);
             common(out);
             range_lines(range, size, out);
             send(conn, &head, out, &entry.body.slice(range.start, range.end)).await?;
@@ -251,7 +285,7 @@ async fn send_part(
         }
         Part::Ranges(ranges) => {
             write_status_line(206, &mut head);
-            filtered(&entry.head, |name| name != "content-type", &mut head);
+            page.fields(|name| name != "content-type", &mut head);
             let fields = entry.head.to_map();
             let boundary = format!("{:016x}{:016x}", ids::random(), ids::random());
             let content_type = fields

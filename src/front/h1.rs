@@ -21,7 +21,8 @@ use super::stream::Stream;
 use super::watch::Post;
 use super::wire::{Inbox, Pace, Wire};
 use super::{
-    InForce, Site, blocked, challenge, deliver, down, h2, limited, lines, miss, pass, purging,
+    InForce, Site, blocked, challenge, deliver, down, fallback, h2, limited, lines, miss, pass,
+    purging, thaw,
 };
 use crate::clock::{self, Tick};
 use crate::config::policy::Policy;
@@ -207,11 +208,13 @@ impl Conn {
             Decision::Miss(what) => miss::serve(self, noted, *what).await,
             Decision::Pass(what) => pass::serve(self, noted, *what).await,
             Decision::Down(what) => down::refuse(self, noted, &what).await,
+            Decision::Instead(what) => fallback::serve(self, noted, *what).await,
             Decision::Challenge(what) => challenge::answer(self, noted, *what).await,
             Decision::Block(route) => blocked::refuse(self, noted, route).await,
             Decision::Limited(refused) => limited::refuse(self, noted, refused).await,
             Decision::Later(wait) => limited::wait(self, noted, wait).await,
             Decision::Purge(order) => purging::carry_out(self, noted, *order).await,
+            Decision::Cold(what) => thaw::serve(self, noted, *what).await,
             Decision::Here(mut problem) => {
                 // Its body must never be taken for the next request.
                 problem.close |= noted.has_body;

@@ -67,7 +67,12 @@ pub fn send<T>(
     memory: &Arc<Memory>,
     send: impl FnOnce(&[u8], usize) -> T,
 ) -> Option<T> {
-    if close || noted.http10 || page.told.key.is_some() || noted.admission.is_told() {
+    if close
+        || page.guise.is_some()
+        || noted.http10
+        || page.told.key.is_some()
+        || noted.admission.is_told()
+    {
         return None;
     }
     let says = (
@@ -220,6 +225,7 @@ mod tests {
             told,
             x_cache: false,
             at: Moment(at),
+            guise: None,
         }
     }
 

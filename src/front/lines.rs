@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use bytes::BytesMut;
+use bytes::BufMut;
 
 use super::asking::Noted;
 use crate::cache::entry::Head;
@@ -94,11 +94,11 @@ pub fn range_lines(range: &Range<u64>, size: u64, out: &mut Vec<u8>) {
 }
 
 /// The stored field lines whose lower-case names `keep` wants.
-pub fn filtered(head: &Head, keep: impl Fn(&str) -> bool, out: &mut BytesMut) {
+pub fn filtered(head: &Head, keep: impl Fn(&str) -> bool, out: &mut impl BufMut) {
     for line in head.fields().split_inclusive(|byte| *byte == b'\n') {
         let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
         if std::str::from_utf8(name).is_ok_and(|name| keep(&name.to_ascii_lowercase())) {
-            out.extend_from_slice(line);
+            out.put_slice(line);
         }
     }
 }

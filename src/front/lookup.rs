@@ -11,11 +11,13 @@ use super::Site;
 use super::asking::{Asking, Noted, Whence, with_route};
 use super::challenge::{self, Challenge};
 use super::down::Down;
+use super::fallback::{self, Instead};
 use super::liked::in_liked_coding;
 use super::limited::{self, Gate, Refused, Who};
 use super::part::Part;
 use super::problem::Problem;
 use super::purging::{self, Order};
+use super::thaw::{self, Cold};
 use crate::cache::entry::Entry;
 use crate::clock::{self, Tick};
 use crate::config::policy::{Policy, Route};
@@ -60,8 +62,12 @@ pub enum Decision {
     Limited(Refused),
     /// It is its turn so much later.
     Later(Duration),
+    /// By what there is without the app.
+    Instead(Box<Instead>),
     /// Something is to be taken out of the cache.
     Purge(Box<Order>),
+    /// The page lies on the disk, and is to be brought back first.
+    Cold(Box<Cold>),
 }
 
 /// An answer from memory.
@@ -276,13 +282,25 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
     if let Some(purges) = purging::decide(site, asking) {
         return purges;
     }
-    if asking.route.pulled.readonly && !request.method.is_safe() {
-        return Decision::Here(Problem::readonly());
-    }
     if (noted.marks.needs_pass() || asking.policy.challenge.is_on(asking.route))
         && let challenge::Demand::Challenge(challenge) = challenge::demand(site, asking, noted)
     {
         return Decision::Challenge(challenge);
+    }
+    if site.reserve.is_on(asking.route) {
+        return fallback::decide(site, asking, noted, now);
+    }
+    match fallback::drill(site, asking, now) {
+        Some(instead) => instead.or_else(site, || live(site, asking, noted, now)),
+        None => live(site, asking, noted, now),
+    }
+}
+
+/// With the app behind it.
+fn live(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
+    let request = asking.request;
+    if asking.route.pulled.readonly && !request.method.is_safe() {
+        return Decision::Here(Problem::readonly());
     }
     if noted.marks.bypasses() {
         return match asking.only_if_cached {
@@ -314,6 +332,10 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
         })
     });
     let (Some(slot), Some(entry)) = (&slot, entry) else {
+        let is_cold = || site.fetcher.is_cold(asking.key, asking.route);
+        if let Some(cold) = thaw::decide(asking, is_cold) {
+            return cold;
+        }
         let why = if slot.is_some() {
             Fwd::VaryMiss
         } else {

@@ -13,7 +13,7 @@ use super::lookup::{self, Miss};
 use super::part::Part;
 use super::problem::Problem;
 use super::record::Outcome;
-use super::{Site, challenge, deliver, down, follow, limited};
+use super::{Site, challenge, deliver, down, fallback, follow, limited};
 use crate::cache::entry::{Entry, Head};
 use crate::cache::flight::{Answer, Failure, News, Reader, Sharing};
 use crate::cache::table::Variant;
@@ -38,6 +38,8 @@ enum Waited {
     Slow,
     /// The client's own patience, or ours for it, is over.
     TooLong,
+    /// Its route has gone into fallback meanwhile.
+    Fallback,
     Gone,
 }
 
@@ -152,6 +154,10 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, miss: Miss) -> io::Result<Out
             Waited::TooLong => {
                 let problem = Problem::waited(backlog(conn, &miss));
                 return rescue(conn, noted, &miss, None, problem).await;
+            }
+            Waited::Fallback => {
+                drop(reader);
+                return fallback::after_all(conn, noted, &miss).await;
             }
             Waited::Gone => {
                 return Ok(Outcome {
@@ -302,6 +308,8 @@ async fn wait(
     let too_long_at = noted.began.instant() + conn.policy().cache.max_wait;
     let slow_first = slow_at.is_some_and(|at| at < too_long_at);
     let until = slow_at.filter(|_| slow_first).unwrap_or(too_long_at);
+    let site = Arc::clone(&conn.site);
+    let mut goes_on = std::pin::pin!(site.reserve.goes_on(&miss.route));
     loop {
         let news = tokio::select! {
             biased;
@@ -309,6 +317,7 @@ async fn wait(
             () = tokio::time::sleep_until(until.into()) => {
                 return Ok(if slow_first { Waited::Slow } else { Waited::TooLong });
             }
+            () = &mut goes_on => return Ok(Waited::Fallback),
             true = conn.wire.gone(&mut conn.inbox, PIPELINED) => return Ok(Waited::Gone),
         };
         match news {

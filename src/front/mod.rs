@@ -2,7 +2,7 @@
 //!
 //! [`wire`] reads its bytes and [`h1`] runs the connection; [`asking`] routes it, names its key and class; [`lookup`]
 //! decides ([`challenge`]: on who needs a pass, [`liked`]: on the coding); then it is answered from memory ([`deliver`]), by a flight ([`miss`], [`follow`]), past the cache ([`pass`],
-//! its body by [`body`]), or by an answer of our own ([`problem`]; [`down`] where its upstream is; [`blocked`] where rules say so;
+//! its body by [`body`]), without an app ([`fallback`]), or by an answer of our own ([`problem`]; [`down`] where its upstream is; [`blocked`] where rules say so;
 //! [`purging`] where pages are to be forgotten; [`limited`] where a client comes too often, which is asked before anything is looked up and again before an origin is); [`record`] counts and logs it; [`recent`] remembers some, on which [`replay`] tries another config. [`lines`] are what their
 //! heads have in common, [`watch`] keeps the deadlines. [`h2`] runs a connection of HTTP/2, over
 //! [`paced`], which gathers its writes. Below HTTP, [`door`] accepts connections, [`proxied`] reads whom they
@@ -18,6 +18,7 @@ mod deliver;
 pub mod door;
 mod down;
 mod exchange;
+mod fallback;
 mod follow;
 pub mod guests;
 mod h1;
@@ -40,6 +41,7 @@ mod recent;
 mod record;
 pub mod replay;
 mod stream;
+mod thaw;
 pub mod tls;
 mod translate;
 pub mod watch;
@@ -53,6 +55,7 @@ use arc_swap::ArcSwap;
 use crate::admin::Health;
 use crate::cache::memory::Memory;
 use crate::config::policy::Policy;
+use crate::fallback::Reserve;
 use crate::fetch::Fetcher;
 use crate::guard::Guard;
 use crate::limits::{Identities, Limits};
@@ -73,6 +76,7 @@ pub struct Site {
     pub policy: Arc<Policy>,
     pub fetcher: Arc<Fetcher>,
     pub guard: Arc<Guard>,
+    pub reserve: Arc<Reserve>,
     pub limits: Arc<Limits>,
     pub watch: Arc<Watch>,
     pub access: Arc<AccessLog>,

@@ -13,6 +13,8 @@ use crate::rules::networks::MOST_LISTS;
 /// The most a lever may stretch or narrow something.
 const MOST_TIMES: f64 = 10_000.0;
 const LEAST_TIMES: f64 = 0.001;
+/// The smallest part of all requests.
+const LEAST_SHARE: f64 = 1e-6;
 
 /// The policy with all levers over it, in their order. What a lever is about may be gone from the config since it was pulled:
 /// such a lever does nothing, until it is there again.
@@ -93,6 +95,18 @@ fn pull(policy: &mut Policy, pull: &Pull) -> Result<(), String> {
         Pull::Readonly { route } => on_routes(policy, route.as_deref(), |route| {
             route.pulled.readonly = true
         }),
+        Pull::Fallback { route } => on_routes(policy, route.as_deref(), |route| {
+            route.pulled.fallback = true;
+        }),
+        Pull::Drill { route, share } => {
+            if !(LEAST_SHARE..=1.0).contains(share) {
+                return Err("a share of more than 0 %, and of 100 % at most".to_owned());
+            }
+            let of_all = (share * f64::from(u32::MAX)) as u32;
+            on_routes(policy, route.as_deref(), |route| {
+                route.pulled.drill = of_all.max(1);
+            })
+        }
         Pull::Bypass { route } => on_routes(policy, Some(route), |route| {
             route.pulled.bypass = true;
         }),

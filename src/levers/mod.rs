@@ -75,6 +75,17 @@ pub enum Pull {
     Budget { upstream: String, most: usize },
     /// Requests go to the origin, each for itself and under its budget; what is stored stands in where that fails.
     Bypass { route: String },
+    /// Visitors get what there is without the app: cached pages, however stale, files, the maintenance page.
+    Fallback {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        route: Option<String>,
+    },
+    /// That is tried on a part of the requests: they get such a page, where there is one.
+    Drill {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        route: Option<String>,
+        share: f64,
+    },
     /// Unsafe methods are refused.
     Readonly {
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,12 +123,14 @@ impl Pull {
             Pull::Drain { .. } => "drain",
             Pull::Budget { .. } => "budget",
             Pull::Bypass { .. } => "bypass",
+            Pull::Fallback { .. } => "fallback",
+            Pull::Drill { .. } => "drill",
             Pull::Readonly { .. } => "readonly",
         }
     }
 
     /// All of [`name`](Self::name).
-    pub const NAMES: [&'static str; 12] = [
+    pub const NAMES: [&'static str; 14] = [
         "ttl",
         "stale",
         "limit",
@@ -129,6 +142,8 @@ impl Pull {
         "drain",
         "budget",
         "bypass",
+        "fallback",
+        "drill",
         "readonly",
     ];
 
@@ -140,6 +155,8 @@ impl Pull {
             | (Stale { route: a, .. }, Stale { route: b, .. })
             | (Limit { limit: a, .. }, Limit { limit: b, .. })
             | (Challenge { route: a }, Challenge { route: b })
+            | (Fallback { route: a }, Fallback { route: b })
+            | (Drill { route: a, .. }, Drill { route: b, .. })
             | (Readonly { route: a }, Readonly { route: b }) => a == b,
             (
                 Block { network: a } | Allow { network: a },

@@ -38,11 +38,12 @@
 //! | [`validate`] | is what is stored still right | RFC 9111 §4.3 |
 //! | [`invalidate`] | what an unsafe request makes wrong | RFC 9111 §4.4 |
 //! | [`tags`], [`purge`], [`prefixes`] | what an answer calls itself, and whether a purge means it | RFC 9875 |
+//! | [`fallback`] | which files stand in for it when its app is gone | |
 //! | [`cache_status`] | what the client is told of all this | RFC 9211 |
 //!
 //! Towards the servers of an upstream: [`rendezvous`], which of them a key belongs to; [`sticky`], which a visitor does; and
 //! beside all requests [`health`], which are well; [`concurrency`], how many at once one is good for; [`outlier`], which of them
-//! fails more than the others ([`recent`] counts); [`breaker`], whether there is one at all; [`retry_after`], when those who were refused are to come back; [`resolve`], where servers are. [`secret`] is what none of them shows.
+//! fails more than the others ([`recent`] counts); [`breaker`], whether there is one at all; [`standby`], when to go on without; [`retry_after`], when those who were refused are to come back; [`resolve`], where servers are. [`secret`] is what none of them shows.
 
 pub mod breaker;
 pub mod cache_control;
@@ -56,6 +57,7 @@ pub mod date;
 pub mod decimal;
 pub mod encoding;
 pub mod expression;
+pub mod fallback;
 pub mod fields;
 pub mod forward;
 pub mod fresh;
@@ -86,6 +88,7 @@ pub mod response;
 pub mod retry_after;
 pub mod reuse;
 pub mod secret;
+pub mod standby;
 pub mod sticky;
 pub mod storing;
 pub mod tags;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::cache::memory::Memory;
 use crate::config::policy::{Policy, Pulled, Route};
+use crate::fallback::Reserve;
 use crate::fetch::Limits;
 use crate::files;
 use crate::front::{InForce, Site};
@@ -14,6 +15,7 @@ use crate::guard::Guard;
 use crate::limits::Identities;
 use crate::limits::table::Hold;
 use crate::origin::{self, Upstream};
+use crate::snapshot::Bounds;
 use crate::telemetry::{Metrics, RouteMetrics, UpstreamMetrics};
 
 /// Puts `policy` in force. Blocks: files are read, and servers that are new are found and asked how they are first.
@@ -39,6 +41,8 @@ pub fn put_in_force(in_force: &InForce, policy: Policy, metrics: &Metrics) -> Re
         site.limits.take_over(&before.limits);
     }
     in_force.store(Arc::clone(&site));
+    site.reserve.announce(&site.policy);
+    site.fetcher.snapshot.obey(kept(&site.policy));
     for upstream in known {
         if !upstreams.iter().any(|one| Arc::ptr_eq(one, upstream)) {
             upstream.retire();
@@ -89,8 +93,10 @@ fn renewed(
     let watched = watched(upstreams, metrics);
     let fetcher =
         (before.fetcher).renewed(upstreams.to_vec(), watched, fetching(&policy), elsewhere);
+    let reserve = Reserve::new(&policy, Some(&before.reserve), metrics);
     Ok(Site {
         fetcher,
+        reserve: Arc::new(reserve),
         routes: routes(&policy, metrics),
         limits: Arc::new(limits),
         guard,
@@ -152,6 +158,13 @@ pub fn watched(upstreams: &[Arc<Upstream>], metrics: &Metrics) -> Vec<Arc<Upstre
 pub fn routes(policy: &Policy, metrics: &Metrics) -> Vec<Arc<RouteMetrics>> {
     let names = policy.routes.iter().map(|route| &route.name);
     names.map(|name| metrics.route(name)).collect()
+}
+
+pub fn kept(policy: &Policy) -> Bounds {
+    Bounds {
+        size: policy.fallback.snapshot,
+        rate: policy.fallback.snapshot_rate,
+    }
 }
 
 pub fn fetching(policy: &Policy) -> Limits {

@@ -11,6 +11,7 @@ use crate::origin::{Bulkhead, Server, Upstream};
 use crate::rules::breaker;
 use crate::rules::encoding::Coding;
 use crate::rules::purge::Kind;
+use crate::snapshot::Skipped;
 use crate::telemetry::metrics::Series;
 use crate::telemetry::names::Family;
 use crate::telemetry::{Metrics, ProbeResult, ResolveResult, names};
@@ -40,6 +41,7 @@ pub fn certificates(metrics: &Metrics, certificates: &Arc<Certificates>) {
 pub fn site(metrics: &Metrics, in_force: &InForce) {
     let told = Told { metrics, in_force };
     told.cache();
+    told.snapshot();
     told.clients();
     told.limits();
     told.fleet();
@@ -98,6 +100,23 @@ impl Told<'_> {
         });
     }
 
+    fn snapshot(&self) {
+        self.gauge(&names::SNAPSHOT_PAGES, |site| {
+            site.fetcher.snapshot.told().pages
+        });
+        self.gauge(&names::SNAPSHOT_BYTES, |site| {
+            usize::try_from(site.fetcher.snapshot.told().bytes).unwrap_or(usize::MAX)
+        });
+        self.count(&names::SNAPSHOT_WRITTEN, &[], |site| {
+            site.fetcher.snapshot.written()
+        });
+        for why in Skipped::ALL {
+            self.count(&names::SNAPSHOT_SKIPPED, &[why.label()], move |site| {
+                site.fetcher.snapshot.skips(why)
+            });
+        }
+    }
+
     fn clients(&self) {
         self.gauge(&names::WAITERS, |site| site.waiters.load(Ordering::Relaxed));
         self.gauge(&names::CONNECTIONS_OPEN, |site| site.guests.open());
@@ -139,8 +158,21 @@ impl Told<'_> {
         });
     }
 
-    /// Those of routes that may have only some of the permits.
+    /// Those of routes that may have only some of the permits, and which are in fallback.
     fn routes(&self) {
+        self.series(&names::FALLBACK_ACTIVE, |site| {
+            let routes = site.policy.routes.iter();
+            let told = |route: &Arc<Route>| {
+                let on = site.reserve.is_on(route);
+                (vec![route.name.clone()], f64::from(u8::from(on)))
+            };
+            routes.map(told).collect()
+        });
+        self.series(&names::FALLBACK_TURNS, |site| {
+            let turns = site.reserve.turns();
+            let told = |(upstream, turns): (&str, u64)| (owned(&[upstream]), turns as f64);
+            turns.map(told).collect()
+        });
         let of = |read: fn((usize, usize)) -> usize| {
             move |site: &Site| {
                 let bound = |route: &Arc<Route>| route.bulkhead.map(|b| (Arc::clone(route), b));

@@ -153,6 +153,9 @@ async fn drain_when_told(
     let site = in_force.load_full();
     health.drain();
     drop(sockets);
+    // Its place is the successor's, or the next process's.
+    let snapshot = Arc::clone(&site.fetcher.snapshot);
+    let left = spawn_blocking(move || snapshot.leave());
     if matches!(why, Why::Succeeded) {
         // Operators ask the successor from now on.
         admin.take();
@@ -169,6 +172,8 @@ async fn drain_when_told(
         () = tokio::time::sleep(site.policy.listen.drain) => tracing::warn!("requests were still in flight"),
         () = signals.stop() => tracing::warn!("told twice: requests were still in flight"),
     }
+    // It has a bound of its own.
+    let _ = left.await;
     failed.map_or(Ok(()), Err)
 }
 

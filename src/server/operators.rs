@@ -1,7 +1,7 @@
 //! What operators ask: the state directory, the token, the socket, and what they are told of.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
@@ -12,6 +12,7 @@ use crate::admin::{self, Admin, Beside, Facts, Gate, Health, Listeners, Listenin
 use crate::config::Policy;
 use crate::config::live::Live;
 use crate::config::policy::{SocketPlace, StateDir};
+use crate::fallback::Reserve;
 use crate::fetch::Fetcher;
 use crate::front::{self, Site};
 use crate::levers::board::Board;
@@ -48,6 +49,16 @@ impl Operators {
             token,
             socket: None,
         })
+    }
+
+    /// The audit log, if there is one.
+    pub fn audit(&self) -> Option<Arc<Audit>> {
+        self.audit.clone()
+    }
+
+    /// The state directory, if there is one.
+    pub fn state(&self) -> Option<&Path> {
+        self.dir.as_ref().map(Dir::path)
     }
 
     /// Where what is called so is kept, if anything is.
@@ -153,6 +164,11 @@ impl Facts for ArcSwap<Site> {
     fn connections(&self) -> (usize, usize) {
         let site = self.load();
         (site.guests.open(), site.guests.most(&site.policy.listen))
+    }
+
+    fn reserve(&self) -> (Arc<Policy>, Arc<Reserve>) {
+        let site = self.load();
+        (Arc::clone(&site.policy), Arc::clone(&site.reserve))
     }
 
     fn waiters(&self) -> usize {

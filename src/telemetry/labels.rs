@@ -51,10 +51,26 @@ labelled! {
         Limited "limited",
         /// Asked for a pass, or came for one.
         Challenged "challenged",
+        /// Answered by what there is without the app: a page, or word that there is none.
+        Fallback "fallback",
         /// Taken out of the cache, or marked stale, as it asked.
         Purge "purge",
         /// The client left before anything was sent.
         Aborted "aborted",
+    }
+}
+
+labelled! {
+    /// Where a visitor's answer is from whose app is gone: the label `source`.
+    FallbackSource {
+        /// A cached page, however stale.
+        Cache "cache",
+        /// A file of the directory.
+        File "file",
+        /// The maintenance page.
+        Maintenance "maintenance",
+        /// Nowhere: what was asked for can't be had without the app.
+        Refused "refused",
     }
 }
 

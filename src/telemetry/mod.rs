@@ -23,8 +23,8 @@ use std::time::Duration;
 pub use access::{Access, AccessLog, Client};
 pub use ids::{RequestId, TraceParent};
 pub use labels::{
-    AdminRefused, CacheResult, ChallengeResult, Limited, OriginResult, ProbeResult, RedisResult,
-    RefreshResult, RefusedReason, ResolveResult,
+    AdminRefused, CacheResult, ChallengeResult, FallbackSource, Limited, OriginResult, ProbeResult,
+    RedisResult, RefreshResult, RefusedReason, ResolveResult,
 };
 pub use metrics::{Metrics, RouteMetrics, UpstreamMetrics};
 pub use ring::Ring;

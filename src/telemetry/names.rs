@@ -50,6 +50,11 @@ families! {
 
     LEVER_ACTIVE: Gauge "tidegate_lever_active" ["lever"] "Levers of a kind that are pulled.";
 
+    FALLBACK_ACTIVE: Gauge "tidegate_fallback_active" ["route"] "1 while a route's visitors get what there is without its app, else 0.";
+    FALLBACK_TURNS: Counter "tidegate_fallback_turns_total" ["upstream"] "How often it has gone on or off by itself for the routes of an upstream.";
+    FALLBACK_ANSWERS: Counter "tidegate_fallback_answers_total" ["route", "source"] "Answers without the app: from the cache, a file, the maintenance page; refused, what can't be had without it.";
+    FALLBACK_DRILLED: Counter "tidegate_fallback_drilled_total" ["route", "source"] "Requests on which fallback was tried: answered from the cache or a file; maintenance: from nowhere, so by the app.";
+
     LIST_ENTRIES: Gauge "tidegate_list_entries" ["list"] "Addresses and networks in a list.";
     LIST_DENIED: Counter "tidegate_list_denied_total" ["list"] "Requests of clients that a list keeps out.";
     LIST_RELOADS: Counter "tidegate_list_reloads_total" ["list", "result"] "Changes of a list's file: done, or refused and what was read last kept.";
@@ -73,6 +78,10 @@ families! {
     PURGES: Counter "tidegate_purges_total" ["kind", "action"] "Purges, by what they name (url, prefix, tag, host, all), hard or soft.";
     PURGED_ENTRIES: Counter "tidegate_purged_entries_total" [] "Entries that were taken out or marked stale by purges, as they are found.";
     CACHE_ENCODED: Counter "tidegate_cache_encoded_total" ["result"] "Pages compressed, by coding, and those that were not: no_shorter; put_off, for want of time or memory.";
+    SNAPSHOT_PAGES: Gauge "tidegate_snapshot_pages" [] "Pages on the disk, each variant one.";
+    SNAPSHOT_BYTES: Gauge "tidegate_snapshot_bytes" [] "Bytes that they take there.";
+    SNAPSHOT_WRITTEN: Counter "tidegate_snapshot_written_bytes_total" [] "Bytes written there.";
+    SNAPSHOT_SKIPPED: Counter "tidegate_snapshot_skipped_total" ["reason"] "Pages that are not there though they should be: torn, on the disk; large; behind, too many waited; memory, to remember where they are; error, they could not be written.";
     HIT_FOR_MISS: Gauge "tidegate_cache_hit_for_miss" [] "Marks on keys known to be uncacheable.";
     FLIGHTS: Gauge "tidegate_flights" [] "Objects being fetched.";
     WAITERS: Gauge "tidegate_waiters" [] "Requests waiting for a flight's head or for a permit.";
@@ -149,7 +158,7 @@ mod tests {
                 assert!(
                     [
                         "route", "upstream", "server", "result", "reason", "status", "version",
-                        "list", "database", "rule", "limit", "action", "lever", "kind"
+                        "list", "database", "rule", "limit", "action", "lever", "kind", "source"
                     ]
                     .contains(label),
                     "{name}: {label}"

@@ -1,7 +1,7 @@
 //! The rooms of `src/` and the arrows between them, read off the source: who names whom.
 //!
 //! ```text
-//! main → cli → server → {front, admin} → {cache, fetch, origin, guard, limits, config} → rules      leaves: state, telemetry, clock
+//! main → cli → server → {front, admin} → {fetch, snapshot, cache, origin, guard, limits, config} → rules      leaves: state, telemetry, clock
 //! ```
 //!
 //! Words in comments and strings name nobody.
@@ -61,9 +61,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
+            "fallback",
             "front",
             "admin",
             "cache",
+            "snapshot",
             "fetch",
             "origin",
             "limits",
@@ -80,6 +82,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "front",
         &[
+            "fallback",
             "guard",
             "cache",
             "fetch",
@@ -96,7 +99,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "admin",
         &[
+            "fallback",
             "cache",
+            "snapshot",
             "fetch",
             "origin",
             "limits",
@@ -112,14 +117,28 @@ const ARROWS: &[(&str, &[&str])] = &[
     // A fetch is what joins its neighbours: it asks an origin and fills the cache, as a route of the config says.
     (
         "fetch",
-        &["cache", "origin", "config", "rules", "telemetry", "clock"],
+        &[
+            "cache",
+            "snapshot",
+            "origin",
+            "config",
+            "rules",
+            "telemetry",
+            "clock",
+        ],
     ),
+    // What it keeps, it takes from the cache and gives back to it.
+    ("snapshot", &["cache", "rules", "telemetry", "clock"]),
     ("cache", &["rules", "telemetry", "clock"]),
     ("origin", &["rules", "telemetry", "clock"]),
     ("limits", &["rules", "telemetry", "clock", "files"]),
     (
         "levers",
         &["config", "rules", "state", "telemetry", "clock"],
+    ),
+    (
+        "fallback",
+        &["cache", "config", "origin", "rules", "telemetry"],
     ),
     ("guard", &["config", "rules", "telemetry", "clock", "files"]),
     // What an upstream is, is the origin's to say, and what a limit or an identity is, the limits'.

@@ -7,7 +7,7 @@ use std::{fs, thread};
 use serde_json::{Value, json};
 
 use super::consistency::Dice;
-use super::site::{Origin, Site, answer, equal};
+use super::site::{Origin, Site, answer, equal, eventually};
 use super::{Outcome, Test};
 use crate::harness::proxy::lay_over;
 use crate::harness::wire::Conn;
@@ -23,8 +23,8 @@ pub fn tests() -> Vec<Test> {
 /// Sites beside each other, and how often each is killed.
 const SITES: u64 = 4;
 const KILLS: usize = 25;
-/// The latest, in microseconds after the first order.
-const LATEST: u64 = 80_000;
+/// The latest, in microseconds after an order was answered.
+const LATEST: u64 = 20_000;
 
 fn levers_and_configs() -> Outcome {
     let origin = Origin::start(|_, conn: &mut Conn| answer(conn, 200, "", b"page"))?;
@@ -50,12 +50,19 @@ fn killed(origin: std::net::SocketAddr, seed: u64) -> Outcome {
     let (levers, configs) = (AtomicU64::new(0), AtomicU64::new(0));
     for kill in 0..KILLS {
         let at = Duration::from_micros(dice.below(LATEST));
+        let (orders_before, first) = (levers.load(Ordering::SeqCst), dice.below(3));
         thread::scope(|scope| {
             scope.spawn(|| orders(&site, "/v1/levers", &levers, lever));
             scope.spawn(|| orders(&site, "/v1/config", &configs, |n| config(&text, n)));
+            // So many are done in this life at least, and something is under way.
+            let came = eventually("orders are carried out", || {
+                let done = levers.load(Ordering::SeqCst) >= orders_before + first;
+                Ok(done.then_some(()))
+            });
             thread::sleep(at);
             site.proxy.stop();
-        });
+            came
+        })?;
         site = site
             .again()
             .map_err(|why| told(format!("kill {kill}: {why}")))?;
@@ -81,13 +88,8 @@ fn killed(origin: std::net::SocketAddr, seed: u64) -> Outcome {
         .collect();
     left.sort();
     equal("left aside", left, vec![])?;
-    let done = levers
-        .load(Ordering::SeqCst)
-        .min(configs.load(Ordering::SeqCst));
-    match done >= KILLS as u64 {
-        true => Ok(()),
-        false => Err(told(format!("only {done} orders in {KILLS} lives"))),
-    }
+    let done = levers.load(Ordering::SeqCst);
+    equal("orders were carried out", done > KILLS as u64 / 2, true)
 }
 
 /// Orders one after the other, until one is not answered.

@@ -26,6 +26,7 @@ pub fn tests() -> Vec<Test> {
         ("levers::a_mistake_is_told_and_changes_nothing", mistakes),
         ("levers::a_config_is_planned_tried_and_taken_back", configs),
         ("levers::a_plan_is_tried_on_the_last_requests", replay),
+        ("levers::the_ten_commands_of_the_readme", ten_commands),
     ]
 }
 
@@ -427,4 +428,61 @@ fn replay() -> Outcome {
         1.0,
     )?;
     equal("the origin was not asked", origin.asked(""), asked)
+}
+
+/// Word for word, one after the other, by a shell.
+fn ten_commands() -> Outcome {
+    let readme = include_str!("../../README.md");
+    let (_, section) = readme
+        .split_once("\n## When the crowd comes\n")
+        .ok_or("the README has no such section")?;
+    let block = section.split("```").nth(1).ok_or("it has no commands")?;
+    let commands: Vec<&str> = block.lines().skip(1).collect();
+    equal("commands", commands.len(), 10)?;
+    let config = "[[route]]\nname = 'blog'\n[[route]]\nname = 'search'\npath = '/search'\n[[limit]]\nrate = '100/s'\n";
+    let (origin, site) = site(config)?;
+    let folder = binary().parent().map(std::path::Path::to_path_buf);
+    let path = format!(
+        "{}:{}",
+        folder.unwrap_or_default().display(),
+        std::env::var("PATH").unwrap_or_default()
+    );
+    for command in &commands {
+        let found = command.replace(
+            "tidegate ctl ",
+            &format!(
+                "tidegate ctl --socket '{}' ",
+                site.proxy.state("admin.sock").display()
+            ),
+        );
+        let ran = Command::new("sh")
+            .args(["-c", &found])
+            .env("PATH", &path)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|e| e.to_string())?;
+        if !ran.status.success() || ran.stdout.is_empty() {
+            return Err(format!("{command}: {ran:?}"));
+        }
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+        if command.contains("fallback on") {
+            // It is in force when it is answered.
+            let before = origin.asked("");
+            let page = site.get("/kept", "")?.is(503)?;
+            equal("says so", page.told("detail=fallback"), true)?;
+            equal("the origin was not asked", origin.asked(""), before)?;
+        }
+        if command.contains("ctl levers") {
+            for lever in ["ttl", "stale", "limit", "block", "challenge", "fallback"] {
+                has("levers", &said, lever)?;
+            }
+            has("levers", &said, "front page of the news")?;
+        }
+    }
+    // All of it can be taken back.
+    for id in 1..=6 {
+        done(&site, &format!("undo {id}"))?;
+    }
+    site.get("/kept", "")?.is(200)?;
+    equal("pulled", active(&site, "fallback")?, 0.0)
 }

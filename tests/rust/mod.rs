@@ -3,7 +3,7 @@
 //! servers that fail, fall ill and get well, those that come and go with DNS, origins that are down as a whole, how requests
 //! are spread over servers, who is kept out, who is known and counted for himself, browsers that have to solve a puzzle first, purges, more requests than an origin can bear, routes that may have some of its places only, what
 //! `tidegate health` makes of odd answers, clocks that jump, configs that change, processes that are killed, what happens when files, memory or disk run out, that the
-//! container's files say what is true, mutated requests at a strict origin, the corpora of what is fuzzed,
+//! container's files say what is true, what visitors get while an app is gone, mutated requests at a strict origin, the corpora of what is fuzzed,
 //! and that what measures crowds measures what is.
 
 mod addresses;
@@ -20,6 +20,7 @@ mod consistency;
 mod container;
 mod corpus;
 mod differential;
+mod fallback;
 mod farm;
 mod fleet;
 mod flight_table;
@@ -70,6 +71,7 @@ pub fn tests() -> Vec<Test> {
         container::tests(),
         corpus::tests(),
         differential::tests(),
+        fallback::tests(),
         farm::tests(),
         fleet::tests(),
         flight_table::tests(),

@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use crate::config::units;
 use crate::levers::Pull;
 
+/// How long a drill lasts where nobody says.
+const DRILL: Duration = Duration::from_secs(600);
+
 /// For how long, and why.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Pulling {
@@ -29,7 +32,7 @@ pub struct Pulling {
 pub struct Where {
     /// For this route alone
     #[arg(long, value_name = "NAME")]
-    route: Option<String>,
+    pub route: Option<String>,
 }
 
 #[derive(clap::Subcommand, Clone, Debug)]
@@ -138,18 +141,7 @@ impl Lever {
     /// What was typed is no network; for people.
     pub fn body(&self) -> Result<Value, String> {
         let (pull, how) = self.pull()?;
-        // What is not said is not written down either.
-        let mut body = json!({ "pull": pull });
-        if let Some(time) = how.time {
-            body["for_seconds"] = time.as_secs().max(1).into();
-        }
-        if !how.reason.is_empty() {
-            body["reason"] = how.reason.as_str().into();
-        }
-        if how.force {
-            body["force"] = true.into();
-        }
-        Ok(body)
+        Ok(order(&pull, how))
     }
 
     fn pull(&self) -> Result<(Pull, &Pulling), String> {
@@ -220,6 +212,50 @@ impl Lever {
             | Lever::Readonly { how, .. } => how,
         }
     }
+}
+
+/// What is to be asked for to do without the app.
+pub fn fallback(at: &Where, how: &Pulling) -> Value {
+    let route = at.route.clone();
+    order(&Pull::Fallback { route }, how)
+}
+
+/// What is to be asked for to try that.
+pub fn drill(at: &Where, share: f64, how: &Pulling) -> Value {
+    // Nobody wants to find a forgotten one.
+    let how = Pulling {
+        time: how.time.or(Some(DRILL)),
+        ..how.clone()
+    };
+    let route = at.route.clone();
+    order(&Pull::Drill { route, share }, &how)
+}
+
+/// `1%`, as a part of one.
+pub fn share() -> ValueParser {
+    ValueParser::new(|text: &str| {
+        let number = text.strip_suffix('%').ok_or("as in 1%")?;
+        let share: f64 = number.trim().parse().map_err(|_| "as in 1%")?;
+        match share > 0.0 && share <= 100.0 {
+            true => Ok(share / 100.0),
+            false => Err("more than 0%, and 100% at most"),
+        }
+    })
+}
+
+fn order(pull: &Pull, how: &Pulling) -> Value {
+    // What is not said is not written down either.
+    let mut body = json!({ "pull": pull });
+    if let Some(time) = how.time {
+        body["for_seconds"] = time.as_secs().max(1).into();
+    }
+    if !how.reason.is_empty() {
+        body["reason"] = how.reason.as_str().into();
+    }
+    if how.force {
+        body["force"] = true.into();
+    }
+    body
 }
 
 /// An address is a network of one.

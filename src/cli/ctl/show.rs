@@ -57,6 +57,21 @@ pub fn status(status: &Status) -> String {
         cache.flights,
         cache.waiters
     );
+    let snapshot = &status.snapshot;
+    row(&mut out, "snapshot");
+    out += &match snapshot.on {
+        true => format!(
+            "{} pages on the disk, {} of {}; {} to be written",
+            snapshot.pages,
+            size(snapshot.bytes),
+            size(snapshot.bytes_max),
+            snapshot.queued
+        ),
+        false => "off".to_owned(),
+    };
+    if let Some(error) = &snapshot.error {
+        let _ = write!(out, "; {}", plain(error));
+    }
     for upstream in &status.upstreams {
         row(&mut out, "upstream");
         let (name, in_flight, budget) =
@@ -382,7 +397,7 @@ pub fn undone(pulled: &Pulled) -> String {
     out
 }
 
-fn lever(lever: &PulledLever) -> String {
+pub fn lever(lever: &PulledLever) -> String {
     let mut out = format!("{:>4}", lever.id);
     if let Value::Object(words) = &lever.pull {
         let word = |value: &Value| match value {

@@ -113,7 +113,7 @@ impl Compile<'_, '_> {
     }
 
     /// A file's bytes; that it can't be read is told.
-    fn read(&mut self, path: &Path, at: &At, help: &str) -> Option<Vec<u8>> {
+    pub(super) fn read(&mut self, path: &Path, at: &At, help: &str) -> Option<Vec<u8>> {
         let read = (self.world.read)(path);
         read.map_err(|error| self.tell(at, format!("{}: {error}", path.display()), help))
             .ok()

@@ -1,9 +1,13 @@
 //! What operators ask by, and where the process keeps what outlives it, as believed.
 
+use std::io;
+use std::sync::Arc;
+
 use super::Compile;
 use crate::config::options;
-use crate::config::policy::{Admin, SocketPlace, StateDir};
+use crate::config::policy::{Admin, Fallback, SocketPlace, StateDir};
 use crate::config::value::OrOff;
+use crate::rules::standby;
 
 impl Compile<'_, '_> {
     pub(super) fn admin(&mut self, admin: &options::Admin, listen: &options::Listen) -> Admin {
@@ -33,6 +37,56 @@ impl Compile<'_, '_> {
             token,
         }
     }
+
+    pub(super) fn fallback(&mut self, fallback: &options::Fallback) -> Fallback {
+        if let Some(dir) = &fallback.dir.value {
+            let help = "a folder that this user can read";
+            match (self.world.readable)(dir) {
+                Err(error) if error.kind() == io::ErrorKind::IsADirectory => {}
+                Err(error) => {
+                    let what = format!("`dir`: {}: {error}", dir.display());
+                    self.tell(&fallback.dir.at, what, help);
+                }
+                Ok(()) => {
+                    let what = format!("`dir`: {} is no folder", dir.display());
+                    self.tell(&fallback.dir.at, what, help);
+                }
+            }
+        }
+        Fallback {
+            snapshot: fallback.snapshot.value.0,
+            snapshot_rate: fallback.snapshot_rate.value.0,
+            dir: fallback.dir.value.clone(),
+            page: self.page(fallback),
+            retry_after: fallback.retry_after.value,
+            auto: auto(fallback),
+        }
+    }
+
+    fn page(&mut self, fallback: &options::Fallback) -> Option<Arc<[u8]>> {
+        let path = fallback.page.value.as_ref()?;
+        let at = &fallback.page.at;
+        let bytes = self.read(path, at, "a page of HTML, readable by this user")?;
+        if bytes.is_empty() || bytes.len() > PAGE_MOST {
+            let size = bytes.len();
+            let what = format!("`page`: {} has {size} bytes", path.display());
+            self.tell(at, what, "a page of 1MiB at most, and not an empty one");
+        }
+        Some(bytes.into())
+    }
+}
+
+/// The largest maintenance page: every visitor gets it.
+const PAGE_MOST: usize = 1 << 20;
+
+fn auto(fallback: &options::Fallback) -> Option<standby::Terms> {
+    let is_prepared = fallback.dir.value.is_some() || fallback.page.value.is_some();
+    let terms = standby::Terms {
+        after: fallback.auto_after.value,
+        hold: fallback.auto_hold.value,
+    };
+    let auto = fallback.auto.value.unwrap_or(is_prepared);
+    auto.then_some(terms)
 }
 
 /// Where operators' socket is.

@@ -55,3 +55,34 @@ fn c52_what_is_no_token_is_told() {
         assert!(!what.contains("hunter2"), "{what}");
     }
 }
+
+#[test]
+fn what_stands_in_for_an_app_is_there() {
+    let usual = policy(UPSTREAM).fallback;
+    assert_eq!((usual.dir, usual.page), (None, None));
+    let text = format!("{UPSTREAM}[fallback]\ndir = \"/static\"\npage = \"/page\"\n");
+    let own = policy(&text).fallback;
+    assert_eq!(own.dir.as_deref(), Some(Path::new("/static")));
+    assert_eq!(own.page.as_deref(), Some(&b"<p>Later"[..]));
+    // Where something was prepared it goes on by itself.
+    assert_eq!(usual.auto, None);
+    assert_eq!(own.auto.unwrap().after, Duration::from_secs(5));
+    let auto = |lines: &str| {
+        policy(&format!("{UPSTREAM}[fallback]\n{lines}\n"))
+            .fallback
+            .auto
+    };
+    assert_eq!(auto("page = \"/page\"\nauto = false"), None);
+    let terms = auto("auto = true\nauto_hold = \"1m\"").unwrap();
+    assert_eq!(terms.hold, Duration::from_secs(60));
+    for (line, says) in [
+        ("dir = \"/ca.pem\"", "/ca.pem is no folder"),
+        ("dir = \"/gone\"", "/gone: entity not found"),
+        ("page = \"/gone\"", "/gone: entity not found"),
+        ("page = \"/nothing\"", "has 0 bytes"),
+    ] {
+        let (at, what, _) = one_mistake(&format!("{UPSTREAM}[fallback]\n{line}\n"));
+        assert_eq!(at, 4, "{line}");
+        assert!(what.contains(says), "{line}: {what}");
+    }
+}
