@@ -3,6 +3,7 @@
 
 mod change;
 mod files;
+mod fleet;
 mod gauges;
 mod handover;
 mod leave;
@@ -32,6 +33,7 @@ use crate::config::policy::Policy;
 use crate::fallback::Reserve;
 use crate::fetch::Fetcher;
 use crate::files::Watched;
+use crate::fleet::Fleet;
 use crate::front;
 use crate::front::door::{Door, Doors, Front};
 use crate::front::guests::{Guests, Told};
@@ -93,19 +95,15 @@ fn run_with(
         operators.file(state::LEVERS),
         operators.file(state::CONFIGS),
     );
+    let place = operators.file(state::FLEET);
+    let fleet = fleet::alone(base.listen.address.port(), place);
     let begun = reload::begun(&base, kept.as_deref());
-    let site = site(begun, telemetry, &health, operators.state())?;
+    let site = site(begun, telemetry, &health, fleet, operators.state())?;
     let policy = Arc::clone(&site.policy);
     let in_force: InForce = Arc::new(ArcSwap::new(Arc::clone(&site)));
     gauges::site(&telemetry.metrics, &in_force);
     let board = reload::board(kept, base, &in_force, &telemetry.metrics);
-    let live = reload::live(
-        (source, text),
-        history,
-        &in_force,
-        &board,
-        &telemetry.metrics,
-    );
+    let live = reload::live((source, text), &in_force, &board, &telemetry.metrics);
     let tls = tls(&policy, &telemetry.metrics)?;
     // Nobody comes in before it is known where the servers are,
     let leave = first(leave, origin::resolve(site.fetcher.upstreams())?)?;
@@ -134,6 +132,7 @@ fn run_with(
     if let Some(fleet) = &policy.fleet {
         site.limits.join(fleet, &telemetry.metrics)?;
     }
+    fleet::join(&in_force, &board, &telemetry.metrics)?;
     tracing::info!(address = %listen, threads = policy.listen.threads, "listening");
     let mut fronts = vec![front(&in_force, tls, None, sockets.public, &doors)];
     fronts.extend(sockets.redirect.map(|listener| {
@@ -147,6 +146,9 @@ fn run_with(
     };
     let facts = Arc::clone(&in_force);
     let changes = (Arc::clone(&live), Arc::clone(&board));
+    let taken = changes.clone();
+    // In a fleet the others tell what was pulled.
+    let is_late = successor.is_some() && policy.fleet.is_none();
     let begun = async move {
         while !doors.are_open() {
             if doors.is_one_lost() {
@@ -154,10 +156,11 @@ fn run_with(
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        if let Some(successor) = successor {
-            let ready = tokio::task::spawn_blocking(|| successor.ready());
-            ready.await.map_err(|e| e.to_string())??;
-        }
+        let ready = tokio::task::spawn_blocking(move || {
+            reload::take_over(&taken.0, &taken.1, history, is_late);
+            successor.map_or(Ok(()), |successor| successor.ready())
+        });
+        ready.await.map_err(|e| e.to_string())??;
         // Until now operators asked the process before this one, if there was one.
         operators.start(sockets.admin, about, facts, changes)
     };
@@ -231,6 +234,7 @@ fn site(
     policy: Policy,
     telemetry: &Telemetry,
     health: &Arc<Health>,
+    fleet: Arc<Fleet>,
     state: Option<&Path>,
 ) -> Result<Arc<Site>, String> {
     let metrics = &telemetry.metrics;
@@ -272,6 +276,7 @@ fn site(
         waiters: Arc::default(),
         health: Arc::clone(health),
         recent: Arc::default(),
+        fleet,
         policy: Arc::new(policy),
     }))
 }

@@ -20,6 +20,8 @@ pub const TOKEN: &str = "token";
 pub const LEVERS: &str = "levers.json";
 /// The configs that were in force.
 pub const CONFIGS: &str = "configs.json";
+/// How far this proxy has read what its fleet tells.
+pub const FLEET: &str = "fleet.json";
 /// The audit log.
 pub const AUDIT: &str = "audit.jsonl";
 

@@ -39,6 +39,7 @@ pub struct FallbackRoute {
 #[derive(Serialize, Deserialize, ToSchema)]
 pub struct FallbackDrill {
     pub cache: u64,
+    pub snapshot: u64,
     pub file: u64,
     /// There was nothing, so the app answered
     pub maintenance: u64,
@@ -46,7 +47,7 @@ pub struct FallbackDrill {
 
 impl FallbackDrill {
     pub fn all(&self) -> u64 {
-        self.cache + self.file + self.maintenance
+        self.cache + self.snapshot + self.file + self.maintenance
     }
 }
 
@@ -55,6 +56,8 @@ impl FallbackDrill {
 pub struct FallbackAnswers {
     /// Cached pages, however stale
     pub cache: u64,
+    /// The last good copies on the disk
+    pub snapshot: u64,
     /// Files of the directory
     pub file: u64,
     /// The maintenance page
@@ -78,21 +81,28 @@ pub(super) async fn fallback(admin: Desk) -> Json<Fallback> {
     })
 }
 
+impl FallbackAnswers {
+    pub(super) fn new(of: impl Fn(FallbackSource) -> u64) -> FallbackAnswers {
+        FallbackAnswers {
+            cache: of(FallbackSource::Cache),
+            snapshot: of(FallbackSource::Snapshot),
+            file: of(FallbackSource::File),
+            maintenance: of(FallbackSource::Maintenance),
+            refused: of(FallbackSource::Refused),
+        }
+    }
+}
+
 fn of_route(route: &Arc<Route>, reserve: &Reserve) -> FallbackRoute {
-    let counted = |source| reserve.counted(route, source);
     let drilled = |source| reserve.drilled(route, source);
     FallbackRoute {
         name: route.name.clone(),
         on: reserve.is_on(route),
         by_itself: reserve.is_on_by_itself(route),
-        answers: FallbackAnswers {
-            cache: counted(FallbackSource::Cache),
-            file: counted(FallbackSource::File),
-            maintenance: counted(FallbackSource::Maintenance),
-            refused: counted(FallbackSource::Refused),
-        },
+        answers: FallbackAnswers::new(|source| reserve.counted(route, source)),
         drill: FallbackDrill {
             cache: drilled(FallbackSource::Cache),
+            snapshot: drilled(FallbackSource::Snapshot),
             file: drilled(FallbackSource::File),
             maintenance: drilled(FallbackSource::Maintenance),
         },

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::config::name;
+use super::fleet::{Everywhere, everywhere};
 use super::gate::{Asked, Caller};
 use super::problem::Problem;
 use super::{Admin, Desk};
@@ -48,6 +49,8 @@ pub struct Pulled {
     pub instead: Vec<Told>,
     /// Why a restart would not know of it
     pub unkept: Option<String>,
+    /// The other proxies; nothing without `[redis]`
+    pub fleet: Option<Everywhere>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -105,6 +108,7 @@ pub(super) async fn pull(
         lever: told(&pulled.lever),
         instead: pulled.instead.iter().map(told).collect(),
         unkept: pulled.unkept,
+        fleet: everywhere(&admin.facts.fleet(), Some(pulled.lever.uid)).await,
     }))
 }
 
@@ -116,6 +120,7 @@ pub(super) async fn undo(admin: Desk, Path(id): Path<u64>) -> Result<Json<Pulled
         lever: told(&lever),
         instead: Vec::new(),
         unkept,
+        fleet: everywhere(&admin.facts.fleet(), Some(lever.uid)).await,
     }))
 }
 

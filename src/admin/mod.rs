@@ -6,13 +6,16 @@
 
 mod audit;
 mod config;
+mod copies;
 mod fallback;
+mod fleet;
 mod gate;
 mod health;
 mod levers;
 mod metrics;
 mod problem;
 mod purge;
+mod rehearsal;
 mod router;
 mod serve;
 mod socket;
@@ -36,12 +39,15 @@ use crate::telemetry::Metrics;
 
 pub use audit::{Audit, Told as AuditEntry};
 pub use config::{Changed, Configs, Plan, Replayed, Told as ConfigVersion};
+pub use copies::{FallbackCopy, FallbackPage, FallbackPages};
 pub use fallback::Fallback;
+pub use fleet::{Everywhere, FleetStatus};
 pub use gate::{Asked, Asking, Caller, Gate};
 pub use health::{Health, Heartbeat, Page, State};
 pub use levers::{Levers, Pulled, Told as PulledLever};
 pub use problem::{Body as ProblemBody, Problem};
 pub use purge::{Kind as PurgeKind, Purged};
+pub use rehearsal::FallbackCheck;
 pub use router::openapi;
 pub use socket::Beside;
 pub use status::{Facts, Status};

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::fleet::{Everywhere, everywhere};
 use super::gate::Asked;
 use super::problem::{Problem, Why};
 use super::{Admin, Desk};
@@ -73,6 +74,8 @@ pub struct Purged {
     pub hits: Option<u64>,
     /// The same for each name
     pub names: Vec<PurgedName>,
+    /// The other proxies; nothing without `[redis]`, and of dry runs
+    pub fleet: Option<Everywhere>,
 }
 
 /// What was purged by one name.
@@ -138,6 +141,10 @@ async fn carry_out(
     let purges = purges
         .await
         .map_err(|_| Problem::unavailable("it broke off; the log may say why"))?;
+    let fleet = match dry_run {
+        true => None,
+        false => everywhere(&admin.facts.fleet(), None).await,
+    };
     let sum = |of: fn(&store::Purged) -> Option<u64>| {
         let each = purges.iter().filter_map(|(_, purged)| of(purged));
         each.sum::<u64>()
@@ -158,6 +165,7 @@ async fn carry_out(
                 objects: purged.objects,
             })
             .collect(),
+        fleet,
     };
     let why = Why(format!("{} answers", told.objects));
     let mut response = Json(told).into_response();

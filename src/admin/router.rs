@@ -21,7 +21,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::{self, Problem};
-use super::{Admin, audit, config, fallback, gate, health, levers, metrics, purge, status, top};
+use super::{
+    Admin, audit, config, copies, fallback, gate, health, levers, metrics, purge, rehearsal,
+    status, top,
+};
 
 /// Every route, and nothing else: the document is made of them.
 fn routes() -> OpenApiRouter<Arc<Admin>> {
@@ -42,6 +45,9 @@ fn routes() -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(levers::undo))
         .routes(routes!(purge::purge))
         .routes(routes!(fallback::fallback))
+        .routes(routes!(rehearsal::check))
+        .routes(routes!(copies::pages))
+        .routes(routes!(copies::copy))
 }
 
 /// What listens.

@@ -8,11 +8,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Desk;
+use super::fleet::{self, FleetStatus};
 use super::health::Told;
 use crate::clock;
 use crate::config::Policy;
-use crate::fallback::Reserve;
+use crate::fallback::{Rehearsal, Reserve};
 use crate::fetch::Fetcher;
+use crate::fleet::Fleet;
 use crate::limits::Limit;
 use crate::origin::Upstream;
 use crate::rules::breaker;
@@ -30,6 +32,8 @@ pub trait Facts: Send + Sync {
     fn connections(&self) -> (usize, usize);
     /// What there is without apps, under the policy in force.
     fn reserve(&self) -> (Arc<Policy>, Arc<Reserve>);
+    /// What fallback would have come to with the last minutes' requests. Blocks.
+    fn rehearse(&self) -> Rehearsal;
     /// Requests that wait for a flight's head or for a permit.
     fn waiters(&self) -> usize;
     /// What another config, under the levers that are pulled, would have done with the last minutes' requests.
@@ -37,6 +41,7 @@ pub trait Facts: Send + Sync {
     /// # Errors
     /// A file that it names can't be read; for people.
     fn replay(&self, policy: Policy) -> Result<Replay, String>;
+    fn fleet(&self) -> Arc<Fleet>;
 }
 
 /// What runs, and how it is.
@@ -59,6 +64,8 @@ pub struct Status {
     pub snapshot: Snapshot,
     pub upstreams: Vec<UpstreamStatus>,
     pub limits: Vec<LimitStatus>,
+    /// The proxies that tell each other of purges and levers; nothing without `[redis]`
+    pub fleet: Option<FleetStatus>,
 }
 
 #[derive(Serialize, Deserialize, ToSchema)]
@@ -175,6 +182,7 @@ pub(super) async fn status(admin: Desk) -> Json<Status> {
         snapshot: snapshot(&fetcher.snapshot.told()),
         upstreams: fetcher.upstreams().iter().map(upstream).collect(),
         limits: admin.facts.limits().iter().map(limit).collect(),
+        fleet: fleet::status(&admin.facts.fleet()),
     })
 }
 

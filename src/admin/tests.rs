@@ -12,8 +12,9 @@ use crate::cache::memory::Memory;
 use crate::cache::store::Store;
 use crate::clock;
 use crate::config::{self, Policy};
-use crate::fallback::Reserve;
+use crate::fallback::{Rehearsal, Reserve};
 use crate::fetch::{Fetcher, Limits};
+use crate::fleet::Fleet;
 use crate::limits::Limit;
 use crate::rules::replay::Replay;
 use crate::telemetry::CacheResult;
@@ -65,12 +66,20 @@ impl Facts for Idle {
         (Arc::clone(&self.policy), Arc::new(reserve))
     }
 
+    fn rehearse(&self) -> Rehearsal {
+        Rehearsal::default()
+    }
+
     fn waiters(&self) -> usize {
         3
     }
 
     fn replay(&self, _: Policy) -> Result<Replay, String> {
         Ok(Replay::default())
+    }
+
+    fn fleet(&self) -> Arc<Fleet> {
+        Fleet::new("here:80".to_owned(), None)
     }
 }
 

@@ -136,7 +136,7 @@ fn rates(before: &Counts, after: &Counts, seconds: f64, most: usize) -> Vec<TopR
 }
 
 /// A page's address, by its key: scheme, host, path and query.
-fn url(key: &[u8], hidden: &[String]) -> String {
+pub(super) fn url(key: &[u8], hidden: &[String]) -> String {
     let text = String::from_utf8_lossy(key);
     let mut parts = text.splitn(3, '\0');
     let mut part = || parts.next().unwrap_or_default();

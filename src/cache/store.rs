@@ -274,11 +274,21 @@ impl Store {
             other.variant == entry.variant
                 && (other.generation, other.stored) > (entry.generation, entry.stored)
         };
-        self.put_unless(key, &entry, reign, now, newer)
+        match self.put_unless(key, &entry, reign, now, newer) {
+            Some(_) => Kept::Yes,
+            None => Kept::Outdated,
+        }
     }
 
-    /// The same for one that was kept elsewhere: whatever is stored of it is newer.
-    pub fn restore(&self, key: &Key, entry: &Arc<Entry>, reign: u64, now: Moment) -> Kept {
+    /// The same for one that was kept elsewhere: whatever is stored of it is newer. Gives the page, for there may be no room to keep
+    /// it.
+    pub fn restore(
+        &self,
+        key: &Key,
+        entry: &Arc<Entry>,
+        reign: u64,
+        now: Moment,
+    ) -> Option<Arc<Slot>> {
         let same = |other: &Arc<Entry>| {
             other.variant == entry.variant
                 || other.variant.names.is_empty()
@@ -294,7 +304,7 @@ impl Store {
         reign: u64,
         now: Moment,
         is_better: impl Fn(&Arc<Entry>) -> bool,
-    ) -> Kept {
+    ) -> Option<Arc<Slot>> {
         let stripe = self.stripe(key.hash());
         let _writing = stripe.write.lock();
         let generation = stripe.generation.load(Ordering::Acquire);
@@ -303,21 +313,21 @@ impl Store {
         if entry.generation < generation.max(self.purges.generations.floor())
             || self.reign.load(Ordering::Acquire) > reign
         {
-            return Kept::Outdated;
+            return None;
         }
         match self.purges.left(place(key.as_ref().bytes()), entry) {
             Standing::Good => {}
             Standing::Stale => {
                 entry.mark(now);
             }
-            Standing::Gone => return Kept::Outdated,
+            Standing::Gone => return None,
         }
         let before = self.current_slot(key, now);
         if before
             .as_ref()
             .is_some_and(|before| before.variants.iter().any(is_better))
         {
-            return Kept::Outdated;
+            return None;
         }
         let mut variants = vec![Arc::clone(entry)];
         if let Some(before) = before.as_ref().filter(|_| !entry.variant.names.is_empty()) {
@@ -327,8 +337,7 @@ impl Store {
                 .filter(|other| other.variant != entry.variant && !other.variant.names.is_empty());
             variants.extend(others.take(self.max_variants.saturating_sub(1)).cloned());
         }
-        self.replace(key, before, variants, generation, latest, now);
-        Kept::Yes
+        Some(self.replace(key, before, variants, generation, latest, now))
     }
 
     /// Adds a coding to `entry`, if that is still what is stored. Whether it is.
@@ -512,6 +521,14 @@ impl Store {
             variants: slot.variants.len(),
         };
         warmest.into_iter().map(told).collect()
+    }
+
+    /// The keys of all pages. Blocking: it looks at all.
+    pub fn keys(&self) -> Vec<Key> {
+        self.pages
+            .iter()
+            .map(|(_, slot)| slot.key.clone())
+            .collect()
     }
 
     /// Bytes that are on their way or held by readers, but not stored.

@@ -259,22 +259,34 @@ impl<'a> Desk<'a> {
 
     /// Asks a question for what is to be done next. An error has been told, and is the exit code.
     fn fetch<T: DeserializeOwned>(&self, target: &str) -> Result<T, u8> {
-        let failed = |why: &str| {
-            say(&format!("error: {why}\n"));
-            FAILED
-        };
+        let answer = self.question(target)?;
+        match answer.status {
+            200 => read_answer(&answer),
+            _ => Err(self.told(&answer, |_: &Value| String::new())),
+        }
+    }
+
+    /// The same of what may not be there.
+    fn look<T: DeserializeOwned>(&self, target: &str) -> Result<Option<T>, u8> {
+        let answer = self.question(target)?;
+        match answer.status {
+            404 | 422 => Ok(None),
+            200 => read_answer(&answer).map(Some),
+            _ => Err(self.told(&answer, |_: &Value| String::new())),
+        }
+    }
+
+    fn question(&self, target: &str) -> Result<Answer, u8> {
         let request = Request {
             method: "GET",
             target,
             actor: self.actor.as_deref(),
             ..Request::default()
         };
-        let answer = self.answer(&request).map_err(|why| failed(&why))?;
-        if answer.status != 200 {
-            return Err(self.told(&answer, |_: &Value| String::new()));
-        }
-        let told = serde_json::from_slice(&answer.body);
-        told.map_err(|_| failed("an answer of another version; try --json"))
+        self.answer(&request).map_err(|why| {
+            say(&format!("error: {why}\n"));
+            FAILED
+        })
     }
 
     /// Sends a request and prints what comes of it.
@@ -357,6 +369,14 @@ impl<'a> Desk<'a> {
             }
         }
     }
+}
+
+/// The error has been told, and is the exit code.
+fn read_answer<T: DeserializeOwned>(answer: &Answer) -> Result<T, u8> {
+    serde_json::from_slice(&answer.body).map_err(|_| {
+        say("error: an answer of another version; try --json\n");
+        FAILED
+    })
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -95,7 +95,7 @@ type InForce = Box<dyn Fn() -> Arc<Policy> + Send + Sync>;
 pub struct Live {
     source: Source,
     /// Where versions are remembered over restarts, if anywhere.
-    history: Option<PathBuf>,
+    history: OnceLock<PathBuf>,
     /// What there is instead of a file, if there is none.
     text: Arc<str>,
     in_force: InForce,
@@ -159,7 +159,7 @@ impl Live {
         };
         Live {
             source,
-            history: None,
+            history: OnceLock::new(),
             text: text.into(),
             in_force,
             put,
@@ -173,40 +173,34 @@ impl Live {
         }
     }
 
-    /// With the versions that earlier processes have kept at `path`; from now on they are kept there. What the process has
-    /// started with comes after them.
-    pub fn remembering(self, path: PathBuf) -> Live {
+    /// Knows of the versions that earlier processes have kept at `path`; from now on they are kept there. What this process has in force comes
+    /// after them. Once.
+    pub fn remember(&self, path: PathBuf) {
+        let _one = self.changing.lock();
         let (versions, why) = kept::read::<Vec<Version>>(&path);
         if let Some(why) = why {
             tracing::error!(why, "the configs of before are lost");
         }
         let mut state = self.state.lock();
-        let is_known = |first: &Version, last: &Version| {
-            (&last.text, last.from_file) == (&first.text, first.from_file)
-        };
-        if let Some(first) = state.versions.pop_front() {
-            let mut before: VecDeque<_> = versions.into_iter().map(Arc::new).collect();
-            match before.back() {
-                Some(last) if is_known(&first, last) => {}
-                last => {
-                    let number = last.map_or(1, |last| last.number + 1);
-                    before.push_back(Arc::new(first.numbered(number)));
-                }
+        let mut before: VecDeque<_> = versions.into_iter().map(Arc::new).collect();
+        for own in std::mem::take(&mut state.versions) {
+            let is_known =
+                |last: &Arc<Version>| (&last.text, last.from_file) == (&own.text, own.from_file);
+            if !before.back().is_some_and(is_known) {
+                let number = before.back().map_or(1, |last| last.number + 1);
+                before.push_back(Arc::new(own.numbered(number)));
             }
-            state.versions = before;
         }
+        state.versions = before;
         state.forget();
         drop(state);
-        let live = Live {
-            history: Some(path),
-            ..self
-        };
-        live.keep();
-        live
+        // A second place would not be kept to.
+        let _ = self.history.set(path);
+        self.keep();
     }
 
     fn keep(&self) {
-        let Some(path) = &self.history else {
+        let Some(path) = self.history.get() else {
             return;
         };
         let versions: Vec<_> = self.state.lock().versions.iter().cloned().collect();

@@ -877,9 +877,9 @@ table! {
 }
 
 table! {
-    /// Where several proxies meet that share limits. No request waits for it: each proxy has an even part of every
-    /// limit, and clients who are refused by that are made known here, so that the others spare what they don't use. Without
-    /// Redis (5 or later, or what speaks like it) each goes on with its even part.
+    /// Where several proxies meet that share limits, and tell each other of purges and levers. No request waits for it: each proxy has
+    /// an even part of every limit, and clients who are refused by that are made known here, so that the others spare what they don't
+    /// use. Without Redis (5 or later, or what speaks like it) each goes on with its even part, and hears of purges and levers later.
     Redis = "redis", many: false;
 
     /// `redis://host:port`, or `rediss://` with TLS, and `/3` behind it for another database than 0. Of several one is

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::value::{Kind, Word, Wrong, is_not};
 use super::words::Host;
-use crate::limits::fleet::Server;
+use crate::redis::Server;
 
 /// A server of Redis, as a URL has it.
 #[derive(Clone, PartialEq, Eq, Debug)]

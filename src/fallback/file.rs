@@ -59,6 +59,17 @@ pub fn find(dir: &Path, wanted: &Wanted<'_>, memory: &Arc<Memory>) -> Option<Arc
     files.find_map(|file| page(root, file, wanted, memory))
 }
 
+/// Whether there is a file for a page, of a size that can be read. Blocks.
+pub fn is_there(dir: &Path, wanted: &Wanted<'_>) -> bool {
+    let Ok(dir) = File::open(dir) else {
+        return false;
+    };
+    let own = own_folder(dir.as_fd(), wanted.host);
+    let root = own.as_ref().map_or(dir.as_fd(), AsFd::as_fd);
+    let mut files = wanted.files.iter();
+    files.any(|file| size(root, file).is_some_and(|size| size <= wanted.most))
+}
+
 fn own_folder(dir: BorrowedFd<'_>, host: &str) -> Option<OwnedFd> {
     let is_name = is_plain(host.as_bytes());
     is_name
@@ -79,7 +90,7 @@ fn page(
     for (coding, ending) in siblings {
         let sibling = read(&[file, ending].concat());
         // One without the file that it is a coding of is no page.
-        if let Some(bytes) = sibling.filter(|_| is_file(root, file)) {
+        if let Some(bytes) = sibling.filter(|_| size(root, file).is_some()) {
             let begins = read_start(root, file);
             return entry(file, &begins, bytes, Some(*coding), wanted, memory);
         }
@@ -92,9 +103,12 @@ fn page(
 /// What tells a page where the name says nothing.
 const START: usize = 64;
 
-fn is_file(root: BorrowedFd<'_>, path: &[u8]) -> bool {
-    let opened = beneath::read(root, path);
-    opened.is_ok_and(|file| rustix::fs::fstat(&file).is_ok_and(|about| is_regular(&about)))
+/// Of a regular file.
+fn size(root: BorrowedFd<'_>, path: &[u8]) -> Option<u64> {
+    let file = beneath::read(root, path).ok()?;
+    let about = rustix::fs::fstat(&file).ok()?;
+    let size = u64::try_from(about.st_size).ok()?;
+    is_regular(&about).then_some(size)
 }
 
 fn read_start(root: BorrowedFd<'_>, path: &[u8]) -> Vec<u8> {

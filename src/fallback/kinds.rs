@@ -1,6 +1,6 @@
 //! What a file is, by its name: the media types of what sites are made of.
 
-/// What names end with, and the media type of what is called so.
+/// What names end with, and the media type of what is called so; of several endings of one type the first is the usual one.
 const KINDS: [(&str, &str); 40] = [
     ("html", "text/html; charset=utf-8"),
     ("htm", "text/html; charset=utf-8"),
@@ -55,12 +55,32 @@ pub fn content_type(kind: Option<&str>, begins: &[u8]) -> &'static str {
     }
 }
 
+/// What the name of a file with this Content-Type ends with.
+pub fn ending(content_type: &str) -> Option<&'static str> {
+    let essence = |text: &str| {
+        let essence = text.split(';').next().unwrap_or_default();
+        essence.trim().to_ascii_lowercase()
+    };
+    let wanted = essence(content_type);
+    let found = KINDS
+        .iter()
+        .find(|(_, media_type)| essence(media_type) == wanted);
+    match (found, &wanted[..]) {
+        (Some((kind, _)), _) => Some(kind),
+        (None, "application/javascript" | "application/x-javascript") => Some("js"),
+        (None, "text/xml") => Some("xml"),
+        (None, other) if other.ends_with("+json") => Some("json"),
+        (None, other) if other.ends_with("+xml") => Some("xml"),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_name_tells_the_type() {
+    fn a_name_tells_the_type_and_back() {
         assert_eq!(content_type(Some("css"), b"<"), "text/css; charset=utf-8");
         assert_eq!(
             content_type(Some("exe"), b"<html>"),
@@ -71,5 +91,12 @@ mod tests {
             "text/html; charset=utf-8"
         );
         assert_eq!(content_type(None, b"GIF8"), "application/octet-stream");
+        assert_eq!(ending("Text/HTML;charset=latin1"), Some("html"));
+        assert_eq!(ending("application/feed+json"), Some("json"));
+        assert_eq!(ending("application/x-odd"), None);
+        for (kind, media_type) in KINDS {
+            let back = ending(media_type).unwrap();
+            assert_eq!(content_type(Some(back), b""), media_type, "{kind}");
+        }
     }
 }

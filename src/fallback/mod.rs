@@ -26,6 +26,7 @@ use crate::rules::time::Moment;
 use crate::telemetry::names::{self, Family};
 use crate::telemetry::{Counter, FallbackSource, Metrics};
 pub use file::Wanted;
+pub use kinds::ending;
 
 /// So many look for files at once: more would wait for the same disk.
 const READERS: usize = 16;
@@ -50,6 +51,19 @@ pub struct Reserve {
 }
 
 type Counts = [Arc<Counter>; FallbackSource::ALL.len()];
+
+/// What fallback would have come to with the last minutes' requests.
+#[derive(Default)]
+pub struct Rehearsal {
+    /// From the first of them to now.
+    pub seconds: u64,
+    /// Of how many of a thousand clients they are.
+    pub per_mille: u32,
+    /// Where answers would have come from, by [`FallbackSource`].
+    pub answers: [u64; FallbackSource::ALL.len()],
+    /// The keys of pages of which there is nothing, and how often they were asked for: the most wanted first.
+    pub missing: Vec<(Box<[u8]>, u64)>,
+}
 
 /// One upstream's, whatever the policy.
 struct Sway {
@@ -185,6 +199,12 @@ impl Reserve {
     /// The file that stands for a page. Blocks.
     pub fn file(&self, wanted: &Wanted<'_>, memory: &Arc<Memory>) -> Option<Arc<Entry>> {
         file::find(self.dir.as_deref()?, wanted, memory)
+    }
+
+    /// Whether there is one. Blocks.
+    pub fn has_file(&self, wanted: &Wanted<'_>) -> bool {
+        let dir = self.dir.as_deref();
+        dir.is_some_and(|dir| file::is_there(dir, wanted))
     }
 
     /// Leave to look for one; to be held meanwhile.

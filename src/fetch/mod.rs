@@ -47,7 +47,7 @@ use crate::rules::identity::Class;
 use crate::rules::purge::is_outdated;
 use crate::rules::time::{Moment, Now};
 use crate::rules::vary::{self, AsSent};
-use crate::snapshot::{self, Snapshot};
+use crate::snapshot::{self, Snapshot, Thawed};
 use crate::telemetry::UpstreamMetrics;
 
 /// Key and class: what a lane of the flight table is named by.
@@ -105,6 +105,7 @@ pub struct Fetcher {
     pub counts: Arc<Counts>,
     pub encoder: Arc<Encoder>,
     sweeper: Arc<purge::Sweeper>,
+    told: Arc<purge::Told>,
 }
 
 /// What fetches did, for gauges and counters.
@@ -159,6 +160,7 @@ impl Fetcher {
             counts: Arc::default(),
             encoder: Arc::default(),
             sweeper: Arc::default(),
+            told: Arc::default(),
         })
     }
 
@@ -216,17 +218,34 @@ impl Fetcher {
         self.store.get(key, now)
     }
 
-    /// Whether the page of a route lies on the disk since before this process, and is to be brought back before anybody is
-    /// asked for it.
-    pub fn is_cold(&self, key: KeyRef, route: &Route) -> bool {
+    /// Whether the page of a route lies on the disk since before this process, in a variant that `select` selects: then it is to
+    /// be brought back before anybody is asked for it.
+    pub fn is_cold(
+        &self,
+        key: KeyRef,
+        route: &Route,
+        select: impl FnMut(&[http::HeaderName]) -> Box<[u8]>,
+    ) -> bool {
         let origin = || self.origin(route.upstream);
-        route.cache && self.snapshot.is_cold(key, origin)
+        route.cache && self.snapshot.is_cold(key, origin, select)
     }
 
-    /// Brings it back. Whether there was memory for it. Reads the disk.
-    pub fn thaw(&self, key: &Key, route: &Route) -> bool {
+    /// Brings it back. Reads the disk.
+    pub fn thaw(&self, key: &Key, route: &Route) -> Thawed {
         let origin = self.origin(route.upstream);
         self.snapshot.thaw(key, origin, self.reign)
+    }
+
+    /// The same for somebody who waits for it: others have to make room.
+    pub fn thaw_now(&self, key: &Key, route: &Route) -> Option<Arc<Slot>> {
+        if let Thawed::Done(page) = self.thaw(key, route) {
+            return page;
+        }
+        self.store.shed();
+        match self.thaw(key, route) {
+            Thawed::Done(page) => page,
+            Thawed::NoMemory => None,
+        }
     }
 
     /// What an upstream is known by on the disk.

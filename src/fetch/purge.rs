@@ -23,6 +23,12 @@ const LONGEST: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub struct Sweeper(OnceLock<SyncSender<()>>);
 
+/// Who hears of purges.
+#[derive(Default)]
+pub struct Told(OnceLock<Tell>);
+
+type Tell = Box<dyn Fn(&Purge) + Send + Sync>;
+
 impl Fetcher {
     /// Purges, from any thread, in milliseconds however much that is; or tells, for a dry run, what would be. Once it has
     /// returned, nothing that was stored or on its way before is told to who asks from then on (soft: but as stale). It
@@ -33,6 +39,27 @@ impl Fetcher {
         if purge.dry_run {
             return purged;
         }
+        self.follow_up(purge);
+        if let Some(tell) = self.told.0.get() {
+            tell(purge);
+        }
+        purged
+    }
+
+    /// Purges what another proxy has purged: nobody is told of it, and nothing counted.
+    pub fn purge_too(&self, purge: &Purge) {
+        let store = || self.store.purge_uncounted(purge, clock::moment());
+        self.snapshot.purge(purge, store);
+        self.follow_up(purge);
+    }
+
+    /// Has all purges told, once they are in effect. Once.
+    pub fn tell(&self, tell: impl Fn(&Purge) + Send + Sync + 'static) {
+        // A second one is told nothing.
+        let _ = self.told.0.set(Box::new(tell));
+    }
+
+    fn follow_up(&self, purge: &Purge) {
         match purge.what.keys() {
             Some(keys) => keys.iter().for_each(|key| self.forget_marks(key)),
             None => {
@@ -41,7 +68,6 @@ impl Fetcher {
                 let _ = sweeper.try_send(());
             }
         }
-        purged
     }
 
     /// Forgets a stored page that its origin wants stored no longer.

@@ -1,5 +1,5 @@
-//! A route in fallback: its visitors get what there is without the app, in this order: the page that is cached, however stale; a file
-//! of the directory; the maintenance page. Nobody goes to the origin but, while its breaker is open, who is to go and see.
+//! A route in fallback: its visitors get what there is without the app, in this order: the page that is cached, however stale; its
+//! last good copy on the disk; a file of the directory; the maintenance page. Nobody goes to the origin but, while its breaker is open, who is to go and see.
 //!
 //! Downstream nobody is to keep any of it as the page, but for a cached one that is as fresh as ever: that is the page.
 
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::Site;
 use super::asking::{Asking, Noted, Verb};
@@ -18,14 +18,16 @@ use super::h1::{Conn, Next};
 use super::liked::in_liked_coding;
 use super::lines::{Lines, common_lines};
 use super::lookup::{self, Decision, Miss};
+use super::miss::{Place, part_of};
 use super::page::Guise;
 use super::part::Part;
 use super::record::Outcome;
 use crate::cache::entry::Entry;
+use crate::cache::key::Key;
 use crate::clock;
 use crate::config::policy::Route;
 use crate::fallback::Wanted;
-use crate::fetch::{Reason, Seen};
+use crate::fetch::{Reason, Seen, vary_values};
 use crate::rules::cache_status::{Detail, Fwd, Told};
 use crate::rules::date;
 use crate::rules::decimal;
@@ -39,7 +41,7 @@ use crate::rules::time::{Moment, Now};
 use crate::rules::vary::{self, AsSent, Codings};
 use crate::telemetry::{CacheResult, FallbackSource, ids};
 
-/// How long a file is looked for: a disk that hangs is as good as none.
+/// How long the disk is looked at: a disk that hangs is as good as none.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a request gets without the app.
@@ -55,7 +57,7 @@ pub struct Instead {
 
 enum What {
     Stored(Box<Stored>),
-    /// A file, if there is one.
+    /// What is on the disk, if it is there.
     Look(Box<Look>),
     /// It can't be had without the app.
     Nothing,
@@ -72,10 +74,138 @@ struct Stored {
 }
 
 struct Look {
+    copy: Option<Copy>,
     host: Box<str>,
     files: Vec<Vec<u8>>,
     codings: Codings,
     own: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Look {
+    /// Reads the disk.
+    fn find(&self, site: &Site) -> Option<Lying> {
+        let copy = self.copy.as_ref().and_then(|copy| {
+            let entry = copy.find(site)?;
+            Some(Lying {
+                keeps: is_fresh(&entry, &copy.demand, clock::moment()),
+                entry,
+                source: FallbackSource::Snapshot,
+            })
+        });
+        copy.or_else(|| {
+            let entry = site
+                .reserve
+                .file(&self.wanted(site), &site.fetcher.memory)?;
+            Some(Lying {
+                entry,
+                source: FallbackSource::File,
+                keeps: false,
+            })
+        })
+    }
+
+    fn wanted(&self, site: &Site) -> Wanted<'_> {
+        Wanted {
+            host: &self.host,
+            files: &self.files,
+            codings: self.codings,
+            most: site.policy.cache.max_object_size,
+            own: &self.own,
+            now: clock::now(),
+        }
+    }
+}
+
+/// A copy in the snapshot, which holds what strangers were given.
+struct Copy {
+    key: Key,
+    /// The request's fields, and what of them selects a copy.
+    fields: HeaderMap,
+    sent: AsSent,
+    demand: Demand,
+}
+
+impl Copy {
+    fn of(site: &Site, asking: &Asking) -> Option<Copy> {
+        let is_there = asking.route.cache && site.fetcher.snapshot.covered(asking.key);
+        if !is_there {
+            return None;
+        }
+        let mut fields = HeaderMap::new();
+        for line in asking.request.lines {
+            let name = HeaderName::from_bytes(line.name.as_bytes());
+            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(line.value)) {
+                fields.append(name, value);
+            }
+        }
+        Some(Copy {
+            key: asking.key.to_key(),
+            fields,
+            sent: as_stranger(asking),
+            demand: demand(asking),
+        })
+    }
+
+    /// Reads the disk.
+    fn find(&self, site: &Site) -> Option<Arc<Entry>> {
+        let select = |names: &[HeaderName]| vary_values(names, &self.fields, &self.sent);
+        site.fetcher.snapshot.find(self.key.as_ref(), select)
+    }
+}
+
+fn as_stranger(asking: &Asking) -> AsSent {
+    AsSent {
+        class: Class::Anonymous,
+        ..asking.as_sent()
+    }
+}
+
+/// What a request asks of a copy, where nothing forbids its use.
+fn demand(asking: &Asking) -> Demand {
+    Demand {
+        class: asking.class,
+        directives: None,
+        only_if_cached: false,
+        pulled: asking.route.pulled.pages,
+    }
+}
+
+/// Whether it is the page, as fresh as ever.
+fn is_fresh(entry: &Entry, demand: &Demand, now: Moment) -> bool {
+    matches!(entry.reuse(now, demand), Reuse::Fresh { .. })
+}
+
+/// Where an answer would come from.
+pub enum Found {
+    Cached,
+    /// From where only a look at the disk finds out.
+    Elsewhere(Elsewhere),
+    /// It can't be had without the app.
+    Nothing,
+}
+
+/// What is to be looked for.
+pub struct Elsewhere(Box<Look>);
+
+impl Elsewhere {
+    /// Where it is found. Blocks.
+    pub fn source(&self, site: &Site) -> FallbackSource {
+        let wanted = self.0.wanted(site);
+        match self.0.copy {
+            Some(_) => FallbackSource::Snapshot,
+            None if site.reserve.has_file(&wanted) => FallbackSource::File,
+            None => FallbackSource::Maintenance,
+        }
+    }
+}
+
+/// Where a request's answer would come from.
+pub fn found(site: &Site, asking: &Asking, now: Now) -> Found {
+    match instead(site, asking, now).what {
+        What::Stored(_) => Found::Cached,
+        What::Look(look) => Found::Elsewhere(Elsewhere(look)),
+        What::Nothing => Found::Nothing,
+    }
 }
 
 /// Decides on a request of a route that is in fallback.
@@ -152,7 +282,7 @@ impl Instead {
     pub fn or_else(self, site: &Site, live: impl FnOnce() -> Decision) -> Decision {
         let may_be_found = match &self.what {
             What::Stored(_) => return Decision::Instead(Box::new(self)),
-            What::Look(look) => !look.files.is_empty(),
+            What::Look(look) => look.copy.is_some() || !look.files.is_empty(),
             What::Nothing => false,
         };
         match live() {
@@ -181,22 +311,11 @@ fn stored(site: &Site, asking: &Asking, now: Now) -> Option<Stored> {
         })
     };
     let own = select(asking.as_sent());
-    let entry = own.or_else(|| {
-        select(AsSent {
-            class: Class::Anonymous,
-            ..asking.as_sent()
-        })
-    })?;
+    let entry = own.or_else(|| select(as_stranger(asking)))?;
     if is_origin_error(entry.head.status) {
         return None;
     }
-    let demand = Demand {
-        class: asking.class,
-        directives: None,
-        only_if_cached: false,
-        pulled: asking.route.pulled.pages,
-    };
-    let keeps = matches!(entry.reuse(now.mono, &demand), Reuse::Fresh { .. });
+    let keeps = is_fresh(entry, &demand(asking), now.mono);
     let ttl = entry.ttl(now.mono);
     let told = in_liked_coding(site, asking, entry);
     let size = Some(told.body.len());
@@ -220,6 +339,7 @@ fn look(site: &Site, asking: &Asking) -> Look {
     let hsts = hsts.filter(|_| asking.scheme == Scheme::Https);
     let hsts = hsts.map(|value| (header::STRICT_TRANSPORT_SECURITY, value));
     Look {
+        copy: Copy::of(site, asking),
         host: host::without_port(asking.host).into(),
         files,
         codings: match plain {
@@ -257,18 +377,23 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, instead: Instead) -> io::Resu
             let (entry, part) = (&stored.told, &stored.part);
             send(conn, noted, &route, (entry, part), &told, guise).await
         }
-        What::Look(look) => match file(conn, *look).await {
-            Some(entry) => {
-                let told = Told {
-                    key,
-                    ..Told::fallback()
+        What::Look(look) => match on_disk(conn, *look).await {
+            Some(Lying {
+                entry,
+                source,
+                keeps,
+            }) => {
+                let told = match source {
+                    FallbackSource::File => Told::fallback(),
+                    _ => Told::stale(entry.ttl(clock::moment()), Detail::Fallback),
                 };
+                let told = Told { key, ..told };
                 let guise = Guise {
-                    source: FallbackSource::File,
-                    keeps: false,
+                    source,
+                    keeps,
                     is_drill,
                 };
-                let part = super::miss::part_of(conn, &entry.head, Some(entry.body.len()));
+                let part = part_of(conn, &entry.head, Some(entry.body.len()));
                 send(conn, noted, &route, (&entry, &part), &told, guise).await
             }
             None => match live {
@@ -328,26 +453,26 @@ async fn send(
     deliver::disguised(conn, noted, route, page, told, guise).await
 }
 
-/// The file that stands for a page, looked for off the worker's thread.
-async fn file(conn: &Conn, look: Look) -> Option<Arc<Entry>> {
-    if look.files.is_empty() {
+/// What was found on the disk.
+struct Lying {
+    entry: Arc<Entry>,
+    source: FallbackSource,
+    keeps: bool,
+}
+
+/// The copy of a page or the file that stands for it, looked for off the worker's thread.
+async fn on_disk(conn: &Conn, look: Look) -> Option<Lying> {
+    if look.copy.is_none() && look.files.is_empty() {
         return None;
     }
+    let _place = Place::take(&conn.site, conn.policy().cache.max_waiters)?;
     let site = Arc::clone(&conn.site);
     let looks = async move {
         let turn = Arc::clone(site.reserve.readers());
         let turn = turn.acquire_owned().await.ok()?;
         let found = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let wanted = Wanted {
-                host: &look.host,
-                files: &look.files,
-                codings: look.codings,
-                most: site.policy.cache.max_object_size,
-                own: &look.own,
-                now: clock::now(),
-            };
-            site.reserve.file(&wanted, &site.fetcher.memory)
+            look.find(&site)
         });
         found.await.ok()?
     };

@@ -213,6 +213,7 @@ impl Conn {
             Decision::Block(route) => blocked::refuse(self, noted, route).await,
             Decision::Limited(refused) => limited::refuse(self, noted, refused).await,
             Decision::Later(wait) => limited::wait(self, noted, wait).await,
+            Decision::CatchUp => limited::catch_up(self, noted).await,
             Decision::Purge(order) => purging::carry_out(self, noted, *order).await,
             Decision::Cold(what) => thaw::serve(self, noted, *what).await,
             Decision::Here(mut problem) => {

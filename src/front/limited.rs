@@ -394,6 +394,24 @@ pub async fn wait(conn: &mut Conn, noted: &Noted, wait: Duration) -> io::Result<
     if !sleep(conn, noted, wait).await {
         return Ok(Outcome::aborted());
     }
+    if !conn.site.fleet.is_current(clock::tick()) {
+        conn.site.fleet.catch_up().await;
+    }
+    its_turn(conn, noted).await
+}
+
+/// Waits until it is known what other proxies have purged; half a second at most.
+pub async fn catch_up(conn: &mut Conn, noted: &Noted) -> io::Result<Outcome> {
+    tokio::select! {
+        () = conn.site.fleet.catch_up() => {}
+        true = conn.wire.gone(&mut conn.inbox, noted.head_len + PIPELINED) => {
+            return Ok(Outcome::aborted());
+        }
+    }
+    its_turn(conn, noted).await
+}
+
+async fn its_turn(conn: &mut Conn, noted: &Noted) -> io::Result<Outcome> {
     let (site, from) = (&conn.site, conn.whence());
     let decision = lookup::after_wait(site, conn.inbox.bytes(), from, noted);
     Box::pin(conn.carry_out(noted, decision)).await

@@ -7,6 +7,8 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
+
 use super::Site;
 use super::asking::{Asking, Noted, Whence, with_route};
 use super::challenge::{self, Challenge};
@@ -19,6 +21,7 @@ use super::problem::Problem;
 use super::purging::{self, Order};
 use super::thaw::{self, Cold};
 use crate::cache::entry::Entry;
+use crate::cache::store::Slot;
 use crate::clock::{self, Tick};
 use crate::config::policy::{Policy, Route};
 use crate::fetch::{Bill, Lane, Reason, Seen};
@@ -64,6 +67,8 @@ pub enum Decision {
     Later(Duration),
     /// By what there is without the app.
     Instead(Box<Instead>),
+    /// Once it is known what other proxies have purged.
+    CatchUp,
     /// Something is to be taken out of the cache.
     Purge(Box<Order>),
     /// The page lies on the disk, and is to be brought back first.
@@ -155,7 +160,7 @@ pub fn decide(
                     return Decision::Block(Some(Arc::clone(asking.route)));
                 }
                 let limited = limited::at_the_door(site, &asking.who(), noted);
-                limited.unwrap_or_else(|| on_route(site, asking, noted, now))
+                limited.unwrap_or_else(|| on_route(site, asking, noted, now, &Turn::First))
             };
             let decision = match challenge::is_ours(request) {
                 false => with_route(policy, request, *head_len, from, known, on_route),
@@ -194,15 +199,29 @@ fn learned(
     decision
 }
 
+/// What a request has waited for.
+pub enum Turn {
+    First,
+    /// Its turn.
+    Waited,
+    /// Its page, which was looked for on the disk. Memory may have no room to keep it.
+    Thawed(Option<Arc<Slot>>),
+}
+
 /// Decides on the request at the start of `buf`, whose turn it is now.
 pub fn after_wait(site: &Site, buf: &[u8], from: Whence, noted: &Noted) -> Decision {
+    decide_again(site, buf, from, noted, &Turn::Waited)
+}
+
+/// Decides on the request at the start of `buf` once more.
+pub fn decide_again(site: &Site, buf: &[u8], from: Whence, noted: &Noted, turn: &Turn) -> Decision {
     let policy = &*site.policy;
     let mut lines = request::lines();
     let now = clock::now();
     match &request::parse(buf, &mut lines, &policy.listen.head) {
         Ok(Parsed::Complete { request, head_len }) => {
             let from = from.of(policy, request);
-            let on_route = |asking: &Asking| on_route(site, asking, noted, now);
+            let on_route = |asking: &Asking| on_route(site, asking, noted, now, turn);
             let known = KnownHost::NONE;
             let decision = match challenge::is_ours(request) {
                 false => with_route(policy, request, *head_len, from, known, on_route),
@@ -271,7 +290,7 @@ fn off_route(
     })
 }
 
-fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
+fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now, turn: &Turn) -> Decision {
     let request = asking.request;
     if let Some(port) = asking.redirect {
         return Decision::Here(Problem::to_https(request, port));
@@ -287,17 +306,20 @@ fn on_route(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
     {
         return Decision::Challenge(challenge);
     }
+    if matches!(turn, Turn::First) && !site.fleet.is_current(noted.began) && is_cacheable(asking) {
+        return Decision::CatchUp;
+    }
     if site.reserve.is_on(asking.route) {
         return fallback::decide(site, asking, noted, now);
     }
     match fallback::drill(site, asking, now) {
-        Some(instead) => instead.or_else(site, || live(site, asking, noted, now)),
-        None => live(site, asking, noted, now),
+        Some(instead) => instead.or_else(site, || live(site, asking, noted, now, turn)),
+        None => live(site, asking, noted, now, turn),
     }
 }
 
 /// With the app behind it.
-fn live(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
+fn live(site: &Site, asking: &Asking, noted: &Noted, now: Now, turn: &Turn) -> Decision {
     let request = asking.request;
     if asking.route.pulled.readonly && !request.method.is_safe() {
         return Decision::Here(Problem::readonly());
@@ -323,17 +345,20 @@ fn live(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Decision {
         return Decision::Here(Problem::looped());
     }
     let slot = site.fetcher.find(asking.key, now.mono);
-    let entry = slot.as_ref().and_then(|slot| {
-        let sent = asking.as_sent();
-        slot.find(|names| {
-            let mut values = Vec::with_capacity(64);
-            vary::select(names, &asking.selecting(), &sent, &mut values);
-            values.into()
-        })
+    let slot = slot.or_else(|| match turn {
+        Turn::Thawed(page) => page.clone(),
+        Turn::First | Turn::Waited => None,
     });
+    let sent = OnceCell::new();
+    let select = |names: &[HeaderName]| -> Box<[u8]> {
+        let sent = sent.get_or_init(|| asking.as_sent());
+        let mut values = Vec::with_capacity(64);
+        vary::select(names, &asking.selecting(), sent, &mut values);
+        values.into()
+    };
+    let entry = slot.as_ref().and_then(|slot| slot.find(select));
     let (Some(slot), Some(entry)) = (&slot, entry) else {
-        let is_cold = || site.fetcher.is_cold(asking.key, asking.route);
-        if let Some(cold) = thaw::decide(asking, is_cold) {
+        if let Some(cold) = thaw::decide(site, asking, turn, select) {
             return cold;
         }
         let why = if slot.is_some() {

@@ -421,10 +421,10 @@ fn backlog(conn: &Conn, miss: &Miss) -> Duration {
 }
 
 /// A place among those who wait; dropping it leaves.
-struct Place(Arc<Site>);
+pub struct Place(Arc<Site>);
 
 impl Place {
-    fn take(site: &Arc<Site>, most: usize) -> Option<Place> {
+    pub fn take(site: &Arc<Site>, most: usize) -> Option<Place> {
         if site.waiters.fetch_add(1, Ordering::Relaxed) >= most {
             site.waiters.fetch_sub(1, Ordering::Relaxed);
             return None;

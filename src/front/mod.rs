@@ -3,7 +3,7 @@
 //! [`wire`] reads its bytes and [`h1`] runs the connection; [`asking`] routes it, names its key and class; [`lookup`]
 //! decides ([`challenge`]: on who needs a pass, [`liked`]: on the coding); then it is answered from memory ([`deliver`]), by a flight ([`miss`], [`follow`]), past the cache ([`pass`],
 //! its body by [`body`]), without an app ([`fallback`]), or by an answer of our own ([`problem`]; [`down`] where its upstream is; [`blocked`] where rules say so;
-//! [`purging`] where pages are to be forgotten; [`limited`] where a client comes too often, which is asked before anything is looked up and again before an origin is); [`record`] counts and logs it; [`recent`] remembers some, on which [`replay`] tries another config. [`lines`] are what their
+//! [`purging`] where pages are to be forgotten; [`limited`] where a client comes too often, which is asked before anything is looked up and again before an origin is); [`record`] counts and logs it; [`recent`] remembers some, on which [`replay`] tries another config and [`rehearse`] an app that is gone. [`lines`] are what their
 //! heads have in common, [`watch`] keeps the deadlines. [`h2`] runs a connection of HTTP/2, over
 //! [`paced`], which gathers its writes. Below HTTP, [`door`] accepts connections, [`proxied`] reads whom they
 //! are from where a proxy says so, and [`stream`] is one, or [`tls`] on one.
@@ -39,6 +39,7 @@ mod proxied;
 mod purging;
 mod recent;
 mod record;
+mod rehearse;
 pub mod replay;
 mod stream;
 mod thaw;
@@ -57,6 +58,7 @@ use crate::cache::memory::Memory;
 use crate::config::policy::Policy;
 use crate::fallback::Reserve;
 use crate::fetch::Fetcher;
+use crate::fleet::Fleet;
 use crate::guard::Guard;
 use crate::limits::{Identities, Limits};
 use crate::telemetry::sharded::Counter;
@@ -64,6 +66,7 @@ use crate::telemetry::{AccessLog, RouteMetrics};
 pub use challenge::Challenges;
 use guests::Guests;
 pub use recent::Recent;
+pub use rehearse::rehearse;
 use watch::Watch;
 
 /// What is in force, for whoever comes next.
@@ -95,6 +98,7 @@ pub struct Site {
     pub waiters: Arc<AtomicUsize>,
     pub health: Arc<Health>,
     pub recent: Arc<Recent>,
+    pub fleet: Arc<Fleet>,
 }
 
 /// HTTP/2, as TLS's protocol negotiation knows it (RFC 9113 §3.2).

@@ -124,8 +124,13 @@ pub async fn carry_out(conn: &mut Conn, noted: &Noted, order: Order) -> io::Resu
         all.objects += purged.objects;
         all.at_least |= purged.at_least;
     }
+    let told = match conn.site.fleet.is_told().await {
+        None => "",
+        Some(true) => ",\"fleet\":\"told\"",
+        Some(false) => ",\"fleet\":\"waits for redis\"",
+    };
     let body = format!(
-        "{{\"kind\":\"{kind}\",\"soft\":{soft},\"objects\":{},\"at_least\":{}}}\n",
+        "{{\"kind\":\"{kind}\",\"soft\":{soft},\"objects\":{},\"at_least\":{}{told}}}\n",
         all.objects, all.at_least
     );
     let mut head = format!(

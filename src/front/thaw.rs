@@ -3,9 +3,12 @@
 use std::io;
 use std::sync::Arc;
 
+use http::HeaderName;
+
+use super::Site;
 use super::asking::{Asking, Noted};
 use super::h1::Conn;
-use super::lookup::{self, Decision};
+use super::lookup::{self, Decision, Turn};
 use super::record::Outcome;
 use crate::cache::key::Key;
 use crate::config::policy::Route;
@@ -16,9 +19,16 @@ pub struct Cold {
     route: Arc<Route>,
 }
 
-/// Whether the page that is asked for is such a one.
-pub fn decide(asking: &Asking, is_cold: impl FnOnce() -> bool) -> Option<Decision> {
-    is_cold().then(|| {
+/// What becomes of a request whose page is not in memory, if the disk has it as `select` says.
+pub fn decide(
+    site: &Site,
+    asking: &Asking,
+    turn: &Turn,
+    select: impl FnMut(&[HeaderName]) -> Box<[u8]>,
+) -> Option<Decision> {
+    let is_cold =
+        !matches!(turn, Turn::Thawed(_)) && site.fetcher.is_cold(asking.key, asking.route, select);
+    is_cold.then(|| {
         Decision::Cold(Box::new(Cold {
             key: asking.key.to_key(),
             route: Arc::clone(asking.route),
@@ -32,10 +42,10 @@ pub fn decide(asking: &Asking, is_cold: impl FnOnce() -> bool) -> Option<Decisio
 /// The client's connection failed.
 pub async fn serve(conn: &mut Conn, noted: &Noted, cold: Cold) -> io::Result<Outcome> {
     let fetcher = Arc::clone(&conn.site.fetcher);
-    let read = move || fetcher.thaw(&cold.key, &cold.route);
-    // Whatever comes of it, the page counts as brought back.
-    let _ = tokio::task::spawn_blocking(read).await;
+    let read = move || fetcher.thaw_now(&cold.key, &cold.route);
+    let page = tokio::task::spawn_blocking(read).await.ok().flatten();
     let (site, from) = (&conn.site, conn.whence());
-    let decision = lookup::after_wait(site, conn.inbox.bytes(), from, noted);
+    let turn = Turn::Thawed(page);
+    let decision = lookup::decide_again(site, conn.inbox.bytes(), from, noted, &turn);
     Box::pin(conn.carry_out(noted, decision)).await
 }

@@ -168,11 +168,12 @@ fn limits(policy: &mut Policy, name: Option<&str>, times: f64) -> Result<(), Str
     let mut found = false;
     for limit in &mut policy.limits {
         if name.is_none_or(|name| limit.name == name) {
-            limit.stretch(times);
-            let rates = limit
+            let mut pulled = limit.clone();
+            pulled.stretch(times);
+            let rates = pulled
                 .rate
                 .iter()
-                .chain(limit.tiers.iter().map(|tier| &tier.rate));
+                .chain(pulled.tiers.iter().map(|tier| &tier.rate));
             for rate in rates {
                 if Gcra::new(rate.count, rate.per, rate.burst).is_none() {
                     let name = &limit.name;
@@ -181,6 +182,7 @@ fn limits(policy: &mut Policy, name: Option<&str>, times: f64) -> Result<(), Str
                     ));
                 }
             }
+            *limit = pulled;
             found = true;
         }
     }

@@ -1,12 +1,15 @@
-//! Which levers are pulled: kept in a file, so that a restart undoes nothing; undone by command or by themselves.
+//! Which levers are pulled: kept in a file, so that a restart undoes nothing; undone by command or by themselves, and the same
+//! on all proxies of a fleet ([`elsewhere`] is what others have done).
+
+pub mod elsewhere;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{Lever, Order, Pull, apply};
+use super::{Lever, Order, Pull, Uid, apply};
 use crate::config::policy::Policy;
 use crate::state::kept;
 
@@ -16,11 +19,24 @@ pub const MOST: usize = 256;
 /// Puts a policy in force, or says why it can't.
 type Put = Box<dyn Fn(Policy) -> Result<(), String> + Send + Sync>;
 
+/// What was done here, for whoever tells other proxies of it. It may not ask the board anything.
+type Tell = Box<dyn Fn(Change<'_>) + Send + Sync>;
+
+/// What was done here.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Change<'a> {
+    Pulled(&'a Lever),
+    Undone(Uid),
+    /// It is over, or another has its place.
+    Over(Uid),
+}
+
 /// See the module.
 pub struct Board {
     /// Where they are kept; none: nowhere.
     path: Option<PathBuf>,
     put: Put,
+    tell: OnceLock<Tell>,
     state: Mutex<State>,
 }
 
@@ -64,6 +80,7 @@ impl Board {
         Board {
             path,
             put,
+            tell: OnceLock::new(),
             state: Mutex::new(State {
                 kept: kept.unwrap_or_default(),
                 base,
@@ -71,9 +88,42 @@ impl Board {
         }
     }
 
+    /// Has all that is done here told, in its order. Once.
+    pub fn tell(&self, tell: impl Fn(Change<'_>) + Send + Sync + 'static) {
+        // A second one is told nothing.
+        let _ = self.tell.set(Box::new(tell));
+    }
+
+    fn told(&self, change: Change<'_>) {
+        if let Some(tell) = self.tell.get() {
+            tell(change);
+        }
+    }
+
     /// Those that are pulled, in the order in which they were.
     pub fn levers(&self) -> Vec<Lever> {
         self.state.lock().kept.levers.clone()
+    }
+
+    /// Has in force what is kept now: the process before this one may have pulled some since this one began.
+    ///
+    /// # Errors
+    /// It can't be put in force; then nothing has changed.
+    pub fn read_again(&self) -> Result<(), String> {
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
+        let mut state = self.state.lock();
+        let (kept, why) = kept::read::<Kept>(path);
+        if let Some(why) = why {
+            return Err(why);
+        }
+        if kept.levers == state.kept.levers {
+            return Ok(());
+        }
+        (self.put)(apply::over(&state.base, &kept.levers))?;
+        state.kept = kept;
+        Ok(())
     }
 
     /// Has another config's policy in force, under the levers.
@@ -108,6 +158,8 @@ impl Board {
         kept.last += 1;
         let lever = Lever {
             id: kept.last,
+            uid: Uid::fresh(),
+            shared: false,
             pull,
             who: order.who,
             reason: order.reason,
@@ -119,6 +171,9 @@ impl Board {
         };
         kept.levers.push(lever.clone());
         let unkept = self.change(&mut state, kept)?;
+        self.told(Change::Pulled(&lever));
+        let over = instead.iter().map(|lever: &Lever| Change::Over(lever.uid));
+        over.for_each(|change| self.told(change));
         Ok(Pulled {
             lever,
             instead,
@@ -138,6 +193,7 @@ impl Board {
         };
         let lever = kept.levers.remove(at);
         let unkept = self.change(&mut state, kept)?;
+        self.told(Change::Undone(lever.uid));
         Ok((lever, unkept))
     }
 
@@ -156,6 +212,8 @@ impl Board {
                 if let Some(why) = unkept {
                     tracing::error!(why, "levers that are over would be back after a restart");
                 }
+                let each = over.iter().map(|lever: &Lever| Change::Over(lever.uid));
+                each.for_each(|change| self.told(change));
                 over
             }
             // They are over all the same, and it is tried again.
@@ -169,15 +227,16 @@ impl Board {
     fn change(&self, state: &mut State, kept: Kept) -> Result<Option<String>, String> {
         (self.put)(apply::over(&state.base, &kept.levers))?;
         state.kept = kept;
-        let written = self
-            .path
-            .as_deref()
-            .map(|path| kept::write(path, &state.kept));
-        Ok(match written {
+        Ok(self.write(&state.kept))
+    }
+
+    /// Why a restart would not know of it, if it would not.
+    fn write(&self, kept: &Kept) -> Option<String> {
+        match self.path.as_deref().map(|path| kept::write(path, kept)) {
             None => Some("there is no directory to keep it in".to_owned()),
             Some(Ok(())) => None,
             Some(Err(error)) => Some(error.to_string()),
-        })
+        }
     }
 }
 

@@ -2,21 +2,29 @@
 //!
 //! A lever is data. What it does is one function of the policy ([`over`](apply::over)): what is in force is the config's policy
 //! with all levers over it, so a request sees either all of them or none. [`board`] remembers what is pulled, in a file too, so that a
-//! restart in the middle of an incident undoes nothing.
+//! restart in the middle of an incident undoes nothing; what proxies of a fleet tell each other of levers comes by there, too.
 
 pub mod apply;
 pub mod board;
+mod uid;
 
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+pub use uid::Uid;
 
 /// One that is pulled.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Lever {
-    /// What it is called by; never given twice.
+    /// What it is called by here; never given twice.
     pub id: u64,
+    /// What it is known by to all proxies of a fleet.
+    #[serde(default = "Uid::fresh")]
+    pub uid: Uid,
+    /// The fleet knows of it: where it has it no longer, it was undone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
     #[serde(flatten)]
     pub pull: Pull,
     pub who: String,

@@ -8,14 +8,13 @@
 //! ```
 //!
 //! No request waits for Redis. What a proxy may let in without it, [`lease`](crate::rules::lease) says; [`part`] is what
-//! requests touch, `task` speaks with Redis by `message`s over a `link`. Where Redis is down, slow, full or says what
+//! requests touch, `task` speaks with Redis by `message`s over a [`Link`](crate::redis::Link). Where Redis is down, slow, full or says what
 //! it can't mean, each proxy goes on with its even part.
 //!
 //! In Redis there are keys of a fixed form below the prefix, each with an end: who is there, which clients are hot, and an
 //! account of some hundred bytes for each of them, 10,000 at most. Clients are called by keyed hashes. All keys are in one slot, so of
 //! a cluster one node has them.
 
-mod link;
 mod message;
 pub mod part;
 mod task;
@@ -24,10 +23,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use crate::redis::RedisSpec;
 use crate::telemetry::{Counter, Metrics, RedisResult, names};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-pub use link::{RedisSpec, Server};
 pub use part::{Cells, Part};
 
 /// How the proxies of a fleet find each other.

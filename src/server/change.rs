@@ -26,6 +26,8 @@ pub fn put_in_force(in_force: &InForce, policy: Policy, metrics: &Metrics) -> Re
     let before = in_force.load_full();
     let known = before.fetcher.upstreams();
     let upstreams = upstreams(&policy, known)?;
+    let redis = policy.fleet.as_ref().map(|fleet| &fleet.redis);
+    let step = before.fleet.prepare(redis, metrics)?;
     let heirs: Vec<_> = heirs(&upstreams, known).collect();
     let its: Vec<_> = heirs.iter().map(|(heir, _)| Arc::clone(heir)).collect();
     // All that can fail is done by now, and nothing has changed.
@@ -43,6 +45,7 @@ pub fn put_in_force(in_force: &InForce, policy: Policy, metrics: &Metrics) -> Re
     in_force.store(Arc::clone(&site));
     site.reserve.announce(&site.policy);
     site.fetcher.snapshot.obey(kept(&site.policy));
+    site.fleet.take(step);
     for upstream in known {
         if !upstreams.iter().any(|one| Arc::ptr_eq(one, upstream)) {
             upstream.retire();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::config::policy::Route;
+use crate::fleet::Standing;
 use crate::front::tls::Certificates;
 use crate::front::{InForce, Site};
 use crate::limits::fleet;
@@ -148,6 +149,22 @@ impl Told<'_> {
         self.series(&names::REDIS_UP, of(|s| f64::from(u8::from(s.is_up()))));
         self.series(&names::FLEET_PROXIES, of(|s| s.proxies().into()));
         self.series(&names::FLEET_HOT, of(|s| s.hot() as f64));
+        let of = |read: fn(&Standing) -> f64| {
+            move |site: &Site| {
+                let told = site.fleet.standing().map(|one| (Vec::new(), read(&one)));
+                told.into_iter().collect()
+            }
+        };
+        self.series(
+            &names::FLEET_BEHIND,
+            of(|one| f64::from(u8::from(one.behind))),
+        );
+        self.series(&names::FLEET_QUEUED, of(|one| one.queued as f64));
+        self.series(&names::FLEET_GAPS, |site| {
+            let gaps = site.fleet.gaps() as f64;
+            let told = site.fleet.standing().map(|_| (Vec::new(), gaps));
+            told.into_iter().collect()
+        });
     }
 
     fn lists(&self) {

@@ -118,7 +118,9 @@ impl Leave {
                 () = panicked.notified() => Err("the engine has panicked".to_owned()),
             }
         });
-        in_force.load().limits.leave();
+        let site = in_force.load_full();
+        site.limits.leave();
+        site.fleet.leave();
         // A thread that still waits for a successor is not waited for.
         runtime.shutdown_background();
         served

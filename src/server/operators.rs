@@ -12,8 +12,9 @@ use crate::admin::{self, Admin, Beside, Facts, Gate, Health, Listeners, Listenin
 use crate::config::Policy;
 use crate::config::live::Live;
 use crate::config::policy::{SocketPlace, StateDir};
-use crate::fallback::Reserve;
+use crate::fallback::{Rehearsal, Reserve};
 use crate::fetch::Fetcher;
+use crate::fleet::Fleet;
 use crate::front::{self, Site};
 use crate::levers::board::Board;
 use crate::limits::Limit;
@@ -169,6 +170,14 @@ impl Facts for ArcSwap<Site> {
     fn reserve(&self) -> (Arc<Policy>, Arc<Reserve>) {
         let site = self.load();
         (Arc::clone(&site.policy), Arc::clone(&site.reserve))
+    }
+
+    fn fleet(&self) -> Arc<Fleet> {
+        Arc::clone(&self.load().fleet)
+    }
+
+    fn rehearse(&self) -> Rehearsal {
+        front::rehearse(&self.load_full())
     }
 
     fn waiters(&self) -> usize {

@@ -22,7 +22,6 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The config of what is in force now, which came from `source` and was `text`.
 pub fn live(
     (source, text): (Source, &str),
-    history: Option<PathBuf>,
     in_force: &InForce,
     board: &Arc<Board>,
     metrics: &Arc<Metrics>,
@@ -36,10 +35,7 @@ pub fn live(
         Box::new(move || Arc::clone(&read.load().policy)),
         Box::new(move |policy| board.rebase(policy)),
     );
-    let live = Arc::new(match history {
-        Some(path) => live.remembering(path),
-        None => live,
-    });
+    let live = Arc::new(live);
     let of = |read: fn(&Live) -> f64| {
         let live = Arc::clone(&live);
         move || read(&live)
@@ -89,6 +85,17 @@ pub fn board(
         metrics.gauge(&names::LEVER_ACTIVE, &[name], pulled);
     }
     board
+}
+
+/// Takes over what operators have done until now: the configs that were in force, and, from a process that serves still (`is_late`), the levers
+/// that were pulled since this one began. Blocks.
+pub fn take_over(live: &Live, board: &Board, history: Option<PathBuf>, is_late: bool) {
+    if let Some(path) = history {
+        live.remember(path);
+    }
+    if is_late && let Err(why) = board.read_again() {
+        tracing::error!(why, "levers that were pulled of late are lost");
+    }
 }
 
 /// Watches, from a thread of its own, until the process ends. `watched`: the file, as it was before it was read.

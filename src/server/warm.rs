@@ -10,7 +10,7 @@ use crate::cache::key::KeyRef;
 use crate::clock;
 use crate::config::policy::{Policy, Route};
 use crate::front::InForce;
-use crate::snapshot::{self, Candidate, Writer};
+use crate::snapshot::{self, Candidate, Thawed, Writer};
 
 /// How long visitors wait for it. What is not there by then is brought in beside them, and at once when it is asked for.
 const FIRST: Duration = Duration::from_secs(1);
@@ -63,7 +63,7 @@ fn bring_back(in_force: &InForce) {
         let Some(route) = wants(policy, &candidate) else {
             continue;
         };
-        if !fetcher.thaw(&candidate.key, route) {
+        if matches!(fetcher.thaw(&candidate.key, route), Thawed::NoMemory) {
             break;
         }
         pages += 1;

@@ -9,6 +9,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use http::HeaderName;
+
 use super::notes::{Mark, Notes, Written};
 use super::place::Place;
 use super::record::{Stamp, State};
@@ -45,7 +47,7 @@ pub struct Item {
     pub generation: u64,
     pub tags: Said,
     pub is_stale: bool,
-    /// It is of a process before, and was not brought back into memory yet.
+    /// It is of a process before, and was not fetched anew.
     pub is_cold: bool,
     /// Of which answer it is: where the store has it, and since when.
     pub of: Option<(usize, Moment)>,
@@ -56,6 +58,12 @@ impl Item {
     /// The number of its file, and where it is there.
     pub fn place(&self) -> (u64, u64) {
         (self.segment.number, self.at)
+    }
+
+    /// Whether it is the variant that `select` selects.
+    pub fn is_selected(&self, mut select: impl FnMut(&[HeaderName]) -> Box<[u8]>) -> bool {
+        let Variant { names, values } = &self.variant;
+        names.is_empty() || select(names) == *values
     }
 
     fn is(&self, segment: &Arc<Segment>, at: u64) -> bool {
@@ -206,10 +214,11 @@ impl Log {
         bury(segment, at, &mut self.failed, &mut self.undead);
     }
 
-    /// An item was brought back into memory, or need not be.
-    pub fn thawed(&mut self, key: &Key) {
+    /// A page was fetched anew.
+    pub fn renewed(&mut self, key: &Key, variant: &Variant) {
         let cold = Arc::clone(&self.cold);
-        for item in self.of_mut(key) {
+        let items = self.of_mut(key).iter_mut();
+        for item in items.filter(|item| item.variant == *variant) {
             cold.fetch_sub(usize::from(item.is_cold), Ordering::Relaxed);
             item.is_cold = false;
         }

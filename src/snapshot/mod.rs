@@ -12,8 +12,6 @@ mod place;
 mod record;
 mod scan;
 mod segment;
-#[cfg(test)]
-mod tests;
 mod thaw;
 mod writer;
 
@@ -36,7 +34,7 @@ use crate::clock;
 use crate::rules::purge::{Purge, Standing};
 use log::Log;
 use place::Place;
-pub use thaw::Candidate;
+pub use thaw::{Candidate, Thawed};
 pub use writer::Writer;
 
 /// Its directory, in the state directory.
@@ -68,7 +66,7 @@ pub struct Snapshot {
     queue: Mutex<Queue>,
     woken: Condvar,
     log: Mutex<Log>,
-    /// Pages of processes before that are not in memory yet.
+    /// Pages of processes before that were not fetched anew.
     cold: Arc<AtomicUsize>,
     /// Those that are on their way, and who waits for them.
     thawing: (Mutex<HashSet<Key>>, Condvar),
@@ -148,7 +146,7 @@ pub struct Told {
     pub pages: usize,
     pub bytes: u64,
     pub bytes_max: u64,
-    /// Of processes before, and not in memory.
+    /// Of processes before, and not fetched anew.
     pub cold: usize,
     pub queued: usize,
     /// Why the last one could not be written; nothing once one could be.
@@ -213,9 +211,12 @@ impl Snapshot {
         }
         let mut queue = self.queue.lock();
         let is_full = queue.pages.len() >= QUEUED;
+        if queue.is_ending {
+            return;
+        }
         if let Some(known) = queue.pages.get_mut(key) {
             *known = origin;
-        } else if is_full || queue.is_ending {
+        } else if is_full {
             drop(queue);
             self.skipped(Skipped::Behind, 1);
         } else {
@@ -285,9 +286,7 @@ impl Snapshot {
         mut select: impl FnMut(&[HeaderName]) -> Box<[u8]>,
     ) -> Option<Arc<Entry>> {
         let key = key.to_key();
-        let (read, _begun) = self.to_read(&key, |item| {
-            item.variant.names.is_empty() || select(&item.variant.names) == item.variant.values
-        })?;
+        let (read, _begun) = self.to_read(&key, |item| item.is_selected(&mut select))?;
         self.read(&key, read).map(Arc::new)
     }
 

@@ -1,8 +1,11 @@
 //! From the disk back into memory, with true ages.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use http::HeaderName;
 
 use super::log::Item;
 use super::record::Stamp;
@@ -11,7 +14,7 @@ use super::{Skipped, Snapshot};
 use crate::cache::entry::{Entry, EntryParts};
 use crate::cache::generation::Begun;
 use crate::cache::key::{Key, KeyRef};
-use crate::cache::store::Kept;
+use crate::cache::store::Slot;
 use crate::clock;
 use crate::rules::purge::Standing;
 use crate::rules::storing::Terms;
@@ -37,10 +40,24 @@ pub struct Candidate {
     pub origin: u64,
 }
 
+/// What bringing a page back came to.
+pub enum Thawed {
+    /// It is in the store as far as it could be read, or was purged or replaced meanwhile. The page, if it was brought back
+    /// here: the store may have no room to keep it.
+    Done(Option<Arc<Slot>>),
+    /// It may be tried again.
+    NoMemory,
+}
+
 impl Snapshot {
-    /// Whether a page of that upstream is here, of a process before, and was not brought back yet. Cheap where there is none at
-    /// all.
-    pub fn is_cold(&self, key: KeyRef<'_>, origin: impl FnOnce() -> u64) -> bool {
+    /// Whether a page of that upstream is here in a variant that `select` selects, and was not fetched anew since the process
+    /// began. Cheap where there is none at all.
+    pub fn is_cold(
+        &self,
+        key: KeyRef<'_>,
+        origin: impl FnOnce() -> u64,
+        mut select: impl FnMut(&[HeaderName]) -> Box<[u8]>,
+    ) -> bool {
         if self.cold.load(Ordering::Relaxed) == 0 {
             return false;
         }
@@ -49,11 +66,12 @@ impl Snapshot {
             item.is_cold
                 && item.origin == origin
                 && log.standing(key.as_ref(), item) != Standing::Gone
+                && item.is_selected(&mut select)
         };
         log.of(&key).iter().any(is_there)
     }
 
-    /// Pages that were not brought back yet, those first that were asked for last.
+    /// Pages that were not fetched anew since the process began, those first that were asked for last.
     pub fn candidates(&self) -> Vec<Candidate> {
         let log = self.log.lock();
         let cold = log.all().filter(|(_, item)| item.is_cold);
@@ -62,49 +80,52 @@ impl Snapshot {
             .collect();
         drop(log);
         all.sort_unstable_by_key(|(asked, ..)| std::cmp::Reverse(*asked));
+        // A page comes back in all its variants.
+        let mut seen = HashSet::new();
+        all.retain(|(_, key, _)| seen.insert(key.clone()));
         let candidate = |(_, key, origin)| Candidate { key, origin };
         all.into_iter().map(candidate).collect()
     }
 
-    /// Brings a page back in all its variants, for whoever has `reign` over the store; what is stored already is newer. Whether
-    /// there was memory for it. Reads the disk, or waits for another who does.
-    pub fn thaw(&self, key: &Key, origin: u64, reign: u64) -> bool {
+    /// Brings a page back in all its variants, for whoever has `reign` over the store; what is stored already is newer. Reads
+    /// the disk, or waits for another who does.
+    pub fn thaw(&self, key: &Key, origin: u64, reign: u64) -> Thawed {
         let (thawing, done) = &self.thawing;
         let mut all = thawing.lock();
         if !all.insert(key.clone()) {
             while all.contains(key) {
                 done.wait(&mut all);
             }
-            return true;
+            return Thawed::Done(None);
         }
         drop(all);
         let _over = Over(self, key);
         self.thaw_alone(key, origin, reign)
     }
 
-    fn thaw_alone(&self, key: &Key, origin: u64, reign: u64) -> bool {
+    fn thaw_alone(&self, key: &Key, origin: u64, reign: u64) -> Thawed {
         let cold: Vec<_> = {
             let log = self.log.lock();
             let cold = log.of(key).iter();
             let cold = cold.filter(|item| item.is_cold && item.origin == origin);
             cold.map(Item::place).collect()
         };
-        let mut fits = true;
+        let mut page = None;
         for place in cold {
             let Some((read, begun)) = self.to_read(key, |item| item.place() == place) else {
                 continue;
             };
             match self.try_read(key, read) {
                 Ok(entry) => {
-                    let now = clock::moment();
-                    let _kept: Kept = self.store.restore(key, &Arc::new(entry), reign, now);
+                    let (entry, now) = (Arc::new(entry), clock::moment());
+                    page = self.store.restore(key, &entry, reign, now).or(page);
                 }
-                Err(why) => fits &= why != Unread::NoMemory,
+                Err(Unread::NoMemory) => return Thawed::NoMemory,
+                Err(Unread::Torn) => {}
             }
             drop(begun);
         }
-        self.log.lock().thawed(key);
-        fits
+        Thawed::Done(page)
     }
 
     /// The newest item of a page that is such and not purged. What begins now is not over before it is read.

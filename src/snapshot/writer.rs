@@ -1,5 +1,8 @@
 //! The one who writes: what is stored, when there is time; what is purged, for good; and when pages were asked for.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
@@ -38,7 +41,7 @@ const LAST_TURN: Duration = Duration::from_secs(1);
 /// Files of pages are a sixteenth of all, but in these bounds; and there are not more than so many.
 const SEGMENT_LEAST: u64 = 64 << 10;
 const SEGMENT_MOST: u64 = 64 << 20;
-const SEGMENTS: u64 = 512;
+const SEGMENTS: u64 = 128;
 /// Variants of a page.
 const VARIANTS: usize = 32;
 
@@ -217,6 +220,7 @@ impl Writer {
             drop(queue);
             if let Err(why) = self.write(&key, origin) {
                 self.of.skipped(Skipped::Error, 1);
+                self.of.note(&key, origin);
                 self.fails("pages can't be written", &why);
                 return;
             }
@@ -479,7 +483,7 @@ impl Writer {
             // Room for what is carried on while its file is there.
             let usable = size.saturating_sub(segment);
             let log = self.of.log.lock();
-            let fits = log.on_disk() + span <= usable && log.segments.len() as u64 <= 2 * SEGMENTS;
+            let fits = log.on_disk() + span <= usable && log.segments.len() as u64 <= SEGMENTS;
             let oldest = log.segments.values().next().cloned();
             drop(log);
             match oldest {
@@ -560,7 +564,9 @@ impl Writer {
         let place = to.append(generation, stamp, &meta, std::iter::once(&body[..]))?;
         self.wrote(span);
         // It may have been purged meanwhile.
-        self.of.log.lock().move_item(key, (from, at), (to, place))
+        let moved = self.of.log.lock().move_item(key, (from, at), (to, place));
+        self.pace();
+        moved
     }
 
     /// Takes away the files of processes before in which nothing is live.
@@ -640,7 +646,7 @@ impl Log {
         item.of = Some(identity(entry));
         item.is_stale = is_stale;
         item.generation = entry.generation;
-        self.thawed(key);
+        self.renewed(key, &entry.variant);
         Ok(true)
     }
 

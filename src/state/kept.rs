@@ -11,20 +11,20 @@ use serde::de::DeserializeOwned;
 /// What is there, nothing if there is no such file; and why it could not be read, if it could not: then the file lies beside, with `.bad` behind
 /// its name.
 pub fn read<T: DeserializeOwned + Default>(path: &Path) -> (T, Option<String>) {
-    let told = |what: &dyn std::fmt::Display| Some(format!("{}: {what}", path.display()));
-    match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (T::default(), None),
-        Err(error) => (T::default(), told(&error)),
-        Ok(bytes) => match serde_json::from_slice(&bytes) {
-            Ok(kept) => (kept, None),
-            Err(error) => {
-                let mut aside = path.as_os_str().to_owned();
-                aside.push(".bad");
-                // It is of no use where it is, either.
-                let _ = fs::rename(path, aside);
-                (T::default(), told(&error))
-            }
-        },
+    let read = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return (T::default(), None),
+        Err(error) => Err(error.to_string()),
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
+    };
+    match read {
+        Ok(kept) => (kept, None),
+        Err(why) => {
+            let mut aside = path.as_os_str().to_owned();
+            aside.push(".bad");
+            // What is written next would take its place, and it may be read another time.
+            let _ = fs::rename(path, aside);
+            (T::default(), Some(format!("{}: {why}", path.display())))
+        }
     }
 }
 

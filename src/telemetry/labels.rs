@@ -65,6 +65,8 @@ labelled! {
     FallbackSource {
         /// A cached page, however stale.
         Cache "cache",
+        /// The last good copy on the disk.
+        Snapshot "snapshot",
         /// A file of the directory.
         File "file",
         /// The maintenance page.

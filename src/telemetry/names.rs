@@ -52,8 +52,8 @@ families! {
 
     FALLBACK_ACTIVE: Gauge "tidegate_fallback_active" ["route"] "1 while a route's visitors get what there is without its app, else 0.";
     FALLBACK_TURNS: Counter "tidegate_fallback_turns_total" ["upstream"] "How often it has gone on or off by itself for the routes of an upstream.";
-    FALLBACK_ANSWERS: Counter "tidegate_fallback_answers_total" ["route", "source"] "Answers without the app: from the cache, a file, the maintenance page; refused, what can't be had without it.";
-    FALLBACK_DRILLED: Counter "tidegate_fallback_drilled_total" ["route", "source"] "Requests on which fallback was tried: answered from the cache or a file; maintenance: from nowhere, so by the app.";
+    FALLBACK_ANSWERS: Counter "tidegate_fallback_answers_total" ["route", "source"] "Answers without the app: from the cache, the snapshot, a file, the maintenance page; refused, what can't be had without it.";
+    FALLBACK_DRILLED: Counter "tidegate_fallback_drilled_total" ["route", "source"] "Requests on which fallback was tried: answered from the cache, the snapshot or a file; maintenance: from nowhere, so by the app.";
 
     LIST_ENTRIES: Gauge "tidegate_list_entries" ["list"] "Addresses and networks in a list.";
     LIST_DENIED: Counter "tidegate_list_denied_total" ["list"] "Requests of clients that a list keeps out.";
@@ -67,6 +67,10 @@ families! {
     REDIS_OPERATIONS: Counter "tidegate_redis_operations_total" ["result"] "Messages to Redis: ok, timeout, unreachable, refused by it, unbelievable.";
     FLEET_PROXIES: Gauge "tidegate_fleet_proxies" [] "Proxies that share limits, as far as is known.";
     FLEET_HOT: Gauge "tidegate_fleet_hot_clients" [] "Clients whose shares the proxies keep in step.";
+    FLEET_BEHIND: Gauge "tidegate_fleet_behind" [] "1 while pages are served without knowing whether another proxy has purged them, else 0.";
+    FLEET_QUEUED: Gauge "tidegate_fleet_queued" [] "Purges and levers that the other proxies are to hear of when Redis is back.";
+    FLEET_GAPS: Counter "tidegate_fleet_gaps_total" [] "Times that purges may have been missed, and all that is stored was taken for stale.";
+    FLEET_LOG: Counter "tidegate_fleet_log_total" ["result"] "Messages to Redis about purges and levers: ok, timeout, unreachable, refused by it, unbelievable.";
     CHALLENGES: Counter "tidegate_challenges_total" ["result"] "Requests without a pass where one is needed: shown the puzzle, or refused, who shows no pages; and what came back: solved, wrong, expired.";
 
     CACHE_BYTES: Gauge "tidegate_cache_bytes" [] "Memory charged to the cache: entries, flights and spools.";

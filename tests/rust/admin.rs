@@ -611,6 +611,14 @@ fn succeeded() -> Outcome {
     let config = site.dir.path().join("tidegate.toml");
     let next = successor(&site, &config, "successor")?;
     equal("while the next one waits", status()?, first.into())?;
+    // What is done meanwhile, the next one has as well.
+    let lever = "{\"pull\":{\"lever\":\"readonly\"},\"reason\":\"late\"}";
+    site.proxy.api("POST", "/v1/levers", lever)?.is(200)?;
+    let text = fs::read_to_string(&config).map_err(|e| e.to_string())?;
+    let other = serde_json::json!({ "text": text + "\n# another\n", "reason": "late" });
+    site.proxy
+        .api("POST", "/v1/config", &other.to_string())?
+        .is(200)?;
     let quit = Command::new("kill")
         .args(["-QUIT", &first.to_string()])
         .status();
@@ -622,7 +630,22 @@ fn succeeded() -> Outcome {
     let next_pid = eventually("the next one answers", || Ok(status().ok()))?;
     equal("then", next_pid.as_u64() == Some(first.into()), false)?;
     // And over TCP, by the same token.
-    site.proxy.api("GET", "/v1/status", "")?.is(200)?;
+    let levers = site.proxy.api("GET", "/v1/levers", "")?.is(200)?;
+    holds("levers", &levers.body, &["readonly", "late"])?;
+    site.client()?.ask("POST", "/", "", b"order")?.is(503)?;
+    let configs = site.proxy.api("GET", "/v1/config", "")?.is(200)?.json()?;
+    let versions = configs["versions"].as_array().cloned().unwrap_or_default();
+    let told = |at: usize| {
+        (
+            versions[at]["number"].as_u64(),
+            versions[at]["reason"].clone(),
+        )
+    };
+    equal(
+        "versions",
+        (versions.len(), told(1)),
+        (3, (Some(2), "late".into())),
+    )?;
     drop(next);
     Ok(())
 }

@@ -36,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "fallback",
             "server",
             "front",
             "admin",
@@ -62,6 +63,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "server",
         &[
             "fallback",
+            "fleet",
             "front",
             "admin",
             "cache",
@@ -82,7 +84,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "front",
         &[
+            "snapshot",
             "fallback",
+            "fleet",
             "guard",
             "cache",
             "fetch",
@@ -100,6 +104,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "admin",
         &[
             "fallback",
+            "fleet",
             "cache",
             "snapshot",
             "fetch",
@@ -131,7 +136,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("snapshot", &["cache", "rules", "telemetry", "clock"]),
     ("cache", &["rules", "telemetry", "clock"]),
     ("origin", &["rules", "telemetry", "clock"]),
-    ("limits", &["rules", "telemetry", "clock", "files"]),
+    ("limits", &["redis", "rules", "telemetry", "clock", "files"]),
     (
         "levers",
         &["config", "rules", "state", "telemetry", "clock"],
@@ -140,12 +145,25 @@ const ARROWS: &[(&str, &[&str])] = &[
         "fallback",
         &["cache", "config", "origin", "rules", "telemetry"],
     ),
+    (
+        "fleet",
+        &["levers", "config", "redis", "rules", "telemetry", "clock"],
+    ),
     ("guard", &["config", "rules", "telemetry", "clock", "files"]),
     // What an upstream is, is the origin's to say, and what a limit or an identity is, the limits'.
     (
         "config",
-        &["origin", "limits", "rules", "state", "telemetry", "clock"],
+        &[
+            "origin",
+            "limits",
+            "redis",
+            "rules",
+            "state",
+            "telemetry",
+            "clock",
+        ],
     ),
+    ("redis", &["telemetry"]),
     ("rules", &[]),
     ("state", &["telemetry", "clock"]),
     ("telemetry", &["rules", "clock"]),

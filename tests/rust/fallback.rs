@@ -1,6 +1,7 @@
 //! What visitors get while an app is gone: cached pages, however stale, files, the maintenance page; and who may still ask it.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use super::http2::{self, H2C};
 use super::levers::{done, has, refused};
 use super::site::{Gate, Origin, Reply, Site, answer, crowd, equal, eventually};
+use super::tls;
 use super::{Outcome, Test};
 use crate::harness::wire::Conn;
 
@@ -34,6 +36,7 @@ pub fn tests() -> Vec<Test> {
         ("fallback::who_waits_for_the_app_is_answered", who_waits),
         ("fallback::one_route_and_not_the_others", one_route),
         ("fallback::over_http2", over_http2),
+        ("fallback::over_tls", over_tls),
         ("fallback::by_itself_where_a_breaker_is_open", by_a_breaker),
         ("fallback::by_itself_where_all_servers_are_ill", by_health),
         ("fallback::nobody_goes_to_the_app_but_to_see", only_to_see),
@@ -41,6 +44,9 @@ pub fn tests() -> Vec<Test> {
             "fallback::a_drill_asks_the_app_where_there_is_nothing",
             drill,
         ),
+        ("fallback::what_would_be_there_is_told_before", check),
+        ("fallback::an_export_is_a_site_that_can_be_served", export),
+        ("fallback::the_last_good_copy_on_the_disk", from_disk),
         ("fallback::c57_flips_mix_nothing_and_fail_nobody", c57_flips),
     ]
 }
@@ -532,6 +538,41 @@ fn over_http2() -> Outcome {
     Ok(())
 }
 
+fn over_tls() -> Outcome {
+    let app = pages()?;
+    let folder = tls::Folder::new()?;
+    let trusted = folder.write("a", &["a.test"])?;
+    write(&folder.path("static").join("about.html"), "about us");
+    let more = format!(
+        "[fallback]\ndir = {:?}\n[[route]]\nhsts = \"1d\"\n",
+        folder.path("static")
+    );
+    let config = tls::config(&[folder.path("a")], &more);
+    let site = Site::start(app.origin.address, &config)?;
+    site.proxy.healthy()?;
+    done(&site, "fallback on")?;
+    let stream = TcpStream::connect(site.address).map_err(|e| e.to_string())?;
+    let client = http2::Client::over(stream, Some(tls::trusting(&trusted, None)?))?;
+    let request = http::Request::get("https://a.test/about");
+    let request = request.body(()).map_err(|e| e.to_string())?;
+    let reply = client.ask(request, None)?;
+    equal(
+        "http2",
+        (reply.status, reply.field("tidegate-fallback")),
+        (200, "file"),
+    )?;
+    equal(
+        "hsts",
+        reply.field("strict-transport-security").is_empty(),
+        false,
+    )?;
+    let stream = TcpStream::connect(site.address).map_err(|e| e.to_string())?;
+    let mut client = tls::over(stream, "a.test", tls::trusting(&trusted, None)?)?;
+    let text = tls::get(&mut client, "a.test", "/none")?;
+    has("status", &text, "HTTP/1.1 503 ")?;
+    has("source", &text, "Tidegate-Fallback: maintenance\r\n")
+}
+
 fn only_to_see() -> Outcome {
     let is_back = Arc::new(AtomicBool::new(true));
     let at_origin = Arc::clone(&is_back);
@@ -726,7 +767,7 @@ fn drill() -> Outcome {
     has(
         "status",
         &status,
-        "tried on 3 requests of /: 66.7 % could be answered, 1 from the cache, 1 by files",
+        "tried on 3 requests of /: 66.7 % could be answered, 1 from the cache, 0 from the disk, 1 by files",
     )?;
     equal(
         "drilled",
@@ -748,6 +789,200 @@ fn drill() -> Outcome {
     site.proxy.advance(Duration::from_secs(3601))?;
     site.until("tidegate_lever_active", |pulled| pulled == 0.0)?;
     equal("over", from(&site.get("/about", "")?.is(200)?), "")
+}
+
+fn check() -> Outcome {
+    let app = pages()?;
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    write(&folder.path().join("about.html"), "about us");
+    let config = format!(
+        "[log]\nhide_query = [\"token\"]\n[fallback]\ndir = {:?}\n",
+        folder.path()
+    );
+    let site = Site::start(app.origin.address, &config)?;
+    site.proxy.healthy()?;
+    let mut client = site.client()?;
+    for (path, times) in [
+        ("/strict", 5),
+        ("/about", 3),
+        ("/none?token=x", 1),
+        ("/other", 2),
+    ] {
+        for _ in 0..times {
+            client.get(path, "")?.is(200)?;
+        }
+    }
+    client.ask("POST", "/strict", "", b"x")?.is(200)?;
+    client.get("/strict", "")?.is(200)?;
+    let asked = app.origin.asked("");
+    let told = done(&site, "fallback check")?;
+    has("share", &told, "of 12 requests for pages")?;
+    has(
+        "share",
+        &told,
+        "75.0 % could be answered: 6 from the cache, 0 from the disk, 3 by files",
+    )?;
+    has(
+        "beside",
+        &told,
+        "beside them 1 were for what only the app can do",
+    )?;
+    let lines: Vec<&str> = told.lines().rev().take(2).map(str::trim).collect();
+    equal(
+        "missing",
+        lines,
+        vec![
+            "1   http://a.test/none?token=***",
+            "2   http://a.test/other",
+        ],
+    )?;
+    equal("nobody was asked", app.origin.asked(""), asked)?;
+    equal(
+        "nor answered",
+        site.metric("tidegate_fallback_answers_total")?,
+        0.0,
+    )
+}
+
+/// What one site exports another one serves, byte for byte.
+fn export() -> Outcome {
+    let origin = Origin::start(|asked, conn: &mut Conn| {
+        let (status, kind) = match &asked.target[..] {
+            "/moved" => (301, "text/html"),
+            "/site.css?v=2" => (200, "text/css"),
+            "/feed" => (200, "application/rss+xml"),
+            "/..%2fetc" => (200, "text/html"),
+            _ => (200, "text/html; charset=utf-8"),
+        };
+        let fields = format!("Cache-Control: max-age=600\r\nContent-Type: {kind}\r\n");
+        let text = format!("<p>page {}", asked.target);
+        answer(conn, status, &fields, text.as_bytes())
+    })?;
+    let site = Site::start(origin.address, "")?;
+    site.proxy.healthy()?;
+    let paths = [
+        "/",
+        "/a",
+        "/a/b",
+        "/a/b/",
+        "/list?page=2",
+        "/site.css?v=2",
+        "/feed",
+    ];
+    for path in paths.iter().chain(&["/moved", "/..%2fetc"]) {
+        site.get(path, "")?;
+    }
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let dir = folder.path().join("site");
+    let told = done(&site, &format!("fallback export {}", dir.display()))?;
+    has("told", &told, "7 pages of")?;
+    has(
+        "left out",
+        &told,
+        "left out: 1, which are errors, or lead elsewhere",
+    )?;
+    has(
+        "left out",
+        &told,
+        "left out: 1, whose address or type makes no name",
+    )?;
+    let beside: Vec<_> = fs::read_dir(folder.path())
+        .map_err(|e| e.to_string())?
+        .collect();
+    equal("nothing beside it", beside.len(), 1)?;
+    let again = refused(&site, &format!("fallback export {}", dir.display()))?;
+    has("again", &again, "not empty")?;
+    let other = Site::start(origin.address, &format!("[fallback]\ndir = {dir:?}\n"))?;
+    other.proxy.healthy()?;
+    done(&other, "fallback on")?;
+    for path in paths {
+        let (live, file) = (site.get(path, "")?.is(200)?, other.get(path, "")?);
+        let file = is_from(file, 200, "file").map_err(|why| format!("{path}: {why}"))?;
+        equal(path, file.text(), live.text())?;
+        let kind = |reply: &Reply| {
+            reply
+                .field("content-type")
+                .split(';')
+                .next()
+                .map(str::to_owned)
+        };
+        equal(path, kind(&file), kind(&live))?;
+    }
+    Ok(())
+}
+
+/// A page that memory has no room for lies on the disk still, and goes before a file.
+fn from_disk() -> Outcome {
+    const PAGES: usize = 60;
+    let gone = Arc::new(AtomicBool::new(false));
+    let at_origin = Arc::clone(&gone);
+    let origin = Origin::start(move |asked, conn: &mut Conn| {
+        if at_origin.load(Ordering::SeqCst) {
+            return Err("gone".into());
+        }
+        let text = format!("{} ", asked.target).repeat(40_000);
+        let fields = "Cache-Control: max-age=10, must-revalidate\r\nContent-Type: text/plain\r\n";
+        answer(conn, 200, fields, text.as_bytes())
+    })?;
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    for n in 0..PAGES {
+        write(&folder.path().join(format!("{n:02}.html")), "a file");
+    }
+    let config = format!(
+        "[cache]\nmax_memory = \"8MiB\"\n[fallback]\nauto = false\ndir = {:?}\n",
+        folder.path()
+    );
+    let site = Site::start(origin.address, &config)?;
+    site.proxy.healthy()?;
+    for n in 0..PAGES {
+        let page = site.get(&format!("/{n:02}"), "")?.is(200)?;
+        equal("whole", page.body.len(), 4 * 40_000)?;
+        // One after the other, so that each is still there when it is its turn to be written.
+        site.until("tidegate_snapshot_pages", |pages| pages == (n + 1) as f64)?;
+    }
+    gone.store(true, Ordering::SeqCst);
+    site.proxy.advance(Duration::from_secs(60))?;
+    done(&site, "fallback on")?;
+    let mut sources = std::collections::BTreeMap::<String, usize>::new();
+    let mut on_disk = None;
+    for n in 0..PAGES {
+        let path = format!("/{n:02}");
+        let page = site.get(&path, "")?.is(200)?;
+        let source = from(&page).to_owned();
+        equal(
+            &path,
+            page.text() == format!("{path} ").repeat(40_000),
+            true,
+        )?;
+        equal("kept", page.field("cache-control"), "no-store")?;
+        equal(
+            "old",
+            page.field("age").parse::<u64>().is_ok_and(|age| age >= 60),
+            true,
+        )?;
+        if source == "snapshot" {
+            on_disk = Some(path);
+        }
+        *sources.entry(source).or_default() += 1;
+    }
+    let told = format!("{sources:?}");
+    equal(&told, sources.len(), 2)?;
+    equal(
+        &told,
+        sources.contains_key("cache") && sources.contains_key("snapshot"),
+        true,
+    )?;
+    let path = on_disk.ok_or("none from the disk")?;
+    let part = is_from(site.get(&path, "Range: bytes=1-2\r\n")?, 206, "snapshot")?;
+    equal("part", part.text(), path[1..].to_owned())?;
+    has("check", &done(&site, "fallback check")?, " from the disk")?;
+    // All of them can be laid down, and what was purged is nowhere.
+    done(&site, &format!("purge url http://a.test{path}"))?;
+    let purged = site.get(&path, "")?;
+    equal("purged", from(&purged), "file")?;
+    let dir = folder.path().join("export");
+    let told = done(&site, &format!("fallback export {}", dir.display()))?;
+    has("export", &told, &format!("{} pages of", PAGES - 1))
 }
 
 /// Each page says of itself which one it is, so that none that is put together of two goes unseen.

@@ -211,7 +211,9 @@ fn named_by_the_architecture() -> Result<Vec<String>, String> {
                 room => root.join("src").join(room).join(format!("{function}.rs")),
             };
             let text = fs::read_to_string(file).unwrap_or_default();
-            text.contains(&format!("fn {function}(")) || text.contains("#[cfg(test)]")
+            text.contains(&format!("fn {function}("))
+                || text.contains("#[cfg(test)]")
+                || (function == "tests" && text.contains("#[test]"))
         });
         of_a_module
             || ours.iter().any(|(held, _)| is(held, name))

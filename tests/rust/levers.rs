@@ -335,6 +335,8 @@ fn configs() -> Outcome {
     marked(false)?;
     // Versions outlive the process: with the file's, which is in force again, they are the same.
     let site = site.again()?;
+    // Operators come in when visitors do, and a moment later.
+    site.proxy.healthy()?;
     has("history", &done(&site, "config")?, "crowd")?;
     done(&site, "rollback 4")?;
     let reply = site.get("/kept", "")?.is(200)?;

@@ -1,8 +1,8 @@
 //! What wire scripts cannot say: whom a request is from, behind proxies, the flight table under a model checker, the arrows between rooms, the invariants of the
 //! architecture, the admin API and `tidegate ctl`, a browser at the demo site, hot pages and compressed ones, origins and clients that speak TLS and HTTP/2,
 //! servers that fail, fall ill and get well, those that come and go with DNS, origins that are down as a whole, how requests
-//! are spread over servers, who is kept out, who is known and counted for himself, browsers that have to solve a puzzle first, purges, more requests than an origin can bear, routes that may have some of its places only, what
-//! `tidegate health` makes of odd answers, clocks that jump, configs that change, processes that are killed, what happens when files, memory or disk run out, that the
+//! are spread over servers, who is kept out, who is known and counted for himself, purges and levers of a fleet, browsers that have to solve a puzzle first, purges, more requests than an origin can bear, routes that may have some of its places only, what
+//! `tidegate health` makes of odd answers, clocks that jump, configs that change, pages that outlive their process, processes that are killed, what happens when files, memory or disk run out, that the
 //! container's files say what is true, what visitors get while an app is gone, mutated requests at a strict origin, the corpora of what is fuzzed,
 //! and that what measures crowds measures what is.
 
@@ -20,6 +20,7 @@ mod consistency;
 mod container;
 mod corpus;
 mod differential;
+mod everywhere;
 mod fallback;
 mod farm;
 mod fleet;
@@ -46,10 +47,11 @@ mod properties;
 mod purging;
 mod reloads;
 mod scarce;
-#[path = "../../src/limits/fleet/tests/server.rs"]
+#[path = "../../src/redis/server.rs"]
 #[expect(dead_code, reason = "the crate's own tests use the rest")]
 mod server;
 mod site;
+mod snapshot;
 mod spike;
 mod spread;
 mod tls;
@@ -71,6 +73,7 @@ pub fn tests() -> Vec<Test> {
         container::tests(),
         corpus::tests(),
         differential::tests(),
+        everywhere::tests(),
         fallback::tests(),
         farm::tests(),
         fleet::tests(),
@@ -92,6 +95,7 @@ pub fn tests() -> Vec<Test> {
         purging::tests(),
         reloads::tests(),
         scarce::tests(),
+        snapshot::tests(),
         spike::tests(),
         spread::tests(),
         tls::tests(),

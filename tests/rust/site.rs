@@ -67,6 +67,8 @@ impl Site {
         drop(proxy);
         let config = dir.path().join("tidegate.toml");
         let proxy = Proxy::start(&binary(), &config, &[], address, admin)?;
+        // Operators come in last.
+        proxy.healthy()?;
         Ok(Site {
             proxy,
             address,

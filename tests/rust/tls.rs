@@ -127,7 +127,7 @@ pub fn trusting(
 }
 
 /// One GET; the whole answer, as text.
-fn get(tls: &mut Tls, host: &str, path: &str) -> Result<String, String> {
+pub fn get(tls: &mut Tls, host: &str, path: &str) -> Result<String, String> {
     let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     tls.write_all(head.as_bytes()).map_err(|e| e.to_string())?;
     let mut text = Vec::new();

@@ -44,16 +44,25 @@ impl Store {
     /// Purges, or only tells what would be. When it returns nothing that was stored or under way before is told to who
     /// asks from then on; but for pages that are marked stale, if it is a soft one.
     pub fn purge(&self, purge: &Purge, now: Moment) -> Purged {
-        if purge.dry_run {
-            return self.weigh(&purge.what, WEIGHS_FOR, now);
+        match purge.dry_run {
+            true => self.weigh(&purge.what, WEIGHS_FOR, now),
+            false => self.purge_counting(purge, COUNTS_FOR, now),
         }
+    }
+
+    /// The same without the time that it takes to count.
+    pub fn purge_uncounted(&self, purge: &Purge, now: Moment) {
+        self.purge_counting(purge, Duration::ZERO, now);
+    }
+
+    fn purge_counting(&self, purge: &Purge, time: Duration, now: Moment) -> Purged {
         let purged = match (&purge.what, purge.what.start()) {
             (What::Tag(tag), _) => Purged {
                 objects: self.purges.tag(tag, purge.soft),
                 ..Purged::default()
             },
             (what, Some(start)) => {
-                let weighed = self.weigh(what, COUNTS_FOR, now);
+                let weighed = self.weigh(what, time, now);
                 if self.purges.is_full() {
                     self.sweep(now);
                 }

@@ -1,13 +1,16 @@
 //! `tidegate ctl fallback`: has visitors do without the app, and tells what they get.
 
+mod export;
+
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use serde_json::Value;
 
 use super::pull::{Pulling, Where};
 use super::show::{lever, plain, undone};
 use super::{Desk, FAILED, pull, show};
-use crate::admin::{Fallback, Levers, Pulled, PulledLever};
+use crate::admin::{Fallback, FallbackCheck, Levers, Pulled, PulledLever};
 use crate::cli::{DONE, say};
 
 #[derive(clap::Subcommand, Clone, Debug)]
@@ -24,7 +27,7 @@ pub enum What {
         #[command(flatten)]
         at: Where,
     },
-    /// Try it on a share of the anonymous requests; the app answers where there is nothing
+    /// Try it on a share of the anonymous requests
     Drill {
         /// Of how many of them, as in 1%
         #[arg(long, value_name = "PERCENT", value_parser = pull::share())]
@@ -33,6 +36,14 @@ pub enum What {
         at: Where,
         #[command(flatten)]
         how: Pulling,
+    },
+    /// How many of the last minutes' requests it could answer, and what is missing
+    Check,
+    /// Lay copies of pages down as files that `[fallback] dir` can serve
+    Export {
+        /// A new folder, or an empty one
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
     },
     /// For whom it is on, since whose word, and what visitors got
     Status,
@@ -50,6 +61,8 @@ impl What {
                 desk.say_to("POST", "/v1/levers", Some(&body), show::pulled)
             }
             What::Off { at } => off(desk, at.route.as_deref()),
+            What::Check => desk.ask::<FallbackCheck>("/v1/fallback/check", check),
+            What::Export { dir } => export::export(desk, dir),
             What::Status => desk.ask::<Fallback>("/v1/fallback", status),
         }
     }
@@ -90,14 +103,48 @@ fn off(desk: &Desk<'_>, route: Option<&str>) -> u8 {
     done.into_iter().find(|done| *done != DONE).unwrap_or(DONE)
 }
 
+fn check(check: &FallbackCheck) -> String {
+    let requests = &check.requests;
+    let all = requests.cache + requests.snapshot + requests.file + requests.maintenance;
+    let mut out = format!(
+        "of {all} requests for pages in {} s (from {} of a thousand clients) {:.1} % could be answered: {} from the cache, {} from the disk, {} by files\n",
+        check.seconds,
+        check.per_mille,
+        check.share,
+        requests.cache,
+        requests.snapshot,
+        requests.file
+    );
+    if requests.refused > 0 {
+        let _ = writeln!(
+            out,
+            "beside them {} were for what only the app can do",
+            requests.refused
+        );
+    }
+    let _ = writeln!(
+        out,
+        "of the {} cached pages that were found most often {} are on the disk, too",
+        check.hot, check.hot_on_disk
+    );
+    if !check.missing.is_empty() {
+        out += "there is nothing of these:\n";
+    }
+    for page in &check.missing {
+        let _ = writeln!(out, "{:>10}   {}", page.requests, plain(&page.url));
+    }
+    out
+}
+
 fn status(fallback: &Fallback) -> String {
-    let mut out = String::from("     cache      file  maintenance   refused   route\n");
+    let mut out = String::from("     cache  snapshot      file  maintenance   refused   route\n");
     for route in &fallback.routes {
         let answers = &route.answers;
         let _ = writeln!(
             out,
-            "{:>10}{:>10}{:>13}{:>10}   {}{}",
+            "{:>10}{:>10}{:>10}{:>13}{:>10}   {}{}",
             answers.cache,
+            answers.snapshot,
             answers.file,
             answers.maintenance,
             answers.refused,
@@ -114,9 +161,10 @@ fn status(fallback: &Fallback) -> String {
         let share = (all - drill.maintenance) as f64 * 100.0 / all as f64;
         let _ = writeln!(
             out,
-            "tried on {all} requests of {}: {share:.1} % could be answered, {} from the cache, {} by files",
+            "tried on {all} requests of {}: {share:.1} % could be answered, {} from the cache, {} from the disk, {} by files",
             plain(&route.name),
             drill.cache,
+            drill.snapshot,
             drill.file
         );
     }

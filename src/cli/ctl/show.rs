@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use crate::admin::{
-    Audit, Changed, ConfigVersion, Configs, Levers, Plan, Pulled, PulledLever, Purged, Replayed,
-    Status, Top,
+    Audit, Changed, ConfigVersion, Configs, Everywhere, Levers, Plan, Pulled, PulledLever, Purged,
+    Replayed, Status, Top,
 };
 
 pub fn status(status: &Status) -> String {
@@ -116,6 +116,65 @@ pub fn status(status: &Status) -> String {
             limit.clients
         );
     }
+    if let Some(fleet) = &status.fleet {
+        row(&mut out, "fleet");
+        out += match fleet.behind {
+            true => "behind: what others have purged is not known",
+            false => "all is read that others have done",
+        };
+        if fleet.queued > 0 {
+            let _ = write!(out, "; {} to be told", fleet.queued);
+        }
+        if let Some(why) = &fleet.unwritable {
+            let _ = write!(out, "; redis: {}", plain(why));
+        }
+        for proxy in &fleet.proxies {
+            row(&mut out, "");
+            out += &plain(&proxy.name);
+            out += &match proxy.lag {
+                Some(0) => ": nothing to do".to_owned(),
+                Some(lag) => format!(": {lag} to do"),
+                None => ": has read nothing of it".to_owned(),
+            };
+            match proxy.heard_seconds {
+                Some(seconds) => {
+                    let _ = write!(out, ", heard {seconds:.1} s ago");
+                }
+                None => out += ", this one",
+            }
+            if proxy.refused > 0 {
+                let _ = write!(out, ", {} levers not in force", proxy.refused);
+            }
+        }
+    }
+    out + "\n"
+}
+
+/// Which proxies have done it.
+fn everywhere(fleet: Option<&Everywhere>) -> String {
+    let Some(fleet) = fleet else {
+        return String::new();
+    };
+    let (confirmed, proxies) = (fleet.confirmed, fleet.proxies);
+    let mut out = format!("{confirmed} of {proxies} proxies confirmed");
+    match &fleet.waits {
+        Some(why) => {
+            let _ = write!(
+                out,
+                ", redis is down: the others will hear of it when it is back ({})",
+                plain(why)
+            );
+        }
+        None if fleet.missing.is_empty() => {}
+        None => {
+            let missing: Vec<_> = fleet.missing.iter().map(|name| plain(name)).collect();
+            let _ = write!(out, "; not yet: {}", missing.join(", "));
+        }
+    }
+    for refused in &fleet.refused {
+        let (proxy, why) = (plain(&refused.proxy), plain(&refused.why));
+        let _ = write!(out, "\nnot in force at {proxy}: {why}");
+    }
     out + "\n"
 }
 
@@ -143,7 +202,7 @@ pub fn purged(purged: &Purged) -> String {
             let _ = write!(out, "\n{:>9}  {}", name.objects, plain(&name.name));
         }
     }
-    out + "\n"
+    out + "\n" + &everywhere(purged.fleet.as_ref())
 }
 
 pub fn top(top: &Top) -> String {
@@ -386,7 +445,7 @@ pub fn pulled(pulled: &Pulled) -> String {
     if let Some(why) = &pulled.unkept {
         let _ = writeln!(out, "a restart undoes it: {}", plain(why));
     }
-    out
+    out + &everywhere(pulled.fleet.as_ref())
 }
 
 pub fn undone(pulled: &Pulled) -> String {
@@ -394,7 +453,7 @@ pub fn undone(pulled: &Pulled) -> String {
     if let Some(why) = &pulled.unkept {
         let _ = writeln!(out, "a restart brings it back: {}", plain(why));
     }
-    out
+    out + &everywhere(pulled.fleet.as_ref())
 }
 
 pub fn lever(lever: &PulledLever) -> String {

@@ -4,7 +4,8 @@ use super::Compile;
 use crate::config::options;
 use crate::config::sharing::Password;
 use crate::config::walk::Given;
-use crate::limits::fleet::{FleetSpec, RedisSpec};
+use crate::limits::fleet::FleetSpec;
+use crate::redis::RedisSpec;
 
 impl Compile<'_, '_> {
     /// None: this proxy shares with nobody.

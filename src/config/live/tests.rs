@@ -143,7 +143,11 @@ fn the_file_is_read_anew_and_what_is_fixed_stays() {
 fn a_restart_knows_of_the_configs_of_before() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("configs.json");
-    let start = || with(None).0.remembering(path.clone());
+    let start = || {
+        let (live, _) = with(None);
+        live.remember(path.clone());
+        live
+    };
     let numbers = |live: &Live| -> Vec<u64> {
         live.versions()
             .iter()

@@ -109,15 +109,7 @@ fn servers_and_budgets() {
     };
     let one = pulled(&[drain("127.0.0.1:8001")]);
     assert_eq!(one.upstreams[0].servers[1].weight, 0);
-    let first = Lever {
-        id: 1,
-        pull: drain("127.0.0.1:8001"),
-        who: String::new(),
-        reason: String::new(),
-        since: 0,
-        until: None,
-        force: false,
-    };
+    let first = lever(drain("127.0.0.1:8001"));
     let last = drain("127.0.0.1:8000");
     let why = check(&policy(), std::slice::from_ref(&first), &last, false).unwrap_err();
     assert!(
@@ -149,19 +141,25 @@ fn who_is_kept_out() {
     assert_eq!(rule.rules[0].action, RuleAction::Block);
 }
 
-#[test]
-fn what_is_gone_from_the_config_does_nothing() {
-    let lever = Lever {
+fn lever(pull: Pull) -> Lever {
+    Lever {
         id: 1,
-        pull: Pull::Bypass {
-            route: "gone".into(),
-        },
+        uid: crate::levers::Uid(1),
+        shared: false,
+        pull,
         who: String::new(),
         reason: String::new(),
         since: 0,
         until: None,
         force: false,
-    };
-    let over = over(&policy(), &[lever]);
+    }
+}
+
+#[test]
+fn what_is_gone_from_the_config_does_nothing() {
+    let gone = lever(Pull::Bypass {
+        route: "gone".into(),
+    });
+    let over = over(&policy(), &[gone]);
     assert!(over.routes.iter().all(|route| !route.pulled.bypass));
 }

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use redis::{Cmd, Value};
 
-use super::link::Failure;
 use super::part::MOST_HOT;
+use crate::redis::Failure;
 use crate::rules::lease::{Grant, Report};
 use crate::telemetry::RedisResult;
 

@@ -10,12 +10,12 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::sleep;
 
-use super::link::{Failure, Link};
-use super::message::{Asks, MOST_REPORTS, Message, Name, Reply};
+use super::message::{Asks, MOST_REPORTS, Message, Name, Reply, SCRIPT};
 use super::part::{Hot, MOST_HOT, Part};
 use super::{FleetSpec, State, Word};
 use crate::clock;
-use crate::rules::lease::{BRISK, Count, Grant, Lease, Pace, Report, Standing};
+use crate::redis::{Failure, Link, Words};
+use crate::rules::lease::{BRISK, Count, Grant, LEASE, Lease, Pace, Report, Standing};
 use crate::telemetry::{RedisResult, ids};
 
 /// After so many failures in a row Redis is down, and is left alone for longer and longer.
@@ -66,7 +66,8 @@ impl Task {
         told: UnboundedReceiver<Word>,
     ) -> Result<Task, String> {
         Ok(Task {
-            link: Link::new(spec.redis)?,
+            // What is granted later than that has ended before it is heard.
+            link: Link::new(spec.redis, SCRIPT, LEASE)?,
             parts,
             state,
             told,
@@ -188,7 +189,9 @@ impl Task {
             reports: &reports,
         };
         let said = {
-            let mut saying = pin!(self.link.say(&message));
+            let command = |sha: &str| message.command(sha);
+            let words = Words::Script(&command);
+            let mut saying = pin!(self.link.say(&words, |value| message.read(value)));
             let still = Still {
                 parts: &self.parts,
                 heard: self.heard,

@@ -1,7 +1,5 @@
 //! Fleets against a real Redis, and against what is none.
 
-mod server;
-
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -12,16 +10,16 @@ use parking_lot::Mutex;
 use redis::Value;
 use tempfile::NamedTempFile;
 
-use super::link::{Failure, Link};
-use super::message::{Asks, Message, Name, Reply};
+use super::message::{Asks, Message, Name, Reply, SCRIPT};
 use super::*;
 use crate::clock;
 use crate::limits::spec::{Action, Cost, Counts, Key, LimitSpec, Rate, Tell};
 use crate::limits::table::Hold;
 use crate::limits::{self, Asked, Limits};
+use crate::redis::server::{RedisServer, until};
+use crate::redis::{Failure, LONGEST_ANSWER, Link, Server, Words};
 use crate::rules::gcra::{Cell, Gcra, Verdict};
-use crate::rules::lease::{Grant, Lease, Report, ledger};
-use server::{RedisServer, until};
+use crate::rules::lease::{Grant, LEASE, Lease, Report, ledger};
 
 const CLIENT: u64 = 7;
 
@@ -592,7 +590,7 @@ fn c82_an_answer_without_an_end_is_not_read() {
         spec.redis.timeout = Duration::from_secs(60);
         let proxy = Proxy::join(spec, 1000, 1000);
         until(|| fake.hung_up() > 0).unwrap_or_else(|_| panic!("{begin:?}"));
-        let most = super::link::LONGEST_ANSWER as u64 + (16 << 20);
+        let most = LONGEST_ANSWER as u64 + (16 << 20);
         let sent = fake.sent.load(Relaxed);
         assert!(sent <= most, "{begin:?}: {sent} bytes went out");
         assert_eq!(proxy.came_to(RedisResult::Ok), 0);
@@ -815,7 +813,7 @@ fn tls_with_the_right_authority_alone() {
     let proxy = Proxy::join(spec.clone(), 1000, 1000);
     until(|| proxy.is_up()).expect("it joins");
     spec.redis.ca = Some("/nowhere".into());
-    assert!(Link::new(spec.redis).is_err());
+    assert!(Link::new(spec.redis, SCRIPT, LEASE).is_err());
 }
 
 /// The script and its twin say the same, to the last digit that is written.
@@ -826,7 +824,7 @@ fn the_script_does_what_the_simulations_do() {
         .enable_all()
         .build()
         .unwrap();
-    let mut link = Link::new(spec(server.port).redis).unwrap();
+    let mut link = Link::new(spec(server.port).redis, SCRIPT, LEASE).unwrap();
     let seed = crate::telemetry::ids::random();
     println!("seed {seed}");
     let mut dice = seed;
@@ -878,7 +876,10 @@ fn the_script_does_what_the_simulations_do() {
                 version: "",
                 reports: &[(name, asks, report)],
             };
-            let reply = runtime.block_on(link.say(&message)).unwrap();
+            let command = |sha: &str| message.command(sha);
+            let words = Words::Script(&command);
+            let said = link.say(&words, |value| message.read(value));
+            let reply = runtime.block_on(said).unwrap();
             let grant = reply.grants[0];
             let text = server.ask(&["GET", &key]).unwrap();
             let text: Option<String> = redis::from_redis_value(text).unwrap();

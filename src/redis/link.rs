@@ -5,7 +5,6 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -14,7 +13,8 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, ServerErrorKind, Value,
+    AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisConnectionInfo, RedisError,
+    ServerErrorKind, Value,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -25,90 +25,31 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::message::{Message, Reply, SCRIPT};
-use crate::rules::lease::LEASE;
+use super::{Failure, LONGEST_ANSWER, RedisSpec, Server, late, unreachable};
 use crate::telemetry::RedisResult;
 
-/// No answer of ours is as long: the names of all hot clients take a third of it.
-pub(super) const LONGEST_ANSWER: usize = 1 << 20;
-
 const LONGEST_CONNECTING: Duration = Duration::from_secs(1);
+/// In place of the bytes that an answer may still have.
+const OVERRUN: usize = usize::MAX;
 
-/// For whatever it takes to come to an answer: another connection, another node, the script anew. What is granted later than
-/// that has ended before it is heard.
-const LONGEST: Duration = LEASE;
-
-/// Where Redis is and how it is spoken to.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RedisSpec {
-    /// One, or several that are tried in turn: a cluster's nodes, say.
-    pub servers: Vec<Server>,
-    pub username: Option<String>,
-    pub password: Option<String>,
-    /// PEM file with the only roots to believe; else the system's.
-    pub ca: Option<PathBuf>,
-    /// For a message and its answer; ten times as much for a new connection, a second at most.
-    pub timeout: Duration,
-    /// What all keys begin with.
-    pub prefix: String,
+/// What is said in one go.
+pub enum Words<'a> {
+    /// To the link's script, by what Redis calls it.
+    Script(&'a (dyn Fn(&str) -> Cmd + Sync)),
+    /// So many commands, which Redis may keep for `waits` before it answers.
+    Plain {
+        commands: &'a Pipeline,
+        count: usize,
+        waits: Duration,
+    },
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Server {
-    pub host: String,
-    pub port: u16,
-    pub tls: bool,
-    pub database: u16,
-}
-
-impl std::fmt::Debug for RedisSpec {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RedisSpec")
-            .field("servers", &self.servers)
-            .field("prefix", &self.prefix)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why there is no answer.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Failure {
-    pub result: RedisResult,
-    /// For people.
-    pub why: String,
-}
-
-impl From<RedisError> for Failure {
-    fn from(error: RedisError) -> Self {
-        let result = match error.kind() {
-            ErrorKind::Io => RedisResult::Unreachable,
-            ErrorKind::Parse | ErrorKind::UnexpectedReturnType => RedisResult::Unbelievable,
-            _ => RedisResult::Refused,
-        };
-        let mut why = error.to_string();
-        // It may be as long as the answer was.
-        why.truncate(why.floor_char_boundary(200));
-        Failure { result, why }
-    }
-}
-
-fn unreachable(why: impl ToString) -> Failure {
-    Failure {
-        result: RedisResult::Unreachable,
-        why: why.to_string(),
-    }
-}
-
-fn late(limit: Duration) -> Failure {
-    Failure {
-        result: RedisResult::Timeout,
-        why: format!("no answer within {limit:?}"),
-    }
-}
-
-/// The way to Redis.
+/// The way to Redis, for one script.
 pub struct Link {
     spec: RedisSpec,
+    script: &'static str,
+    /// For whatever it takes to come to an answer: another connection, another node, the script anew.
+    longest: Duration,
     tls: Option<TlsConnector>,
     /// Whose turn it is.
     at: usize,
@@ -136,15 +77,19 @@ impl Drop for Connection {
 }
 
 impl Link {
+    /// `longest`: for an answer, whatever it takes to come to one.
+    ///
     /// # Errors
     /// Roots that can't be read; for people.
-    pub fn new(spec: RedisSpec) -> Result<Link, String> {
+    pub fn new(spec: RedisSpec, script: &'static str, longest: Duration) -> Result<Link, String> {
         let tls = match spec.servers.iter().any(|server| server.tls) {
             true => Some(TlsConnector::from(Arc::new(roots(&spec)?))),
             false => None,
         };
         Ok(Link {
             spec,
+            script,
+            longest,
             tls,
             at: 0,
             node: None,
@@ -160,44 +105,58 @@ impl Link {
         self.spec.timeout
     }
 
-    /// Sends a message and reads the answer. After a failure it is a new connection's turn, and another server's.
+    /// Says something and reads the answer. After a failure it is a new connection's turn, and another server's.
     ///
     /// # Errors
-    /// Whatever comes to no answer in time.
-    pub async fn say(&mut self, message: &Message<'_>) -> Result<Reply, Failure> {
-        let said = timeout(LONGEST, self.try_to_say(message)).await;
-        let said = said.unwrap_or_else(|_| Err(late(LONGEST)));
-        if said.is_err() {
-            self.connection = None;
+    /// Whatever comes to no answer in time, or to none that can be read.
+    pub async fn say<T>(
+        &mut self,
+        words: &Words<'_>,
+        read: impl FnOnce(Value) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let limit = self.longest;
+        let said = timeout(limit, self.try_to_say(words)).await;
+        let mut said = said.unwrap_or_else(|_| Err(late(limit))).and_then(read);
+        if let Err(failure) = &mut said {
+            if self.connection.take().is_some_and(|one| one.has_overrun()) {
+                failure.result = RedisResult::Unbelievable;
+            }
             self.node = None;
             self.at = (self.at + 1) % self.spec.servers.len();
         }
         said
     }
 
-    async fn try_to_say(&mut self, message: &Message<'_>) -> Result<Reply, Failure> {
-        let value = match self.ask(message).await {
+    async fn try_to_say(&mut self, words: &Words<'_>) -> Result<Value, Failure> {
+        match self.ask(words).await {
             Err(error) if is(&error, ServerErrorKind::NoScript) => {
-                let limit = self.spec.timeout;
-                self.connected().await?.load(limit).await?;
-                self.ask(message).await?
+                let (limit, script) = (self.spec.timeout, self.script);
+                self.connected().await?.load(script, limit).await?;
+                Ok(self.ask(words).await?)
             }
             Err(error) if is(&error, ServerErrorKind::Moved) => {
                 self.node = self.moved_to(&error);
                 self.connection = None;
-                self.ask(message).await?
+                Ok(self.ask(words).await?)
             }
-            Err(error) => return Err(error.into()),
-            Ok(value) => value,
-        };
-        message.read(value)
+            said => Ok(said?),
+        }
     }
 
-    async fn ask(&mut self, message: &Message<'_>) -> Result<Value, Wrong> {
+    async fn ask(&mut self, words: &Words<'_>) -> Result<Value, Wrong> {
         let limit = self.spec.timeout;
         let connection = self.connected().await?;
-        let command = message.command(&connection.sha);
-        connection.call(&command, limit).await
+        match words {
+            Words::Script(command) => {
+                let command = command(&connection.sha);
+                connection.call(&command, limit).await
+            }
+            Words::Plain {
+                commands,
+                count,
+                waits,
+            } => connection.call_all(commands, *count, limit + *waits).await,
+        }
     }
 
     async fn connected(&mut self) -> Result<&mut Connection, Failure> {
@@ -253,7 +212,7 @@ impl Link {
             sha: String::new(),
             left,
         };
-        connection.load(self.spec.timeout).await?;
+        connection.load(self.script, self.spec.timeout).await?;
         Ok(connection)
     }
 
@@ -281,10 +240,15 @@ impl Link {
 }
 
 impl Connection {
+    /// Whether an answer was too long.
+    fn has_overrun(&self) -> bool {
+        self.left.load(Relaxed) == OVERRUN
+    }
+
     /// Gives the script to Redis, which may have lost it.
-    async fn load(&mut self, limit: Duration) -> Result<(), Failure> {
+    async fn load(&mut self, script: &str, limit: Duration) -> Result<(), Failure> {
         let mut load = redis::cmd("SCRIPT");
-        load.arg("LOAD").arg(SCRIPT);
+        load.arg("LOAD").arg(script);
         match self.call(&load, limit).await? {
             Value::BulkString(sha) if sha.len() == 40 && sha.iter().all(u8::is_ascii_hexdigit) => {
                 self.sha = String::from_utf8_lossy(&sha).into_owned();
@@ -297,11 +261,23 @@ impl Connection {
         }
     }
 
-    async fn call(&mut self, command: &redis::Cmd, limit: Duration) -> Result<Value, Wrong> {
+    async fn call(&mut self, command: &Cmd, limit: Duration) -> Result<Value, Wrong> {
         self.left.store(LONGEST_ANSWER, Relaxed);
         let answer = timeout(limit, self.redis.send_packed_command(command)).await;
         let value = answer.map_err(|_| late(limit))??;
         Ok(value.extract_error()?)
+    }
+
+    async fn call_all(
+        &mut self,
+        commands: &Pipeline,
+        count: usize,
+        limit: Duration,
+    ) -> Result<Value, Wrong> {
+        self.left.store(LONGEST_ANSWER, Relaxed);
+        let answers = timeout(limit, self.redis.send_packed_commands(commands, 0, count)).await;
+        let values = answers.map_err(|_| late(limit))??;
+        Ok(Value::Array(values).extract_error()?)
     }
 }
 
@@ -387,6 +363,7 @@ impl AsyncRead for Bounded {
         let came = buf.filled().len() - before;
         let left = self.left.load(Relaxed);
         if came > left {
+            self.left.store(OVERRUN, Relaxed);
             let too_long = "an answer that is too long";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, too_long)));
         }

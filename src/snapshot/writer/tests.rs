@@ -8,7 +8,8 @@ use http::header::{ACCEPT, ETAG};
 use http::{HeaderMap, HeaderValue};
 use tempfile::TempDir;
 
-use super::*;
+use super::super::*;
+use super::Writer;
 use crate::cache::entry::{Body, EntryParts, Head};
 use crate::cache::store::Kept;
 use crate::rules::purge::What;
@@ -114,6 +115,12 @@ impl Process {
         self.snapshot.find(key(path).as_ref(), select)
     }
 
+    fn is_cold(&self, path: &str, origin: u64, accept: &str) -> bool {
+        let select = |_: &[HeaderName]| accept.as_bytes().into();
+        let key = key(path);
+        self.snapshot.is_cold(key.as_ref(), || origin, select)
+    }
+
     fn text(&self, path: &str) -> Option<String> {
         self.found(path, "").map(|entry| text(&entry))
     }
@@ -173,10 +180,7 @@ fn the_next_process_has_what_was_stored() {
     let before = first.entry(b"one", "t u", "");
     first.writer.turn();
     assert!(first.snapshot.covered(key("/a").as_ref()));
-    assert!(
-        !first.snapshot.is_cold(key("/a").as_ref(), || ORIGIN),
-        "it is in memory"
-    );
+    assert!(!first.is_cold("/a", ORIGIN, ""), "it is in memory");
     drop(first);
     let next = Process::start(dir.path());
     next.has(&["/a", "/v", "/v"]);
@@ -206,10 +210,10 @@ fn the_next_process_has_what_was_stored() {
     assert!(next.found("/v", "xml").is_none() && next.found("/b", "").is_none());
     // Back in memory, as any other.
     let now = clock::moment();
-    assert!(next.snapshot.is_cold(key("/v").as_ref(), || ORIGIN));
-    assert!(!next.snapshot.is_cold(key("/v").as_ref(), || ORIGIN + 1));
-    assert!(next.snapshot.thaw(&key("/v"), ORIGIN, 0));
-    assert!(!next.snapshot.is_cold(key("/v").as_ref(), || ORIGIN));
+    assert!(next.is_cold("/v", ORIGIN, "html") && !next.is_cold("/v", ORIGIN, "xml"));
+    assert!(!next.is_cold("/v", ORIGIN + 1, "html"));
+    let thawed = next.snapshot.thaw(&key("/v"), ORIGIN, 0);
+    assert!(matches!(thawed, Thawed::Done(Some(_))));
     assert_eq!(
         next.store
             .get(key("/v").as_ref(), now)
@@ -219,7 +223,12 @@ fn the_next_process_has_what_was_stored() {
         2
     );
     assert!(next.store.get(key("/a").as_ref(), now).is_none());
-    assert_eq!(next.snapshot.candidates().len(), 1);
+    assert_eq!(next.snapshot.candidates().len(), 2);
+    // Until it is fetched anew the disk has it for those whom memory fails.
+    let mut next = next;
+    next.put("/a", "one", "t u");
+    next.writer.turn();
+    assert!(!next.is_cold("/a", ORIGIN, "") && next.is_cold("/v", ORIGIN, "html"));
 }
 
 #[test]
@@ -357,10 +366,7 @@ fn what_is_purged_while_it_waits_or_is_read_is_neither_written_nor_kept() {
     let (read, _begun) = next.snapshot.to_read(&key("/b"), |_| true).unwrap();
     let entry = Arc::new(next.snapshot.read(&key("/b"), read).unwrap());
     next.purge(tag("t"), false);
-    assert_eq!(
-        next.store.restore(&key("/b"), &entry, 0, now),
-        Kept::Outdated
-    );
+    assert!(next.store.restore(&key("/b"), &entry, 0, now).is_none());
     next.snapshot.thaw(&key("/b"), ORIGIN, 0);
     assert!(next.store.get(key("/b").as_ref(), now).is_none());
 }
@@ -643,6 +649,34 @@ fn other_bounds_are_kept_to_and_off_leaves_nothing() {
     process.put("/y", "y", "");
     process.writer.turn();
     process.has(&["/y"]);
+}
+
+#[test]
+fn it_keeps_to_its_rate() {
+    let dir = folder();
+    let rate = 100_000;
+    let process = Process::with(dir.path(), Bounds { rate, ..BOUNDS });
+    let body = "x".repeat(20_000);
+    for n in 0..200 {
+        process.put(&format!("/{n}"), &body, "");
+    }
+    let (snapshot, writer) = (process.snapshot, process.writer);
+    let began = clock::instant();
+    let works = std::thread::spawn(move || writer.work());
+    let mut last = 0;
+    while snapshot.written() < 60_000 {
+        // Read first: who is late has had more time.
+        let written = snapshot.written();
+        let most = rate as u128 * (began.elapsed().as_millis() + 1_000) / 1_000;
+        assert!(u128::from(written) <= most, "{written} of {most}");
+        last = last.max(written);
+        std::thread::yield_now();
+    }
+    assert!(last > 0);
+    // What is left goes as fast as it can when it ends.
+    snapshot.leave();
+    works.join().unwrap();
+    assert_eq!(snapshot.told().pages, 200);
 }
 
 #[test]
