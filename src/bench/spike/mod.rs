@@ -6,7 +6,7 @@
 //! measured beside each other; what their processes take, [`procs`] says. [`capacity`] finds the highest rate that is borne.
 //!
 //! What is seen meanwhile, [`live`] shows. [`saved`] reads a report from a file. [`figures`] declares each figure once; of them are made the
-//! [`table`], which [`terminal`] prints, the thresholds that [`verdict`] judges by, and what
+//! [`table`], which [`terminal`] prints and [`html`] draws beside its charts, the thresholds that [`verdict`] judges by, and what
 //! [`compare`] and [`readme`] tell. [`groups`] sorts runs, [`sentence`] puts them in words, [`words`] their numbers.
 
 pub mod app;
@@ -17,6 +17,7 @@ pub mod conduct;
 pub mod count;
 pub mod figures;
 mod groups;
+pub mod html;
 pub mod live;
 pub mod machine;
 pub mod peers;

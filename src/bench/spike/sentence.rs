@@ -73,19 +73,9 @@ pub fn sentence(run: &Run) -> String {
             whole(run.answers.good),
             whole(run.load.due),
             show(Unit::Share, run.answers.good as f64 / run.load.due as f64),
-            whole(failed),
+            how(run, failed),
         ),
     };
-    let mut why = Vec::new();
-    if refused(run) > 0 {
-        why.push(format!("{} with an error answer", whole(refused(run))));
-    }
-    if errors(run) > 0 {
-        why.push(format!("{} with none", whole(errors(run))));
-    }
-    if failed(run) > 0 && !why.is_empty() {
-        out += &format!(", {}", list(&why));
-    }
     if run.latency.count > 0 {
         out += &format!(
             "; half of the answers took at most {}, 99 of 100 at most {}",
@@ -117,6 +107,21 @@ pub fn sentence(run: &Run) -> String {
         (None, None) => {}
     }
     out
+}
+
+/// `36 with an error answer`, or how many of each kind.
+fn how(run: &Run, failed: u64) -> String {
+    match (refused(run), errors(run)) {
+        (refused, 0) if refused == failed => format!("{} with an error answer", whole(failed)),
+        (0, errors) if errors == failed => format!("{} without an answer", whole(failed)),
+        (0, 0) => whole(failed),
+        (refused, errors) => format!(
+            "{} ({} with an error answer, {} without any)",
+            whole(failed),
+            whole(refused),
+            whole(errors)
+        ),
+    }
 }
 
 pub fn is_valid(run: &Run) -> bool {
@@ -161,7 +166,7 @@ fn of_whom(run: &Run) -> String {
     if failed == due {
         return "everybody".to_owned();
     }
-    if !(0.001..=0.35).contains(&lost) {
+    if !(0.01..=0.35).contains(&lost) {
         return counted;
     }
     format!("1 in {}", whole((1.0 / lost).round() as u64))
@@ -256,9 +261,17 @@ mod tests {
         });
         assert_eq!(
             sentence(&of),
-            "nginx served 28,120 of 30,000 requests (93.7 %) and failed 1,880, 1,200 with an error answer and 680 with none; half of \
+            "nginx served 28,120 of 30,000 requests (93.7 %) and failed 1,880 (1,200 with an error answer, 680 without any); half of \
              the answers took at most 3.10 ms, 99 of 100 at most 1.25 s. Its origin was asked 9 times for 3 pages, by 7 at once at \
              most (it can bear 8)."
+        );
+        let mut refusing = of.clone();
+        refusing.answers.good = 28_800;
+        refusing.answers.errors.clear();
+        let told = sentence(&refusing);
+        assert!(
+            told.contains(" and failed 1,200 with an error answer; half"),
+            "{told}"
         );
         of.wrong.torn = 2;
         of.wrong.user = 1;
