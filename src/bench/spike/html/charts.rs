@@ -295,7 +295,7 @@ fn come_by(out: &mut String, group: &Group, targets: &[String]) {
     if known().next().is_none() {
         return;
     }
-    out.push_str("<figure class=\"bars\"><figcaption><b>How good answers were come by</b> <span class=\"soft\">share of each target's, in its own words</span></figcaption>\n<ul class=\"legend\">");
+    out.push_str("<figure class=\"bars\"><figcaption><b>How good answers were come by</b> <span class=\"soft\">share of each target's, by what it says of them itself</span></figcaption>\n<ul class=\"legend\">");
     let kinds = [
         Come::Memory,
         Come::Stale,
