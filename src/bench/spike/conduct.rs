@@ -74,6 +74,8 @@ pub struct Now {
     /// The slices until now.
     pub slices: Vec<Slice>,
     pub origin: Counts,
+    /// Whether the origin is ours.
+    pub has_origin: bool,
 }
 
 struct Shared {
@@ -136,6 +138,7 @@ pub fn conduct(
                     .filter_map(|at| told.slice(at))
                     .collect(),
                 origin: counts,
+                has_origin: stamped,
             };
             drop(told);
             look(&now);

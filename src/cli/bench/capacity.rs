@@ -51,10 +51,14 @@ pub fn run(capacity: &Capacity) -> u8 {
 
 fn measure(capacity: &Capacity) -> Result<u8, Failed> {
     let thresholds = capacity.fail_if.iter().map(|text| verdict::parse(text));
-    let thresholds: Vec<_> = thresholds.collect::<Result<_, _>>().map_err(Failed::Misused)?;
+    let thresholds: Vec<_> = thresholds
+        .collect::<Result<_, _>>()
+        .map_err(Failed::Misused)?;
     let scenario = Scenario::find(&capacity.scenario).map_err(Failed::Misused)?;
     if !(capacity.first >= 1.0 && capacity.most >= capacity.first && capacity.most <= 1e6) {
-        return Err(Failed::Misused("--first is at least 1, --most not less and up to 1000000".into()));
+        return Err(Failed::Misused(
+            "--first is at least 1, --most not less and up to 1000000".into(),
+        ));
     }
     let mut runs: Vec<Run> = Vec::new();
     let mut code = DONE;
@@ -70,12 +74,19 @@ fn measure(capacity: &Capacity) -> Result<u8, Failed> {
             let told = report(vec![run.clone()]);
             let broke = verdict::judge(&told, &thresholds).failures;
             let went = if broke.is_empty() { "well" } else { "not well" };
-            say(&format!("{rate:>8.0}/s: {went}, p99 {:.1} ms\n", run.latency.p99));
+            say(&format!(
+                "{rate:>8.0}/s: {went}, p99 {:.1} ms\n",
+                run.latency.p99
+            ));
             Ok(Probe { rate, run, broke })
         });
         let probes = probes.map_err(Failed::Broke)?;
         let name = probes.first().map(|probe| probe.run.target.name.clone());
-        let told = format!("{}: {}", name.unwrap_or_default(), words(&probes, capacity.most));
+        let told = format!(
+            "{}: {}",
+            name.unwrap_or_default(),
+            words(&probes, capacity.most)
+        );
         code = code.max(print(&told));
         if probes.iter().all(|probe| !probe.broke.is_empty()) {
             code = FAILED;

@@ -1,25 +1,25 @@
 //! `tidegate bench spike`.
 
-use std::fs;
-use std::io::Write as _;
-use std::path::Path;
+use std::io;
 
-use super::super::{DONE, FAILED, MISUSED, print, say};
+use super::super::{DONE, FAILED, print, say};
 use super::stand::{Failed, Stand};
-use super::{Out, Whom};
-use crate::bench::spike::conduct::Now;
-use crate::bench::spike::machine;
-use crate::bench::spike::report::{FORM, Report};
+use super::{Out, Whom, columns, report};
+use crate::bench::spike::conduct;
+use crate::bench::spike::count::SLICE;
+use crate::bench::spike::live::{self, Live};
+use crate::bench::spike::report::{Report, Slice};
 use crate::bench::spike::scenario::{OWN, Scenario};
-use crate::clock;
-use crate::telemetry::access::stamp;
+use crate::bench::spike::terminal;
+use crate::bench::spike::verdict::{self, Threshold};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-Scenarios: viral-post, flash-sale, api-stampede, origin-brownout, origin-death, bot-flood, purge-all, restart; or a file like those in config/scenarios/.
-Examples:
-  tidegate bench spike --peers tidegate,nginx,varnish,haproxy --all
-  tidegate bench spike --target http://127.0.0.1:8080 --path / --path /posts/1")]
+Scenarios: viral-post, flash-sale, api-stampede, origin-brownout, origin-death, bot-flood,
+purge-all, restart; or a file like those in config/scenarios/.
+  tidegate bench spike --peers tidegate,nginx,varnish,haproxy --all --html report.html
+  tidegate bench spike --target http://127.0.0.1:8080 --path / --path /posts/1
+Exit codes: 0 done, 1 a threshold was broken or it failed, 2 bad usage")]
 pub struct Spike {
     /// What happens; several times for several
     #[arg(long, value_name = "NAME|FILE", default_value = "viral-post")]
@@ -34,107 +34,95 @@ pub struct Spike {
 
     #[command(flatten)]
     out: Out,
+
+    /// What must not be, as in p99>200ms, errors>0 or goodput<0.95; several times for several
+    #[arg(long, value_name = "THRESHOLD")]
+    fail_if: Vec<String>,
 }
 
 pub fn run(spike: &Spike) -> u8 {
     match measure(spike) {
-        Ok(report) => tell(spike, &report),
-        Err(Failed::Misused(why)) => {
-            say(&format!("error: {why}\n"));
-            MISUSED
-        }
-        Err(Failed::Broke(why)) => {
-            say(&format!("error: {why}\n"));
-            FAILED
-        }
+        Ok((report, thresholds)) => tell(spike, &report, &thresholds),
+        Err(failed) => failed.told(),
     }
 }
 
-fn measure(spike: &Spike) -> Result<Report, Failed> {
-    let names: Vec<String> = match spike.all {
-        true => OWN.iter().map(|(name, _)| (*name).to_owned()).collect(),
-        false => spike.scenario.clone(),
+fn measure(spike: &Spike) -> Result<(Report, Vec<Threshold>), Failed> {
+    let thresholds = spike.fail_if.iter().map(|text| verdict::parse(text));
+    let thresholds = thresholds
+        .collect::<Result<_, _>>()
+        .map_err(Failed::Misused)?;
+    let names: Vec<&str> = match spike.all {
+        true => OWN.iter().map(|(name, _)| *name).collect(),
+        false => spike.scenario.iter().map(String::as_str).collect(),
     };
-    let scenarios = names.iter().map(|name| Scenario::find(name));
+    let scenarios = names.into_iter().map(Scenario::find);
     let scenarios = scenarios
         .collect::<Result<Vec<_>, _>>()
         .map_err(Failed::Misused)?;
     let stand = Stand::find(&spike.whom)?;
+    let all = scenarios.len() * stand.count();
+    let mut live = Live::new(io::stderr(), live::width());
     let mut runs = Vec::new();
+    let mut begun = 0;
     for (turn, scenario) in scenarios.iter().enumerate() {
-        let look = |target: &str, now: &Now| look(scenario, target, now);
+        let look = |target: &str, now: &conduct::Now| {
+            if now.slices.len() == 1 {
+                begun += 1;
+            }
+            // A screen that has gone is no reason to stop.
+            let _ = live.show(&shown(scenario, target, now, (begun, all)));
+        };
         runs.extend(stand.run(scenario, &spike.whom, turn, look)?);
     }
-    Ok(Report {
-        form: FORM,
-        made: stamp(clock::wall_millis(clock::moment())),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        machine: machine::this(),
+    let _ = live.clear();
+    Ok((report(runs), thresholds))
+}
+
+fn shown(
+    scenario: &Scenario,
+    target: &str,
+    now: &conduct::Now,
+    (run, runs): (usize, usize),
+) -> live::Now {
+    let last = now.slices.last().cloned().unwrap_or_default();
+    let a_second = |count: u64| count as f64 / SLICE.as_secs_f64();
+    let of = |slice: &Slice, millis: f64| (slice.good > 0).then_some(millis);
+    live::Now {
+        scenario: scenario.name.clone(),
+        target: target.to_owned(),
+        run,
         runs,
-    })
-}
-
-/// Tells how it goes.
-fn look(scenario: &Scenario, target: &str, now: &Now) {
-    if now.slices.len().is_multiple_of(8) {
-        let last = now.slices.last().cloned().unwrap_or_default();
-        say(&format!(
-            "{} · {target} · {:.0} s: {} due, {} good, {} refused, {} errors, p99 {:.0} ms; origin {} in flight\n",
-            scenario.name,
-            now.elapsed.as_secs_f64(),
-            last.due * 4,
-            last.good * 4,
-            last.refused * 4,
-            last.errors * 4,
-            last.p99,
-            now.origin.in_flight,
-        ));
+        elapsed: now.elapsed,
+        total: scenario.lasts,
+        due: a_second(last.due),
+        good: a_second(last.good),
+        errors: a_second(last.refused + last.errors),
+        p50: of(&last, last.p50),
+        p99: of(&last, last.p99),
+        history: now
+            .slices
+            .iter()
+            .map(|slice| of(slice, slice.p99))
+            .collect(),
+        origin_in_flight: now.has_origin.then_some(now.origin.in_flight as f64),
+        origin_capacity: now.has_origin.then_some(scenario.origin.at_once),
     }
 }
 
-fn tell(spike: &Spike, report: &Report) -> u8 {
-    // It is made of texts and numbers.
-    let json = serde_json::to_string_pretty(report).unwrap_or_default() + "\n";
-    if let Some(path) = &spike.out.json
-        && let Err(why) = write(path, &json)
-    {
-        say(&format!("error: {}: {why}\n", path.display()));
-        return FAILED;
+fn tell(spike: &Spike, report: &Report, thresholds: &[Threshold]) -> u8 {
+    let written = spike.out.write(report);
+    let printed = print(&terminal::page(report, columns()));
+    let verdict = verdict::judge(report, thresholds);
+    for note in &verdict.notes {
+        say(&format!("note: {note}\n"));
     }
-    for run in &report.runs {
-        print(&format!(
-            "{:<16} {:<9} good {} of {}, wrong {}, p50 {:.1} p99 {:.1} p99.9 {:.1} ms, first second p99 {:.1} ms, goodput {:.0} of {:.0}, fetches/page {:.1}, peak {}, oldest {:?}, recovery {:?}, cpu {:.1} us, {} MB, errors {:?} status {:?} busy {:.2} lag p99 {:.1} {:?}\n",
-            run.scenario.name,
-            run.target.name,
-            run.answers.good,
-            run.load.due,
-            run.wrong.sum(),
-            run.latency.p50,
-            run.latency.p99,
-            run.latency.p999,
-            run.first_second.p99,
-            run.goodput,
-            run.demand,
-            run.origin
-                .as_ref()
-                .map_or(0.0, |origin| origin.fetches_per_page()),
-            run.origin.as_ref().map_or(0, |origin| origin.peak),
-            run.oldest_s,
-            run.recovery_s,
-            run.process.as_ref().map_or(0.0, |p| p.cpu_us_per_answer),
-            run.process
-                .as_ref()
-                .map_or(0, |p| p.peak_memory_bytes >> 20),
-            run.answers.errors,
-            run.answers.by_status,
-            run.load.busy,
-            run.load.lag.p99,
-            run.invalid,
-        ));
+    for failure in &verdict.failures {
+        say(&format!("failed: {failure}\n"));
     }
-    DONE
-}
-
-fn write(path: &Path, text: &str) -> std::io::Result<()> {
-    fs::File::create(path)?.write_all(text.as_bytes())
+    match thresholds.is_empty() || !verdict.failed() {
+        true => written.max(printed),
+        false => FAILED,
+    }
+    .max(DONE)
 }

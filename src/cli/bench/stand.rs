@@ -1,6 +1,6 @@
 //! Who is measured, and the one run that any measurement is made of.
 
-use super::super::say;
+use super::super::{FAILED, MISUSED, say};
 use super::{Whom, target};
 use crate::bench::spike::app::App;
 use crate::bench::spike::client::Server;
@@ -8,7 +8,7 @@ use crate::bench::spike::conduct::{Elses, Now, Plan, conduct};
 use crate::bench::spike::machine;
 use crate::bench::spike::peers::{self, Peer, Which};
 use crate::bench::spike::report::{self, Run};
-use crate::bench::spike::scenario::{Kind, Pages, Scenario};
+use crate::bench::spike::scenario::{Kind, OWN, Pages, Scenario};
 use crate::bench::spike::visits::{Site, visits};
 
 /// Why there are no figures.
@@ -16,6 +16,18 @@ pub enum Failed {
     /// What was asked for makes no sense.
     Misused(String),
     Broke(String),
+}
+
+impl Failed {
+    /// Tells it; the exit code.
+    pub fn told(&self) -> u8 {
+        let (why, code) = match self {
+            Failed::Misused(why) => (why, MISUSED),
+            Failed::Broke(why) => (why, FAILED),
+        };
+        say(&format!("error: {why}\n"));
+        code
+    }
 }
 
 /// Who is measured: one that runs already, or some that are started here.
@@ -56,6 +68,28 @@ impl Stand {
         }
         let core = machine::keep_to_the_last_core().first().copied();
         Ok(Stand::Peers { all, core })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Stand::Outside { .. } => 1,
+            Stand::Peers { all, .. } => all.len(),
+        }
+    }
+
+    /// Each by himself.
+    pub fn each(self) -> Vec<Stand> {
+        match self {
+            Stand::Peers { all, core } => {
+                let alone = |which| Stand::Peers {
+                    all: vec![which],
+                    core,
+                };
+                all.into_iter().map(alone).collect()
+            }
+            outside => vec![outside],
+        }
     }
 
     /// Runs a scenario on each, in their order but for who begins: the `turn` says that.
@@ -120,9 +154,16 @@ fn outside(
         return Err(Failed::Misused(why));
     }
     let mut site = Site::of(&scenario);
-    if !whom.paths.is_empty() {
-        at_paths(&mut scenario, whom.paths.len());
-        site = Site::at(&whom.paths);
+    // Our own scenarios' pages are our own app's.
+    let is_ours = OWN.iter().any(|(name, _)| *name == scenario.name);
+    let first = ["/".to_owned()];
+    let paths = match whom.paths.as_slice() {
+        [] if is_ours => &first,
+        paths => paths,
+    };
+    if !paths.is_empty() {
+        at_paths(&mut scenario, paths.len());
+        site = Site::at(paths);
     }
     let visits = visits(&scenario, &mut site, whom.seed).map_err(Failed::Misused)?;
     let plan = Plan {
