@@ -13,7 +13,7 @@ use tidegate::bench::spike::report::Run;
 use tidegate::bench::spike::scenario::Scenario;
 use tidegate::bench::spike::visits::{Site, visits};
 
-use super::site::{equal, lock};
+use super::site::{binary, equal, lock};
 use super::{Outcome, Test};
 use crate::harness::clock;
 
@@ -26,6 +26,8 @@ pub fn tests() -> Vec<Test> {
         ("spike::a_proxy_that_leaks_private_pages_is_caught", leaks),
         ("spike::a_proxy_that_cuts_pages_short_is_caught", cuts),
         ("spike::a_proxy_that_tears_pages_is_caught", tears),
+        ("spike::the_command_measures_and_judges", command),
+        ("spike::nobody_elses_site_is_attacked", refuses),
         ("spike::a_proxy_that_forgets_to_forget_is_caught", forgets),
     ]
 }
@@ -320,4 +322,115 @@ fn forgets() -> Outcome {
     })?;
     equal("older than the purge", run.wrong.purged > 50, true)?;
     equal("nothing else", run.wrong.sum(), run.wrong.purged)
+}
+
+fn bench(args: &[&str]) -> Result<(i32, String, String), String> {
+    let ran = std::process::Command::new(binary())
+        .arg("bench")
+        .args(args)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .map_err(|e| e.to_string())?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok((
+        ran.status.code().unwrap_or(-1),
+        text(ran.stdout),
+        text(ran.stderr),
+    ))
+}
+
+fn has(text: &str, part: &str) -> Outcome {
+    match text.contains(part) {
+        true => Ok(()),
+        false => Err(format!("no {part:?} in {text}")),
+    }
+}
+
+fn command() -> Outcome {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (scenario, json, html) = (path("small.toml"), path("report.json"), path("report.html"));
+    std::fs::write(&scenario, CROWD).map_err(|e| e.to_string())?;
+    let common = [
+        "spike",
+        "--scenario",
+        &scenario,
+        "--json",
+        &json,
+        "--html",
+        &html,
+    ];
+    let with = |more: &[&'static str]| bench(&[&common[..], more].concat());
+    // A generator that is late fails a run, and a machine that runs other tests has late ones: what is judged is told by name.
+    let (_, out, _) = with(&["--fail-if", "wrong>0", "--fail-if", "refused>0"])?;
+    has(&out, "wrong pages")?;
+    let told = std::fs::read_to_string(&json).map_err(|e| e.to_string())?;
+    let told: serde_json::Value = serde_json::from_str(&told).map_err(|e| e.to_string())?;
+    let run = &told["runs"][0];
+    equal("good", run["answers"]["good"] == run["load"]["due"], true)?;
+    equal(
+        "wrong",
+        run["wrong"]
+            .to_string()
+            .contains(|c: char| ('1'..='9').contains(&c)),
+        false,
+    )?;
+    equal(
+        "events",
+        run["events"][0]["what"] == "everything purged",
+        true,
+    )?;
+    let page = std::fs::read_to_string(&html).map_err(|e| e.to_string())?;
+    has(&page, "<svg")?;
+    let (code, _, err) = with(&["--fail-if", "goodput<2"])?;
+    equal("a threshold that is broken", code, 1)?;
+    has(&err, "goodput")?;
+    let (code, _, err) = with(&["--fail-if", "p98>1ms"])?;
+    equal("no threshold", code, 2)?;
+    has(&err, "p98")?;
+    let (code, out, _) = bench(&["compare", &json, &json])?;
+    equal("compare", code, 0)?;
+    has(&out, "B/A")?;
+    let (code, out, _) = bench(&["table", &json])?;
+    equal("table", code, 0)?;
+    has(&out, "| crowd | tidegate |")?;
+    let (code, out, err) = bench(&[
+        "capacity",
+        "--scenario",
+        &scenario,
+        "--lasts",
+        "1s",
+        "--first",
+        "50",
+        "--most",
+        "100",
+        "--fail-if",
+        "wrong>0",
+    ])?;
+    has(&out, "requests a second")
+        .or_else(|_| has(&out, "lowest rate"))
+        .map_err(|why| format!("{code} {why} {err}"))
+}
+
+fn refuses() -> Outcome {
+    for (args, why) in [
+        (&["--target", "http://192.0.2.1"][..], "--i-own-this"),
+        (&["--target", "ftp://127.0.0.1"][..], "http://"),
+        (
+            &[
+                "--target",
+                "http://127.0.0.1:1",
+                "--scenario",
+                "origin-death",
+            ][..],
+            "started here",
+        ),
+        (&["--peers", "squid"][..], "none of tidegate"),
+        (&["--scenario", "nowhere"][..], "viral-post"),
+    ] {
+        let (code, _, err) = bench(&[&["spike"][..], args].concat())?;
+        equal(why, code, 2)?;
+        has(&err, why)?;
+    }
+    Ok(())
 }

@@ -18,9 +18,18 @@ pub fn this() -> Machine {
     let memory = after(&read("/proc/meminfo"), "MemTotal");
     let kib = memory.and_then(|memory| memory.split(' ').next()?.parse::<u64>().ok());
     let system = uname();
+    // All of them, and not those that this thread may use.
+    let cpus = read("/proc/cpuinfo");
+    let cores = cpus
+        .lines()
+        .filter(|line| line.starts_with("processor"))
+        .count();
     Machine {
-        cpu: after(&read("/proc/cpuinfo"), "model name").unwrap_or_default(),
-        cores: available_parallelism().map_or(1, usize::from),
+        cpu: after(&cpus, "model name").unwrap_or_default(),
+        cores: match cores {
+            0 => available_parallelism().map_or(1, usize::from),
+            cores => cores,
+        },
         memory_bytes: kib.unwrap_or(0) * 1024,
         system: format!(
             "{} {}",
