@@ -72,7 +72,7 @@ container-check: ## Build the container image without Docker and run it; as root
 coverage: tools ## Print what is promised against the tests that carry it
 	cargo test --locked --quiet --test main -- --coverage
 
-.PHONY: bench bench-peers bench-http2 bench-floods bench-crowd bench-outage bench-origin bench-limits bench-fleet bench-upgrade bench-hostile soak
+.PHONY: bench bench-spike bench-peers bench-http2 bench-floods bench-crowd bench-outage bench-origin bench-limits bench-fleet bench-upgrade bench-hostile soak
 bench: tools ## Measure the rules and the lookup
 	cargo bench --locked --bench rules
 
@@ -91,6 +91,11 @@ bench-crowd: build ## Send a thousand clients to one cold page
 
 bench-outage: build ## Break the origin in every way, after warming
 	cargo bench --locked --bench outage -- $(ARGS)
+
+bench-spike: build ## All scenarios of `tidegate bench spike`, beside what of nginx, Varnish and HAProxy is installed (10 min)
+	@mkdir -p $(TARGET)/bench
+	$(TARGET)/release/tidegate bench spike --all --peers tidegate,nginx,varnish,haproxy \
+		--json $(TARGET)/bench/spike.json --html $(TARGET)/bench/spike.html $(ARGS)
 
 bench-origin: build ## Overload an origin, let its servers fail, beside nginx and Varnish
 	cargo bench --locked --bench origin -- $(ARGS)

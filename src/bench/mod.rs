@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod origin;
 pub mod schedule;
 pub mod simulate;
+pub mod spike;
 pub mod tally;
 mod timer;
 pub mod wire;

@@ -203,7 +203,7 @@ pub fn get(host: &str, path: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-fn read_head(raw: &[u8]) -> Option<(u16, HeaderMap)> {
+pub(super) fn read_head(raw: &[u8]) -> Option<(u16, HeaderMap)> {
     check_head(raw).ok()?;
     let mut lines = raw.split(|byte| *byte == b'\n');
     let status = str::from_utf8(lines.next()?.get(9..12)?)
@@ -228,7 +228,7 @@ const X_VARNISH: HeaderName = HeaderName::from_static("x-varnish");
 const X_SERVER: HeaderName = HeaderName::from_static("x-server");
 
 /// How a cache came by an answer, in a few words: of the last cache in `Cache-Status` (RFC 9211), `hit` or why it was
-/// forwarded, `collapsed`, and the detail; else what `X-Cache` says, as nginx is set up to; else `hit` or `miss` by the ids
+/// forwarded (`expired` if what was stored was stale), `collapsed`, and the detail; else what `X-Cache` says, as nginx is set up to; else `hit` or `miss` by the ids
 /// in Varnish's `X-Varnish`; else nothing.
 pub fn came_by(fields: &HeaderMap) -> String {
     if let Some(told) = text(fields.get_all(CACHE_STATUS).iter().next_back()) {
@@ -237,6 +237,8 @@ pub fn came_by(fields: &HeaderMap) -> String {
         let words: Vec<&str> = parameters
             .filter_map(|parameter| match parameter.split_once('=') {
                 None => matches!(parameter, "hit" | "collapsed").then_some(parameter),
+                // Asked for anew. Alone, `stale` is what others call an old copy that went out.
+                Some(("fwd", "stale")) => Some("expired"),
                 Some(("fwd" | "detail", value)) => Some(value),
                 Some(_) => None,
             })
@@ -288,6 +290,7 @@ mod tests {
             ),
             "uri-miss collapsed"
         );
+        assert_eq!(told("cache-status", "Tidegate; fwd=stale"), "expired");
         assert_eq!(told("x-cache", "UPDATING"), "updating");
         assert_eq!(told("x-varnish", "5 3"), "hit");
         assert_eq!(told("x-varnish", "5"), "miss");

@@ -1,6 +1,7 @@
 //! The command line: one file per command, and what they share.
 
 mod ask;
+pub mod bench;
 pub mod check;
 pub mod ctl;
 pub mod demo;
@@ -42,6 +43,7 @@ enum Command {
     Ctl(ctl::Ctl),
     Demo(demo::Demo),
     Health(health::Health),
+    Bench(bench::Bench),
 }
 
 /// Runs the process's own command line.
@@ -52,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check::run(&check),
         Command::Ctl(ctl) => ctl::run(&ctl),
         Command::Health(health) => health::run(&health),
+        Command::Bench(bench) => bench::run(&bench),
         Command::Demo(demo) => match demo::run(&demo) {
             Ok(()) => DONE,
             Err(error) => failed(&error),

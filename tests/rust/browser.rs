@@ -281,7 +281,7 @@ impl Drop for Demo {
 }
 
 /// A browser with one tab.
-struct Browser {
+pub struct Browser {
     child: Child,
     says: ChildStdin,
     hears: Receiver<Value>,
@@ -293,7 +293,7 @@ struct Browser {
 }
 
 impl Browser {
-    fn start(flags: &[&str]) -> Result<Browser, String> {
+    pub fn start(flags: &[&str]) -> Result<Browser, String> {
         let told = |e: std::io::Error| e.to_string();
         let profile = tempfile::tempdir().map_err(told)?;
         // It reads commands from the file of number 3 and writes answers to number 4.
@@ -375,7 +375,7 @@ impl Browser {
     }
 
     /// Loads a page, whatever it is.
-    fn load(&mut self, url: &str) -> Outcome {
+    pub fn load(&mut self, url: &str) -> Outcome {
         self.events.clear();
         let went = self.call("Page.navigate", json!({ "url": url }))?;
         if let Some(error) = went["errorText"].as_str() {
@@ -422,7 +422,7 @@ impl Browser {
     }
 
     /// Since the page was asked for.
-    fn nothing_is_wrong(&self) -> Outcome {
+    pub fn nothing_is_wrong(&self) -> Outcome {
         self.nothing_is_wrong_but(None)
     }
 
@@ -469,7 +469,7 @@ impl Browser {
     }
 
     /// What an expression is, in the page.
-    fn value(&mut self, script: &str) -> Result<Value, String> {
+    pub fn value(&mut self, script: &str) -> Result<Value, String> {
         let asks = json!({ "expression": script, "returnByValue": true });
         let answer = self.call("Runtime.evaluate", asks)?;
         match answer.get("exceptionDetails") {
@@ -478,21 +478,40 @@ impl Browser {
         }
     }
 
-    fn until(&mut self, holds: &str) -> Outcome {
+    pub fn until(&mut self, holds: &str) -> Outcome {
         // Between two pages there is none to ask.
         eventually(holds, || {
             Ok((self.value(holds) == Ok(json!(true))).then_some(()))
         })
     }
 
-    fn window(&mut self, width: u32, height: u32) -> Outcome {
+    pub fn window(&mut self, width: u32, height: u32) -> Outcome {
         let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600 });
         self.call("Emulation.setDeviceMetricsOverride", size)
             .map(drop)
     }
 
     fn picture(&mut self, name: &str) -> Outcome {
-        let taken = self.call("Page.captureScreenshot", json!({ "format": "png" }))?;
+        self.take(name, json!({ "format": "png" }))
+    }
+
+    /// Of one part of the page, also where it is higher than the window.
+    pub fn picture_of(&mut self, what: &str, name: &str) -> Outcome {
+        let clip = self.value(&format!(
+            "(() => {{
+                const box = document.querySelector({}).getBoundingClientRect();
+                return {{ x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height, scale: 1 }};
+            }})()",
+            json!(what)
+        ))?;
+        self.take(
+            name,
+            json!({ "format": "png", "captureBeyondViewport": true, "clip": clip }),
+        )
+    }
+
+    fn take(&mut self, name: &str, how: Value) -> Outcome {
+        let taken = self.call("Page.captureScreenshot", how)?;
         let png = BASE64_STANDARD.decode(taken["data"].as_str().unwrap_or_default());
         let png = png.map_err(|e| e.to_string())?;
         let folder = pictures();
@@ -509,7 +528,7 @@ impl Browser {
         named.map(|event| event["params"].clone()).collect()
     }
 
-    fn call(&mut self, method: &str, params: Value) -> Result<Value, String> {
+    pub fn call(&mut self, method: &str, params: Value) -> Result<Value, String> {
         self.calls += 1;
         let mut call = json!({ "id": self.calls, "method": method, "params": params });
         if let Some(tab) = &self.tab {

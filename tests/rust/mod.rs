@@ -1,9 +1,10 @@
 //! What wire scripts cannot say: whom a request is from, behind proxies, the flight table under a model checker, the arrows between rooms, the invariants of the
-//! architecture, the admin API and `tidegate ctl`, a browser at the demo site, hot pages and compressed ones, origins and clients that speak TLS and HTTP/2,
+//! architecture, the admin API and `tidegate ctl`, a browser at the demo site and at what a spike came to, hot pages and compressed ones, origins and clients that speak TLS and HTTP/2,
 //! servers that fail, fall ill and get well, those that come and go with DNS, origins that are down as a whole, how requests
 //! are spread over servers, who is kept out, who is known and counted for himself, purges and levers of a fleet, browsers that have to solve a puzzle first, purges, more requests than an origin can bear, routes that may have some of its places only, what
 //! `tidegate health` makes of odd answers, clocks that jump, configs that change, pages that outlive their process, processes that are killed, what happens when files, memory or disk run out, that the
-//! container's files say what is true, what visitors get while an app is gone, mutated requests at a strict origin, the corpora of what is fuzzed.
+//! container's files say what is true, what visitors get while an app is gone, mutated requests at a strict origin, the corpora of what is fuzzed,
+//! and that what measures crowds measures what is.
 
 mod addresses;
 mod admin;
@@ -51,6 +52,8 @@ mod scarce;
 mod server;
 mod site;
 mod snapshot;
+mod spike;
+mod spike_report;
 mod spread;
 mod tls;
 
@@ -94,6 +97,8 @@ pub fn tests() -> Vec<Test> {
         reloads::tests(),
         scarce::tests(),
         snapshot::tests(),
+        spike::tests(),
+        spike_report::tests(),
         spread::tests(),
         tls::tests(),
     ]
