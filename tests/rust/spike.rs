@@ -52,8 +52,11 @@ const STALLED: &str = "
     name = 'page'
 ";
 
+/// From when until when; none before the first request.
+type Stall = Arc<Mutex<Option<(Instant, Instant)>>>;
+
 /// A server that answers at once, but for a second, two seconds after its first request, in which it answers nobody. Tells when that was.
-fn stalling() -> Result<(SocketAddr, Arc<Mutex<Option<(Instant, Instant)>>>), String> {
+fn stalling() -> Result<(SocketAddr, Stall), String> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
     let address = listener.local_addr().map_err(|e| e.to_string())?;
     let stall = Arc::new(Mutex::new(None));
@@ -69,7 +72,7 @@ fn stalling() -> Result<(SocketAddr, Arc<Mutex<Option<(Instant, Instant)>>>), St
                         let from = clock::now() + Duration::from_secs(2);
                         (from, from + Duration::from_secs(1))
                     });
-                    while lines.next()?.ok()? != "" {}
+                    while !lines.next()?.ok()?.is_empty() {}
                     let now = clock::now();
                     if now >= from && now < to {
                         thread::sleep(to - now);
