@@ -44,11 +44,11 @@ enum What {
 /// Who is measured.
 #[derive(clap::Args, Clone, Debug)]
 struct Whom {
-    /// A site or a proxy that runs already; one not on this machine takes --i-own-this
+    /// A site or a proxy that runs already
     #[arg(long, value_name = "URL", conflicts_with = "peers")]
     target: Option<String>,
 
-    /// Proxies that are started here, each in front of the same app: tidegate, nginx, varnish, haproxy
+    /// To be started: tidegate, nginx, varnish, haproxy
     #[arg(
         long,
         value_name = "NAMES",
@@ -57,11 +57,11 @@ struct Whom {
     )]
     peers: Vec<String>,
 
-    /// What to ask a target for, `/` by default; several times, the most wanted first
+    /// What to ask a target for, the most wanted first [default: /]
     #[arg(long = "path", value_name = "PATH", requires = "target")]
     paths: Vec<String>,
 
-    /// The target is mine, or its owner knows: to everybody else a crowd is an attack
+    /// It is not on this machine, and mine: else that is an attack
     #[arg(long, requires = "target")]
     i_own_this: bool,
 

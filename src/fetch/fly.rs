@@ -296,7 +296,7 @@ async fn next_head(
 
 /// Whoever has waited for a permit looks up again first.
 fn land_on_a_newer_page(fetcher: &Fetcher, errand: &Errand, filler: &Filler) -> bool {
-    if errand.partial_or_conditional || errand.head_only {
+    if errand.partial_or_conditional || errand.head_only || !errand.route.cache {
         return false;
     }
     let now = clock::now();

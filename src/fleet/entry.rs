@@ -78,6 +78,14 @@ impl Entry {
         }
     }
 
+    /// Whether what can't be read says of itself that it is about a lever.
+    pub fn is_of_a_lever(text: &[u8]) -> bool {
+        type Words = std::collections::BTreeMap<String, serde::de::IgnoredAny>;
+        let words = serde_json::from_slice::<Words>(text).unwrap_or_default();
+        let is_its = |word: &String| matches!(&word[..], "pull" | "undo");
+        !words.is_empty() && words.keys().all(is_its)
+    }
+
     /// Reads what may be one. `now`: Unix seconds.
     ///
     /// # Errors

@@ -162,13 +162,23 @@ impl Fleet {
 
     /// Goes where it was prepared to go. Redis need not be there.
     pub fn take(&self, step: Step) {
+        let resign = || {
+            if let Some(before) = &*self.following.load() {
+                before.shared.resign();
+            }
+        };
         let next = match step.0 {
             Next::Stay => return,
-            Next::Leave => None,
+            Next::Leave => {
+                resign();
+                self.gate.open();
+                None
+            }
             Next::Join(following, begin) => {
                 let Some(here) = self.here.get() else {
                     return;
                 };
+                resign();
                 // What is read by then is of the other fleet.
                 self.gate.until(0);
                 // An error is the end of that thread: then nobody ever waits for it.

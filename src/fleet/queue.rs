@@ -6,7 +6,7 @@ use super::entry::Entry;
 use crate::levers::Uid;
 use crate::rules::purge::{Purge, What};
 
-/// So much may wait. Where more is purged, all waiting purges become one soft purge of everything.
+/// So much may wait. Where more is purged, all waiting purges become one purge of everything: a soft one, if they were all soft.
 const MOST: usize = 4_096;
 const MOST_BYTES: usize = 4 << 20;
 /// Of a message.
@@ -21,6 +21,8 @@ pub struct Order {
     pub uid: Option<Uid>,
     /// The log's entry.
     pub text: String,
+    /// It is a purge, and not a soft one.
+    pub is_hard: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,8 +55,12 @@ impl Order {
             Entry::Pull(lever) => (Kind::Pull, Some(lever.uid)),
             Entry::Undo(uid) => (Kind::Undo, Some(*uid)),
         };
-        let text = entry.text()?;
-        Ok(Order { kind, uid, text })
+        Ok(Order {
+            kind,
+            uid,
+            text: entry.text()?,
+            is_hard: matches!(entry, Entry::Purge(purge) if !purge.soft),
+        })
     }
 
     pub fn over(uid: Uid) -> Order {
@@ -62,6 +68,7 @@ impl Order {
             kind: Kind::Over,
             uid: Some(uid),
             text: String::new(),
+            is_hard: false,
         }
     }
 }
@@ -73,6 +80,8 @@ pub struct Queue {
     bytes: usize,
     /// The last ticket that was given.
     last: u64,
+    /// Of levers, since there were too many; until that is told.
+    pub dropped: usize,
 }
 
 impl Queue {
@@ -86,6 +95,12 @@ impl Queue {
             self.gather();
         }
         (self.last, is_full)
+    }
+
+    /// A ticket for one that can't wait here.
+    pub fn skip(&mut self) -> u64 {
+        self.last += 1;
+        self.last
     }
 
     /// The ticket of the last one that ever came.
@@ -123,7 +138,12 @@ impl Queue {
     fn gather(&mut self) {
         let is_purge = |order: &Order| order.kind == Kind::Purge;
         let last = self.orders.iter().rposition(|(_, order)| is_purge(order));
-        let all = Order::of(&Entry::Purge(Purge::soft(What::All)));
+        // What was to go for good goes for good.
+        let all = match self.orders.iter().any(|(_, order)| order.is_hard) {
+            true => Purge::hard(What::All),
+            false => Purge::soft(What::All),
+        };
+        let all = Order::of(&Entry::Purge(all));
         if let (Some(last), Ok(all)) = (last, all) {
             self.orders[last].1 = all.clone();
             let ticket = self.orders[last].0;
@@ -136,6 +156,7 @@ impl Queue {
         }
         while self.orders.len() > MOST {
             self.orders.pop_front();
+            self.dropped += 1;
         }
         self.bytes = self.orders.iter().map(|(_, order)| order.text.len()).sum();
     }
@@ -176,12 +197,34 @@ mod tests {
         let kinds: Vec<_> = batch.iter().map(|order| order.kind).collect();
         assert_eq!(kinds, [Kind::Undo, Kind::Purge]);
         assert_eq!(ticket, MOST as u64 + 1);
-        let all = Entry::Purge(Purge::soft(What::All));
+        let all = Entry::Purge(Purge::hard(What::All));
         assert_eq!(Entry::read(batch[1].text.as_bytes(), 0), Ok(all));
         // And by their length.
         let long = Purge::hard(What::Tag("x".repeat(8_000)));
         let long = Order::of(&Entry::Purge(long)).unwrap();
         let gathered = (0..MOST_BYTES / 8_000).any(|_| queue.push(long.clone()).1);
         assert!(gathered && queue.bytes < MOST_BYTES);
+    }
+
+    #[test]
+    fn only_soft_purges_become_a_soft_one() {
+        let mut queue = Queue::default();
+        let soft = Purge::soft(What::Tag("t".into()));
+        let soft = Order::of(&Entry::Purge(soft)).unwrap();
+        while !queue.push(soft.clone()).1 {}
+        let all = Entry::Purge(Purge::soft(What::All));
+        let (batch, _) = queue.batch();
+        assert_eq!((batch.len(), queue.dropped), (1, 0));
+        assert_eq!(Entry::read(batch[0].text.as_bytes(), 0), Ok(all));
+    }
+
+    #[test]
+    fn levers_beyond_the_most_are_counted() {
+        let mut queue = Queue::default();
+        let undo = Order::of(&Entry::Undo(Uid(1))).unwrap();
+        for _ in 0..MOST + 3 {
+            queue.push(undo.clone());
+        }
+        assert_eq!((queue.len(), queue.dropped), (MOST, 3));
     }
 }

@@ -219,6 +219,10 @@ impl Reader {
             Ok(entry) => entry,
             Err(why) => {
                 self.tell_of_unknown(&why);
+                // It may have been a purge, which is not to be confirmed without having been one.
+                if !Entry::is_of_a_lever(&line.text) {
+                    self.miss("an entry can't be read");
+                }
                 self.shared.read(at, false);
                 return Ok(());
             }
@@ -250,7 +254,7 @@ impl Reader {
     fn miss(&self, why: &str) {
         tracing::warn!(
             why,
-            "the log of purges has a gap: all that is stored is taken for stale"
+            "the log of purges has a gap: all that is stored is taken for stale, also what may have been purged for good"
         );
         self.shared.count_gap();
         self.cache.purge(&Purge::soft(What::All));
@@ -260,7 +264,7 @@ impl Reader {
         if !std::mem::replace(&mut self.told_of_unknown, true) {
             tracing::warn!(
                 why,
-                "there are entries in the log of purges and levers that this version does not know; they are left out, and not told of again"
+                "there are entries in the log of purges and levers that this version does not know; levers are left out, for others all that is stored is taken for stale; it is not told of again"
             );
         }
     }

@@ -64,6 +64,10 @@ struct State {
     /// Who waits for others' confirmations.
     waiting: usize,
     over: bool,
+    /// Another fleet has the gate.
+    is_former: bool,
+    /// The ticket of the last one that can't be told to anybody, and why.
+    unsayable: Option<(u64, String)>,
 }
 
 /// Why a lever is not pulled any more.
@@ -143,9 +147,20 @@ impl Shared {
     pub fn end(&self) {
         let mut state = self.state.lock();
         state.over = true;
-        self.gate.open();
+        self.open(&state);
         drop(state);
         self.change();
+    }
+
+    /// The gate is another fleet's from now on: this one has to leave, and neither opens nor shuts it any more.
+    pub fn resign(&self) {
+        self.state.lock().is_former = true;
+    }
+
+    fn open(&self, state: &State) {
+        if !state.is_former {
+            self.gate.open();
+        }
     }
 
     // Whether all is read.
@@ -157,7 +172,9 @@ impl Shared {
             return;
         }
         state.current = sent;
-        self.gate.until(sent + PATIENCE.as_millis() as u64);
+        if !state.is_former {
+            self.gate.until(sent + PATIENCE.as_millis() as u64);
+        }
         let was_behind = std::mem::replace(&mut state.behind, false);
         drop(state);
         if was_behind {
@@ -184,7 +201,7 @@ impl Shared {
         if state.over || std::mem::replace(&mut state.behind, true) {
             return;
         }
-        self.gate.open();
+        self.open(state);
         tracing::warn!(
             why,
             "pages are served without knowing whether another proxy has purged them, until that is known again"
@@ -248,15 +265,28 @@ impl Shared {
     pub fn say(&self, entry: &Entry) {
         match Order::of(entry) {
             Ok(order) => self.order(order),
-            Err(why) => tracing::error!(why, "the other proxies do not hear of a purge or lever"),
+            Err(why) => {
+                tracing::error!(why, "the other proxies do not hear of a purge or lever");
+                let mut state = self.state.lock();
+                let ticket = state.queue.skip();
+                state.unsayable = Some((ticket, format!("it can't be told: {why}")));
+            }
         }
     }
 
     pub fn order(&self, order: Order) {
-        let (_, gathered) = self.state.lock().queue.push(order);
-        if gathered {
+        let mut state = self.state.lock();
+        let (_, gathered) = state.queue.push(order);
+        let dropped = std::mem::take(&mut state.queue.dropped);
+        drop(state);
+        if dropped > 0 {
+            tracing::error!(
+                dropped,
+                "so many levers wait to be told that the other proxies do not hear of the first of them"
+            );
+        } else if gathered {
             tracing::warn!(
-                "so much was purged that the other proxies will hear of one soft purge of everything"
+                "so much was purged that the other proxies will hear of one purge of everything"
             );
         }
         self.work.notify_one();
@@ -295,6 +325,11 @@ impl Shared {
     /// Where the log was once an order was in it; or why it can't be.
     pub fn published(&self, ticket: u64) -> Option<Result<Option<Position>, String>> {
         let state = self.state.lock();
+        if let Some((unsayable, why)) = &state.unsayable
+            && *unsayable == ticket
+        {
+            return Some(Err(why.clone()));
+        }
         let (last, at) = state.published;
         if ticket <= last {
             return Some(Ok(at));

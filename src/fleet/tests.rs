@@ -101,12 +101,13 @@ impl Proxy {
         self.fleet.purged(&Purge::hard(What::Tag(tag.to_owned())));
     }
 
-    /// Tags that others have purged, in their order; `~`: all, softly.
+    /// Tags that others have purged, in their order; `~`: all, softly; `!`: all, for good.
     fn purged(&self) -> Vec<String> {
         let purged = self.cache.purged.lock();
         let name = |purge: &Purge| match (&purge.what, purge.soft) {
             (What::Tag(tag), false) => tag.clone(),
             (What::All, true) => "~".to_owned(),
+            (What::All, false) => "!".to_owned(),
             _ => panic!("{purge:?}"),
         };
         purged.iter().map(name).collect()
@@ -502,7 +503,7 @@ fn c82_rubbish_in_redis_is_an_outage_or_nothing() {
 }
 
 #[test]
-fn c82_entries_of_others_are_left_out_and_endless_ones_skipped() {
+fn c82_entries_of_others_may_be_purges_and_endless_ones_are_skipped() {
     let server = RedisServer::start(&[]);
     let [one, two] = pair(&server);
     two.cache.has_pages.store(true, Ordering::Relaxed);
@@ -514,17 +515,25 @@ fn c82_entries_of_others_are_left_out_and_endless_ones_skipped() {
         let add = ["EVAL", ADD, "2", keys[0], keys[1], text];
         server.ask(&add).unwrap();
     };
-    add("{\"launch\":\"missiles\"}");
-    add("\u{0}");
+    // Of levers that it does not know a proxy needs to do nothing.
+    add("{\"pull\":{\"launch\":\"missiles\"}}");
     one.purge("good");
-    until(|| two.purged() == ["good"]).expect("the others are left out");
+    until(|| two.purged() == ["good"]).expect("it is left out");
     assert_eq!(two.fleet.gaps(), 0);
+    add("{\"launch\":\"missiles\"}");
+    add("{\"purge\":{\"what\":\"all\",\"soft\":false,\"since\":1}}");
+    add("\u{0}");
+    one.purge("better");
+    until(|| two.purged() == ["good", "~", "~", "~", "better"]).expect("they may be purges");
+    until(|| one.fleet.gaps() == 3).expect("so they may there");
+    assert_eq!(two.fleet.gaps(), 3);
     // Longer than any answer may be: it can't be read, and what is behind it neither.
     add(&"x".repeat(2 << 20));
-    until(|| two.fleet.gaps() == 1 && one.fleet.gaps() == 1).expect("it is skipped");
+    until(|| two.fleet.gaps() == 4 && one.fleet.gaps() == 4).expect("it is skipped");
     one.purge("after");
     until(|| two.purged().ends_with(&["after".to_owned()])).expect("it goes on");
-    assert_eq!(two.purged(), ["good", "~", "after"]);
+    let purged = ["good", "~", "~", "~", "better", "~", "after"];
+    assert_eq!(two.purged(), purged);
 }
 
 #[test]
@@ -606,7 +615,7 @@ fn too_much_for_the_queue_is_everything() {
     assert!(one.fleet.standing().unwrap().queued < 2_000);
     assert!(server.restart());
     until(|| two.purged().contains(&"t4999".to_owned())).expect("they are told");
-    assert!(two.purged().contains(&"~".to_owned()));
+    assert!(two.purged().contains(&"!".to_owned()));
     assert!(two.purged().len() < 2_000);
 }
 
@@ -693,4 +702,50 @@ fn of_a_cluster_the_node_is_found_that_has_the_log() {
 fn dead(server: &RedisServer, name: &str) -> String {
     let time: Vec<String> = redis::from_redis_value(server.ask(&["TIME"]).unwrap()).unwrap();
     format!("{}.0 {{\"name\":\"{name}\",\"entry\":0}}", time[0])
+}
+
+fn shared(gate: &Arc<Gate>) -> Shared {
+    let metrics = Metrics::new();
+    let count = |at: usize| metrics.counter(&names::FLEET_LOG, &[RedisResult::ALL[at].label()]);
+    let counts = Counts {
+        operations: std::array::from_fn(count),
+        gaps: Arc::default(),
+    };
+    Shared::new(Uid(1), "one".into(), Arc::clone(gate), counts, 0)
+}
+
+#[test]
+fn who_leaves_opens_no_gate_that_another_fleet_has_shut() {
+    let gate = Arc::new(Gate(AtomicU64::new(ALWAYS)));
+    let former = shared(&gate);
+    former.resign();
+    gate.until(0);
+    former.is_current(now());
+    assert!(!gate.is_open(1));
+    former.is_behind("redis is gone");
+    former.end();
+    assert!(!gate.is_open(1));
+    shared(&gate).end();
+    assert!(gate.is_open(1));
+}
+
+#[test]
+fn what_is_too_long_for_the_log_is_not_confirmed() {
+    let shared = shared(&Arc::new(Gate(AtomicU64::new(ALWAYS))));
+    let at = Position {
+        log: Uid(1),
+        entry: 1,
+    };
+    let tag = |len| Entry::Purge(Purge::hard(What::Tag("x".repeat(len))));
+    shared.say(&tag(1));
+    shared.written(shared.batch().1, at);
+    assert_eq!(shared.published(shared.ticket()), Some(Ok(Some(at))));
+    shared.say(&tag(20_000));
+    let told = shared.published(shared.ticket());
+    assert!(
+        matches!(&told, Some(Err(why)) if why.contains("bytes")),
+        "{told:?}"
+    );
+    shared.say(&tag(2));
+    assert_eq!(shared.published(shared.ticket()), None);
 }

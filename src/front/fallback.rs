@@ -159,7 +159,7 @@ fn instead(site: &Site, asking: &Asking, now: Now) -> Instead {
 /// Whether a request is one of those on which it is tried what there is without the app, and what that comes to. None: it is not.
 pub fn drill(site: &Site, asking: &Asking, noted: &Noted, now: Now) -> Option<Instead> {
     let (route, pulled) = (asking.route, &asking.route.pulled);
-    let is_one = pulled.drill > 0 && (ids::random() >> 32) as u32 <= pulled.drill;
+    let is_one = pulled.drill > 0 && noted.id.draw() <= pulled.drill;
     // What goes past the cache is nothing to be tried there.
     if !is_one || noted.marks.bypasses() || pulled.bypass || !route.cache {
         return None;
@@ -183,16 +183,23 @@ impl Instead {
             What::Nothing => false,
         };
         match live() {
-            live @ (Decision::Miss(_) | Decision::Down(_)) if may_be_found => {
+            live @ (Decision::Miss(_) | Decision::Down(_) | Decision::Cold(_)) if may_be_found => {
                 let live = Some(live);
                 Decision::Instead(Box::new(Instead { live, ..self }))
             }
             live => {
-                site.reserve
-                    .count_drill(&self.route, FallbackSource::Maintenance);
+                count_in_vain(site, &self.route, &live);
                 live
             }
         }
+    }
+}
+
+/// It was tried on a request that the app answers after all. One whose page is brought back first is tried again then, and counted.
+fn count_in_vain(site: &Site, route: &Route, live: &Decision) {
+    if !matches!(live, Decision::Cold(_)) {
+        let reserve = &site.reserve;
+        reserve.count_drill(route, FallbackSource::Maintenance);
     }
 }
 
@@ -299,8 +306,7 @@ pub async fn serve(conn: &mut Conn, noted: &Noted, instead: Instead) -> io::Resu
             }
             None => match live {
                 Some(live) => {
-                    let reserve = &conn.site.reserve;
-                    reserve.count_drill(&route, FallbackSource::Maintenance);
+                    count_in_vain(&conn.site, &route, &live);
                     go_on(conn, noted, live).await
                 }
                 None => maintenance(conn, noted, &route, FallbackSource::Maintenance, key).await,

@@ -49,12 +49,13 @@ impl Guise {
     fn drops(self, name: &str) -> bool {
         const OF_KEEPING: [&str; 5] = [
             "cache-control",
-            "cdn-cache-control",
+            "edge-control",
             "expires",
             "pragma",
             "surrogate-control",
         ];
-        !self.keeps && OF_KEEPING.contains(&name)
+        // Whatever a cache is called (RFC 9213 §3), its own field goes before ours.
+        !self.keeps && (OF_KEEPING.contains(&name) || name.ends_with("-cache-control"))
     }
 }
 
@@ -97,5 +98,35 @@ impl Page<'_> {
         }
         out.extend_from_slice(b"\r\n");
         id_at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc9213_3_no_cache_is_told_to_keep_a_stand_in() {
+        let guise = |keeps| Guise {
+            source: FallbackSource::Cache,
+            keeps,
+            is_drill: false,
+        };
+        for name in [
+            "cache-control",
+            "cdn-cache-control",
+            "cloudflare-cdn-cache-control",
+            "netlify-cdn-cache-control",
+            "edge-control",
+            "surrogate-control",
+            "expires",
+            "pragma",
+        ] {
+            assert!(guise(false).drops(name), "{name}");
+            assert!(!guise(true).drops(name), "{name}");
+        }
+        for name in ["cache-status", "age", "etag", "x-cache-controls"] {
+            assert!(!guise(false).drops(name), "{name}");
+        }
     }
 }

@@ -20,6 +20,13 @@ impl RequestId {
         RequestId(text)
     }
 
+    /// A random number that is the request's: the same however often it is asked.
+    pub fn draw(&self) -> u32 {
+        let digit = |digit: u8| char::from(digit).to_digit(16).unwrap_or_default();
+        let first = self.0.iter().take(8);
+        first.fold(0, |number, byte| number << 4 | digit(*byte))
+    }
+
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
@@ -171,6 +178,13 @@ mod tests {
             }
         }
         assert_eq!(seen.len(), 80_000);
+    }
+
+    #[test]
+    fn a_draw_is_the_requests_own() {
+        let id = RequestId(*b"89abcdef00000000");
+        assert_eq!((id.draw(), id.draw()), (0x89ab_cdef, 0x89ab_cdef));
+        assert_eq!(RequestId(*b"ffffffff00000000").draw(), u32::MAX);
     }
 
     #[test]

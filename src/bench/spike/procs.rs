@@ -73,22 +73,17 @@ mod tests {
             .args(["-c", "sleep 20 & wait"])
             .spawn();
         let mut started = started.unwrap();
-        let with = loop {
-            let with = taken(started.id());
-            // Both are there.
-            if fs::read_dir("/proc").unwrap().flatten().any(|entry| {
-                let id = entry
-                    .file_name()
-                    .to_str()
-                    .and_then(|name| name.parse().ok());
-                id.and_then(stat)
-                    .is_some_and(|(parent, _)| parent == started.id())
-            }) {
-                break with;
-            }
-        };
-        let alone = peak(started.id());
-        assert!(with.memory_bytes >= alone && alone > 0, "{with:?}");
+        // Both are there.
+        while tree(started.id()).len() < 2 {
+            std::thread::yield_now();
+        }
+        let all = tree(started.id());
+        assert!(all.iter().all(|id| stat(*id).is_some()), "{all:?}");
+        assert!(taken(started.id()).memory_bytes > 0);
+        for id in &all[1..] {
+            let raw = rustix::process::Pid::from_raw(*id as i32).unwrap();
+            rustix::process::kill_process(raw, rustix::process::Signal::KILL).unwrap();
+        }
         started.kill().unwrap();
         started.wait().unwrap();
         assert_eq!(taken(started.id()).memory_bytes, 0);

@@ -25,8 +25,8 @@ pub struct Capacity {
     #[command(flatten)]
     out: Out,
 
-    /// What must not be
-    #[arg(long, value_name = "THRESHOLD", default_values = ["p99>200ms", "errors>0", "goodput<0.99"])]
+    /// What must not be [default: p99>200ms, errors>0, goodput<0.99]
+    #[arg(long, value_name = "THRESHOLD")]
     fail_if: Vec<String>,
 
     /// The first rate to try, in requests a second
@@ -50,7 +50,12 @@ pub fn run(capacity: &Capacity) -> u8 {
 }
 
 fn measure(capacity: &Capacity) -> Result<u8, Failed> {
-    let thresholds = capacity.fail_if.iter().map(|text| verdict::parse(text));
+    let usual = ["p99>200ms", "errors>0", "goodput<0.99"].map(str::to_owned);
+    let thresholds = match capacity.fail_if.as_slice() {
+        [] => &usual,
+        said => said,
+    };
+    let thresholds = thresholds.iter().map(|text| verdict::parse(text));
     let thresholds: Vec<_> = thresholds
         .collect::<Result<_, _>>()
         .map_err(Failed::Misused)?;

@@ -35,7 +35,7 @@ pub struct Spike {
     #[command(flatten)]
     out: Out,
 
-    /// What must not be, as in p99>200ms, errors>0 or goodput<0.95; several times for several
+    /// What must not be, as in p99>200ms, errors>0 or goodput<0.95
     #[arg(long, value_name = "THRESHOLD")]
     fail_if: Vec<String>,
 }
