@@ -8,7 +8,7 @@ use super::figures::{Better, FIGURES, Figure};
 use super::groups::{groups, targets};
 use super::report::{Report, Run};
 use super::sentence::{is_valid, reasons};
-use super::words::{cut, list, name, plain, show, wrap};
+use super::words::{cut, list, many, name, plain, show, wrap};
 
 /// A change by less than this part is none.
 const NOISE: f64 = 0.05;
@@ -213,8 +213,10 @@ fn doubts(a: &Report, b: &Report) -> Vec<String> {
     let machine = |report: &Report| {
         let machine = &report.machine;
         plain(&format!(
-            "{}, {} cores, {}",
-            machine.cpu, machine.cores, machine.system
+            "{}, {}, {}",
+            machine.cpu,
+            many(machine.cores as u64, "core"),
+            machine.system
         ))
     };
     match machine(a) == machine(b) {

@@ -34,7 +34,7 @@ pub const FIGURES: &[Figure] = &[
     figure("due", "requests", Unit::Count, Better::Neither, |run| {
         some(run.load.due)
     }),
-    figure("good", "served", Unit::Count, Better::More, |run| {
+    figure("good", "served", Unit::Count, Better::Neither, |run| {
         some(run.answers.good)
     }),
     figure("served", "share served", Unit::Share, Better::More, |run| {

@@ -19,7 +19,7 @@ use super::groups::{Group, groups, targets};
 use super::report::{Report, Run};
 use super::sentence::{headline, is_valid, reasons, sentence};
 use super::table::rows;
-use super::words::{Unit, list, name, percent, plain, show, whole};
+use super::words::{Unit, list, many, name, percent, plain, show, when, whole};
 
 /// The whole page.
 pub fn page(report: &Report) -> String {
@@ -48,11 +48,11 @@ fn head(out: &mut String, report: &Report, targets: &[String], groups: &[Group])
     let machine = &report.machine;
     let _ = write!(
         out,
-        "<header><h1>What happens when the crowd comes</h1>\n<p class=\"soft\">Measured {} with Tidegate {} on {}, {} cores, {}, {}.</p></header>\n",
-        Text(&report.made),
+        "<header><h1>What happens when the crowd comes</h1>\n<p class=\"soft\">Measured {} with Tidegate {} on {}, {}, {}, {}.</p></header>\n",
+        Text(&when(&report.made)),
         Text(&report.version),
         Text(&machine.cpu),
-        machine.cores,
+        many(machine.cores as u64, "core"),
         show(Unit::Bytes, machine.memory_bytes as f64),
         Text(&machine.system),
     );

@@ -7,7 +7,7 @@ use super::groups::{groups, targets};
 use super::report::{Report, Run};
 use super::sentence::{is_valid, reasons};
 use super::table::NONE;
-use super::words::{Unit, list, name, plain, show, whole};
+use super::words::{Unit, list, many, name, plain, show, whole};
 
 /// Columns, and the figures in them.
 const COLUMNS: [(&str, &str); 9] = [
@@ -88,12 +88,12 @@ fn caption(report: &Report, targets: &[String]) -> String {
     let versions: Vec<String> = targets.iter().map(version).collect();
     let machine = &report.machine;
     format!(
-        "Measured on {} by Tidegate {} with `tidegate bench spike`: {}; {}, {} cores, {} of memory, {}.",
+        "Measured on {} by Tidegate {} with `tidegate bench spike`: {}; {}, {}, {} of memory, {}.",
         text(report.made.split('T').next().unwrap_or_default()),
         text(&report.version),
         list(&versions),
         text(&machine.cpu),
-        machine.cores,
+        many(machine.cores as u64, "core"),
         show(Unit::Bytes, machine.memory_bytes as f64),
         text(&machine.system)
     )

@@ -3,7 +3,7 @@
 use super::figures::{errors, failed, refused};
 use super::groups::Group;
 use super::report::{Run, Wrong};
-use super::words::{Unit, list, name, plain, show, whole};
+use super::words::{Unit, list, many, name, plain, show, whole};
 
 /// One or two sentences on a scenario: what became of the crowd at each target.
 pub fn headline(group: &Group) -> String {
@@ -86,9 +86,9 @@ pub fn sentence(run: &Run) -> String {
     out.push('.');
     if let Some(origin) = &run.origin {
         out += &format!(
-            " Its origin was asked {} times for {} pages, by {} at once at most (it can bear {}).",
-            whole(origin.fetches),
-            whole(origin.pages),
+            " Its origin was asked {} for {}, by {} at once at most (it can bear {}).",
+            many(origin.fetches, "time"),
+            many(origin.pages, "page"),
             whole(origin.peak as u64),
             whole(origin.capacity as u64)
         );

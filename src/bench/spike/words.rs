@@ -56,6 +56,21 @@ pub fn whole(value: u64) -> String {
     count(value as f64)
 }
 
+/// `1 page`, `3 pages`.
+pub fn many(count: u64, what: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{} {what}{s}", whole(count))
+}
+
+/// A time of RFC 3339 to the minute, for reading; what is none stays as it is.
+pub fn when(made: &str) -> String {
+    let parts = made.strip_suffix('Z').and_then(|made| made.split_once('T'));
+    match parts.and_then(|(day, time)| Some((day, time.get(..5)?))) {
+        Some((day, minute)) => format!("{day} at {minute} UTC"),
+        None => made.to_owned(),
+    }
+}
+
 /// Three digits, or all that stand before the point.
 fn digits(value: f64) -> String {
     match value.abs() {
@@ -197,6 +212,14 @@ mod tests {
         assert_eq!(list(&words[..2]), "a and b");
         assert_eq!(list(&words[..1]), "a");
         assert_eq!(list(&[]), "");
+        assert_eq!(
+            (many(1, "page"), many(1200, "page")),
+            ("1 page".into(), "1,200 pages".into())
+        );
+        assert_eq!(when("2026-11-28T17:10:13.555Z"), "2026-11-28 at 17:10 UTC");
+        for odd in ["", "Z", "TZ", "yesterday", "2026T1234éZ"] {
+            assert_eq!(when(odd), odd);
+        }
         assert_eq!(cut("abcdef", 6), "abcdef");
         assert_eq!(cut("abcdefg", 6), "abcde…");
         assert_eq!(
