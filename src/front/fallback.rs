@@ -30,7 +30,7 @@ use crate::rules::request::{Method, RequestBody};
 use crate::rules::reuse::{Demand, Reuse, is_origin_error};
 use crate::rules::time::{Moment, Now};
 use crate::rules::vary::{self, AsSent};
-use crate::telemetry::{FallbackSource, ids};
+use crate::telemetry::FallbackSource;
 use disk::{Look, Lying, look, on_disk};
 use maintenance::maintenance;
 
