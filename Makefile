@@ -92,7 +92,8 @@ bench-crowd: build ## Send a thousand clients to one cold page
 bench-outage: build ## Break the origin in every way, after warming
 	cargo bench --locked --bench outage -- $(ARGS)
 
-bench-spike: build ## All scenarios of `tidegate bench spike`, beside what of nginx, Varnish and HAProxy is installed (10 min)
+bench-spike: build ## Whether the generator tells the truth, within 5 %; then all scenarios of `tidegate bench spike`, beside what of nginx, Varnish and HAProxy is installed (10 min)
+	TIDEGATE_STRICT=1 cargo test --locked --test main -- spike::a_stall_is_measured_as_it_was
 	@mkdir -p $(TARGET)/bench
 	$(TARGET)/release/tidegate bench spike --all --peers tidegate,nginx,varnish,haproxy \
 		--json $(TARGET)/bench/spike.json --html $(TARGET)/bench/spike.html $(ARGS)

@@ -106,14 +106,13 @@ fn off(desk: &Desk<'_>, route: Option<&str>) -> u8 {
 fn check(check: &FallbackCheck) -> String {
     let requests = &check.requests;
     let all = requests.cache + requests.snapshot + requests.file + requests.maintenance;
+    let some = match check.per_mille {
+        1000.. => String::new(),
+        some => format!(", from {:.1} % of the clients,", f64::from(some) / 10.0),
+    };
     let mut out = format!(
-        "of {all} requests for pages in {} s (from {} of a thousand clients) {:.1} % could be answered: {} from the cache, {} from the disk, {} by files\n",
-        check.seconds,
-        check.per_mille,
-        check.share,
-        requests.cache,
-        requests.snapshot,
-        requests.file
+        "of {all} requests for pages in {} s{some} {:.1} % could be answered: {} from the cache, {} from the disk, {} by files\n",
+        check.seconds, check.share, requests.cache, requests.snapshot, requests.file
     );
     if requests.refused > 0 {
         let _ = writeln!(
